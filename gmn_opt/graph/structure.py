@@ -1,0 +1,108 @@
+"""The data model of a parameter graph: plain, immutable, serializable.
+
+A network is a graph (Lim et al. 2023, arXiv 2312.04501, section 2): neurons are nodes and every
+parameter is one edge. Storing a hundred thousand edges one by one would be slow and would hide the
+structure, so a graph is stored in *blocks*: a block is a (part of a) parameter tensor whose
+elements all run between the same two groups of nodes.
+
+Vocabulary
+----------
+factor
+    A set of indices that several tensor axes share. A *free* factor may be permuted without
+    changing the network's function (hidden neurons, channels, heads); a *fixed* one may not
+    (pixels, classes, kernel positions), and says why. A free factor is also called a *space*.
+dim
+    One axis of a tensor, written as the factors that it is a product of, outermost first, as in
+    the einops pattern ``"(h d) i"``.
+node group
+    The neurons of one activation site, one node per index of its factors.
+block
+    A parameter, or a slice of one, as edges from a source group to a destination group.
+link
+    A parameter-free identity edge between two groups, as made by a residual addition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+GroupRole = Literal["input", "hidden", "output", "bias"]
+DimRole = Literal["dst", "src", "kernel"]
+BlockKind = Literal["linear", "conv", "embedding", "bias", "scale", "shift", "other"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A set of ``size`` indices shared by tensor axes.
+
+    ``fixed`` is the reason why the indices must stay in place, or None when they may be permuted.
+    ``parents`` are the ids of the factors that a permutation may depend on: with ``parents=(h,)``,
+    every index of ``h`` may use a permutation of its own (the dims of each attention head).
+    """
+
+    id: int
+    size: int
+    name: str = ""
+    fixed: str | None = None
+    parents: tuple[int, ...] = ()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a permutation other than the identity exists and preserves the function."""
+        return self.fixed is None and self.size > 1
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """The neurons of one activation site: one node for every index of ``factors``.
+
+    ``factors`` is empty for a single node (a bias node). ``activation`` names the first
+    nonlinearity applied to the site, when one was seen.
+    """
+
+    id: int
+    name: str
+    role: GroupRole
+    factors: tuple[int, ...] = ()
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor, or a strided slice of one, as edges from group ``src`` to group ``dst``.
+
+    ``index`` holds one ``range`` per dim of the tensor (the slice), ``dims`` the factors of each
+    dim of that slice (outermost first), and ``roles`` says of each of those factors whether it
+    runs over destination nodes, source nodes, or parallel edges (``"kernel"``: kernel positions,
+    pixels behind a flattened channel, positions of a positional embedding).
+    """
+
+    tensor: str
+    kind: BlockKind
+    index: tuple[range, ...]
+    dims: tuple[tuple[int, ...], ...]
+    roles: tuple[tuple[DimRole, ...], ...]
+    src: int
+    dst: int
+    attributes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the slice, one entry per dim of the tensor."""
+        return tuple(len(r) for r in self.index)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements (edges)."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Parameter-free identity edges of value 1 from group ``src`` to group ``dst``."""
+
+    src: int
+    dst: int
+    kind: Literal["residual", "product", "norm"] = "residual"
