@@ -1,0 +1,16 @@
+"""Image data: the bundled real subsets, and readers for the full data sets."""
+
+from gmn_opt.data.bundle import bundled_names, load_bundled
+from gmn_opt.data.idx import IdxError, encode_idx, parse_idx, read_idx
+from gmn_opt.data.images import ImageDataset, normalize
+
+__all__ = [
+    "IdxError",
+    "ImageDataset",
+    "bundled_names",
+    "encode_idx",
+    "load_bundled",
+    "normalize",
+    "parse_idx",
+    "read_idx",
+]

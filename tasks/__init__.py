@@ -1,0 +1,1 @@
+"""What is optimized: data sets and the tasks made of them."""
