@@ -12,6 +12,7 @@ import struct
 import zlib
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DIMS = 8
-_DTYPES = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     0x08: np.dtype(">u1"),
     0x09: np.dtype(">i1"),
     0x0B: np.dtype(">i2"),
@@ -27,7 +28,9 @@ _DTYPES = {
     0x0D: np.dtype(">f4"),
     0x0E: np.dtype(">f8"),
 }
-_CODES = {dtype.newbyteorder("="): code for code, dtype in _DTYPES.items()}
+_CODES: dict[np.dtype[Any], int] = {
+    dtype.newbyteorder("="): code for code, dtype in _DTYPES.items()
+}
 
 
 class IdxError(ValueError):

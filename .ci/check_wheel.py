@@ -1,0 +1,53 @@
+"""Check that a wheel holds gmn_opt and its data, and nothing else: ``check_wheel.py FILE.whl``."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import PurePosixPath
+
+REQUIRED = {
+    "gmn_opt/__init__.py",
+    "gmn_opt/py.typed",
+    "gmn_opt/data/bundled/manifest.json",
+    "gmn_opt/data/bundled/DATA.md",
+    "gmn_opt/data/bundled/fashion_mnist-train-images.idx.gz",
+    "gmn_opt/data/bundled/mnist-train-images.idx.gz",
+}
+SUFFIXES = {".py", ".typed", ".json", ".md", ".gz", ".safetensors"}
+MAX_BYTES = 20_000_000
+
+
+def problems(names: list[str], size: int) -> list[str]:
+    """What is wrong with a wheel of these members and this size; empty when all is well."""
+    found = [f"lacks {name}" for name in sorted(REQUIRED - set(names))]
+    for name in names:
+        path = PurePosixPath(name)
+        if path.parts[0].endswith(".dist-info"):
+            continue
+        if path.parts[0] != "gmn_opt":
+            found.append(f"holds {name}, which is not part of gmn_opt")
+        elif path.suffix not in SUFFIXES:
+            found.append(f"holds {name}, of a kind that is not package data")
+    if not any(name.endswith(".safetensors") for name in names):
+        found.append("holds no *.safetensors weights")
+    if size > MAX_BYTES:
+        found.append(f"is {size} bytes large, more than {MAX_BYTES}")
+    return found
+
+
+def main() -> None:
+    """Print what the wheel holds; exit 1 if it is not what it should be."""
+    file = sys.argv[1]
+    with zipfile.ZipFile(file) as wheel:
+        members = wheel.infolist()
+    size = sum(member.compress_size for member in members)
+    print(f"{file}: {len(members)} files, {size:,} bytes")
+    found = problems([member.filename for member in members], size)
+    for problem in found:
+        print(f"error: the wheel {problem}", file=sys.stderr)
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

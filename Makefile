@@ -1,0 +1,14 @@
+# The README's two commands, and shortcuts for development. Needs Python 3.11 or newer and pip.
+.PHONY: demo test lint clean
+
+demo:
+	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt . && .venv/bin/gmn-opt demo
+
+test:
+	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
+
+lint:
+	python -m ruff check . && python -m ruff format --check . && python -m mypy
+
+clean:
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache
