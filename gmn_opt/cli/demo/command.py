@@ -1,0 +1,129 @@
+"""`gmn-opt demo`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from gmn_opt.cli.errors import fail
+
+_STEPS, _QUICK_STEPS = 600, 200
+_SEEDS, _QUICK_SEEDS = 3, 1
+
+
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"{_QUICK_SEEDS} seed and {_QUICK_STEPS} steps.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help=f"Seeds; {_SEEDS} by default.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help=f"Steps per run; {_STEPS} by default.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this one: mlp or cnn. May be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the picture and the record.")] = Path(
+        "gmn-opt-demo"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record instead of the tables.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, max=64, help="Training processes; one per core by default."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads per process.")] = 1,
+) -> None:
+    """Train two small networks on real images with GMNOptimizer and with AdamW, side by side.
+
+    Takes about four minutes on two cores, and no internet: real images come
+    with the package (10,000 for training, 2,000 for testing).
+    """
+    from gmn_opt.cli.demo.contest import Plan, run_contest
+    from gmn_opt.cli.demo.jobs import JobError, default_workers
+    from gmn_opt.cli.demo.live import clock, make_view
+    from gmn_opt.cli.demo.models import MODELS
+    from gmn_opt.cli.demo.plot import plot_curves
+    from gmn_opt.cli.demo.record import dump, make_record, write_record
+    from gmn_opt.cli.demo.report import print_report
+    from gmn_opt.cli.demo.training import Settings
+    from gmn_opt.cli.environment import collect
+
+    names = tuple(dict.fromkeys(model or MODELS))
+    for name in names:
+        if name not in MODELS:
+            fail(f"no model {name!r}; there are {', '.join(MODELS)}")
+    _prepare(out)
+    plan = Plan(
+        models=names,
+        seeds=seeds or (_QUICK_SEEDS if quick else _SEEDS),
+        settings=Settings(steps or (_QUICK_STEPS if quick else _STEPS)),
+        workers=default_workers() if workers is None else workers,
+        threads=threads,
+    )
+    console = Console(stderr=as_json)
+    console.print(_heading(plan.seeds, plan.settings.steps, plan.workers, threads))
+    start = time.monotonic()
+    try:
+        with make_view(console, plan.settings.steps) as view:
+            summaries = run_contest(plan, view)
+    except JobError as error:
+        fail(str(error), code=1)
+    except KeyboardInterrupt:
+        fail("stopped; nothing was written", code=130)
+    seconds = time.monotonic() - start
+    record = make_record(
+        summaries,
+        plan.settings,
+        command=_command_line(),
+        environment=collect(),
+        workers=plan.workers,
+        threads=threads,
+        quick=quick,
+        seconds=seconds,
+    )
+    picture, data = out / "curves.png", out / "result.json"
+    try:
+        plot_curves(summaries, picture)
+        write_record(record, data)
+    except OSError as error:
+        fail(f"cannot write to {out}: {error.strerror or error}")
+    if as_json:
+        sys.stdout.write(dump(record) + "\n")
+    else:
+        print_report(console, summaries, quick=quick)
+    console.print(Text(f"\n{clock(seconds)} in all. Curves: {picture}  Record: {data}"))
+
+
+def _heading(seeds: int, steps: int, workers: int, threads: int) -> Text:
+    where = f"{workers} processes" if workers > 1 else "one process"
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    some = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    text = Text("gmn-opt demo", style="bold")
+    detail = f"  Fashion-MNIST, {steps} steps, {some}; {where} of {each}"
+    return text.append(detail, style="not bold")
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder, and find out now rather than after minutes that it cannot be written."""
+    probe = out / ".gmn-opt-write-test"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        fail(f"cannot write to {out}: {error.strerror or error}")
+
+
+def _command_line() -> list[str]:
+    """As typed, but with the program's name alone."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
