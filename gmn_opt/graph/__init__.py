@@ -1,0 +1,17 @@
+"""Networks as graphs of neurons and parameters, for any PyTorch module."""
+
+from gmn_opt.graph.api import TraceError, trace
+from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
+from gmn_opt.graph.symmetry import Symmetry
+
+__all__ = [
+    "Block",
+    "Factor",
+    "Link",
+    "NodeGroup",
+    "ParameterGraph",
+    "Symmetry",
+    "TraceError",
+    "trace",
+]

@@ -1,0 +1,260 @@
+"""``trace``: from a model and example inputs to its parameter graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from gmn_opt.graph.assembly import assemble
+from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.labels import Site
+from gmn_opt.graph.tracing import Escapes, Tracer
+from gmn_opt.graph.uses import Label
+
+MAX_PASSES = 4
+VERIFY_PARAMETERS = 1_000_000
+VERIFY_WORK = 20_000_000
+
+
+class TraceError(RuntimeError):
+    """The model could not be traced; the message says what was received and what to do."""
+
+
+def trace(
+    model: nn.Module, *args: Any, verify: bool | None = None, **kwargs: Any
+) -> ParameterGraph:
+    """The parameter graph of ``model``, from one forward pass on example inputs.
+
+    Args:
+        model: Any module with parameters. Its weights, buffers, mode, gradients and the global
+            random state are left exactly as they are.
+        args: Inputs of the forward pass.
+        verify: Check the symmetries found on a float64 copy of the model, and fix the spaces
+            that fail. By default done for small models, where it is cheap.
+        kwargs: Further inputs of the forward pass.
+
+    Raises:
+        TraceError: If the model has no parameters, has uninitialized (lazy) or quantized ones,
+            or if its forward pass raises on these inputs.
+    """
+    _check(model)
+    tracer, buffers = _passes(model, args, kwargs)
+    outputs = {
+        leg.site.site.id for out in tracer.output_labels for axis in out.axes for leg in axis
+        if leg.site
+    }  # fmt: skip
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    graph = assemble(tracer.record, tracer.names, shapes, buffers, outputs, _aliases(model))
+    small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
+    if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
+        from gmn_opt.graph.verify import repair
+
+        graph = repair(graph, model, args, kwargs)
+    return graph
+
+
+def _check(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            f"trace() needs an nn.Module, received {type(model).__name__}. "
+            "Wrap the function in a module that holds its parameters."
+        )
+    named = dict(model.named_parameters())
+    for name, p in named.items():
+        if isinstance(p, UninitializedTensorMixin):
+            raise TraceError(
+                f"Parameter {name!r} of {type(model).__name__} is uninitialized (a lazy module). "
+                "Run the model once on real inputs before tracing it."
+            )
+    for name, module in model.named_modules():
+        home = type(module).__module__
+        if ".quantized" in home and "qat" not in home:
+            raise TraceError(
+                f"Module {name!r} ({type(module).__name__}) is quantized: its weights are packed "
+                "and cannot be permuted. Trace the model before quantizing it."
+            )
+    if not named:
+        raise TraceError(
+            f"{type(model).__name__} has no parameters, so it has no parameter graph. "
+            "Check that its layers are registered as submodules."
+        )
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    out: dict[str, str] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(p), name) != name:
+            out[name] = first[id(p)]
+    return out
+
+
+def _passes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tracer, dict[str, Label]]:
+    mutated: set[int] = set()
+    for _ in range(MAX_PASSES):
+        tracer, buffers = _one_pass(model, args, kwargs, mutated)
+        if not tracer.newly_mutated - mutated:
+            break
+        mutated |= tracer.newly_mutated
+    return tracer, buffers
+
+
+def _one_pass(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mutated: set[int]
+) -> tuple[Tracer, dict[str, Label]]:
+    tracer = Tracer(mutated)
+    for name, p in model.named_parameters():
+        tracer.add_parameter(name, p)
+    buffers: dict[str, Label] = {}
+    for name, b in model.named_buffers():
+        if _is_statistic(model, name):
+            buffers[name] = tracer.add_statistic(b)
+        else:
+            tracer.add_fixed(b, "a buffer of the model")
+    seen: list[tuple[str, nn.Module]] = []
+    with undisturbed(model), _hooks(model, seen):
+        args, kwargs = copy_inputs((args, kwargs))
+        for number, tensor in enumerate(tensors_in((args, kwargs))):
+            site = Site("input" if number == 0 else f"input {number}", "input")
+            tracer.record.sites.append(site)
+            tracer.add_fixed(tensor, "model input", site)
+        try:
+            with Escapes(tracer), tracer:
+                output = model(*args, **kwargs)
+        except Exception as error:
+            raise _failure(model, seen, error, args, kwargs) from error
+        for tensor in tensors_in(output):
+            label = tracer.materialize(tracer.label(tensor))
+            tracer.fix(label, "model output")
+            tracer.output_labels.append(label)
+    for index, label in enumerate(tracer.record.parameters):
+        if index not in tracer.touched:
+            tracer.fix(label, "not read by the traced pass")
+    return tracer, buffers
+
+
+def _is_statistic(model: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    if leaf not in ("running_mean", "running_var"):
+        return False
+    return hasattr(model.get_submodule(owner), "num_features")
+
+
+def _failure(
+    model: nn.Module,
+    seen: list[tuple[str, nn.Module]],
+    error: Exception,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> TraceError:
+    name, module = seen[-1] if seen else ("", model)
+    where = f"module {name!r} ({type(module).__name__})" if name else type(model).__name__
+    received = ", ".join(
+        [_describe(a) for a in args] + [f"{k}={_describe(v)}" for k, v in kwargs.items()]
+    )
+    return TraceError(
+        f"The forward pass of {type(model).__name__} raised in {where}: "
+        f"{type(error).__name__}: {error}\nInputs received: ({received}). "
+        "Pass example inputs that the model accepts: trace(model, *inputs)."
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__
+
+
+@contextmanager
+def _hooks(model: nn.Module, seen: list[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Keep ``seen`` the stack of modules whose forward is running."""
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+
+        def enter(m: nn.Module, _: Any, name: str = name) -> None:
+            seen.append((name, m))
+
+        def leave(m: nn.Module, _: Any, __: Any) -> None:
+            seen.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Leave random state, buffers, weights and gradients as they are; run plain ATen kernels."""
+    homes = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
+    tensors = [t for t in (*model.buffers(), *model.parameters()) if t.device.type != "meta"]
+    saved = [(t, t._version, t.detach().clone()) for t in tensors]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    mkldnn = torch._C._get_mkldnn_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._C._set_mkldnn_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            torch._C._set_mkldnn_enabled(mkldnn)
+            for module, buffers in homes:
+                module._buffers.update(buffers)
+            with torch.no_grad():
+                for tensor, version, value in saved:
+                    if tensor._version != version:
+                        tensor.detach().copy_(value)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested sequences, mappings and objects."""
+    yield from _walk(value, set())
+
+
+def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if isinstance(value, (str, bytes, int, float, bool, type(None), nn.Module)):
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _walk(item, seen)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from _walk(item, seen)
+    elif hasattr(value, "__dict__"):
+        yield from _walk(vars(value), seen)
+
+
+def copy_inputs(value: Any) -> Any:
+    """Inputs with every tensor cloned, so that a pass that writes to them leaves no trace."""
+    memo: dict[int, Any] = {}
+    for tensor in tensors_in(value):
+        memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(value, memo)
+
+
+__all__ = ["TraceError", "trace"]

@@ -1,0 +1,290 @@
+"""From what a traced pass left behind to a parameter graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import NamedTuple
+
+from gmn_opt.graph import labels as lab
+from gmn_opt.graph.conditions import parents_of
+from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.labels import Leg, Node, Piece, SiteRef
+from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, Link, NodeGroup
+from gmn_opt.graph.uses import Label, Record, Use
+
+GroupKey = tuple[int, tuple[Node, ...]]
+
+
+class Met(NamedTuple):
+    """How one leaf of a parameter dim was used once."""
+
+    use: int
+    role: DimRole
+    site: SiteRef | None
+
+
+class Assembler:
+    """Builds one graph; factors and groups get ids in the order of the parameters."""
+
+    def __init__(self, record: Record, names: Sequence[str]) -> None:
+        self.record = record
+        self.names = names
+        self.factors: dict[Node, int] = {}
+        self.factor_list: list[Factor] = []
+        self.groups: dict[GroupKey | str, int] = {}
+        self.group_list: list[NodeGroup] = []
+        self.met: list[dict[tuple[int, Node], list[Met]]] = [{} for _ in names]
+        self.used: list[list[int]] = [[] for _ in names]
+        for number, use in enumerate(record.uses):
+            self._read_use(number, use)
+
+    def _read_use(self, number: int, use: Use) -> None:
+        for pair in use.pairs:
+            mine, theirs = lab.distribute(pair.parameter), lab.distribute(pair.activation)
+            for i, piece in enumerate(mine):
+                other = theirs[i].legs if len(theirs) == len(mine) else ()
+                for k, leg in enumerate(piece.legs):
+                    site = other[k].site if len(other) == len(piece.legs) else None
+                    for index, dim in leg.origins:
+                        found = self.met[index].setdefault((dim, leg.node), [])
+                        found.append(Met(number, pair.role, site))
+                        if number not in self.used[index]:
+                            self.used[index].append(number)
+
+    # ------------------------------------------------------------------ factors and groups
+
+    def factor(self, node: Node, name: str) -> int:
+        """The id of a leaf."""
+        if node not in self.factors:
+            self.factors[node] = len(self.factor_list)
+            self.factor_list.append(Factor(len(self.factor_list), node.size, name, node.fixed))
+        return self.factors[node]
+
+    def group(self, ref: SiteRef, wanted: Sequence[Node]) -> tuple[int, tuple[Node, ...]]:
+        """The group of a site that has the leaves ``wanted``, made when first asked for."""
+        site = ref.site
+        leaves = tuple(n for n in wanted if n.size > 1) or tuple(wanted[:1])
+        if site.kind == "hidden":
+            leaves = _home(ref, wanted) or leaves
+        key: GroupKey = (site.id, (*ref.selected, *leaves))
+        if key not in self.groups:
+            name = _short(site.name)
+            ids = tuple(self.factor(n, name) for n in leaves)
+            role = "input" if site.kind in ("input", "index") else "hidden"
+            self.groups[key] = len(self.group_list)
+            self.group_list.append(
+                NodeGroup(len(self.group_list), name, role, ids, site.activation)  # type: ignore[arg-type]
+            )
+        return self.groups[key], leaves
+
+    def single(self, name: str, role: str, leaves: Sequence[Node] = ()) -> int:
+        """A group of a tensor's own."""
+        key = f"{name}/{role}/{[n.serial for n in leaves]}"
+        if key not in self.groups:
+            ids = tuple(self.factor(n, name) for n in leaves)
+            self.groups[key] = len(self.group_list)
+            self.group_list.append(NodeGroup(len(self.group_list), name, role, ids))  # type: ignore[arg-type]
+        return self.groups[key]
+
+    # ------------------------------------------------------------------ blocks
+
+    def blocks_of(self, index: int) -> list[Block]:
+        """All blocks of a parameter."""
+        name = self.names[index]
+        label = self.record.parameters[index]
+        pieces = [lab.distribute(axis) for axis in label.axes]
+        return [self._block(index, name, combo) for combo in product(*pieces)]
+
+    def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
+        met = self.met[index]
+        leaves = [(d, leg.node) for d, piece in enumerate(pieces) for leg in piece.legs]
+        use_number = self._best_use(index, leaves)
+        chosen: dict[tuple[int, Node], Met] = {}
+        for key in leaves:
+            found = met.get(key, [])
+            best = [m for m in found if m.use == use_number] or found
+            best.sort(key=lambda m: m.role != "dst")
+            if best:
+                chosen[key] = best[0]
+        use = self.record.uses[use_number] if use_number is not None else None
+        ends: dict[str, tuple[int, tuple[Node, ...]]] = {}
+        for role in ("dst", "src"):
+            sites = [
+                (key[1], m.site)
+                for key in leaves
+                for m in met.get(key, [])
+                if m.role == role and (key not in chosen or m.use == chosen[key].use)
+            ]
+            picked = _main_site(sites)
+            if picked is not None:
+                inside = [n for n, _ in sites if _belongs(picked, n)]
+                ends[role] = self.group(picked, inside or [sites[-1][0]])
+        roles: dict[tuple[int, Node], DimRole] = {}
+        for key in leaves:
+            role = chosen[key].role if key in chosen else "kernel"
+            if role != "kernel" and (role not in ends or key[1] not in ends[role][1]):
+                role = "kernel"
+            if role != "kernel" and any(r == role and k[1] is key[1] for k, r in roles.items()):
+                role = "kernel"
+            roles[key] = role
+        kind: BlockKind = use.kind if use is not None else "other"
+        if "src" not in ends:
+            # an axis of size one has no leaf: its single source neuron stands for itself
+            alone = kind in ("linear", "conv") and len(pieces) > 1
+            if kind in ("linear", "conv", "embedding") and not alone:
+                kind = "bias" if len(pieces) < 2 else "other"
+            src = self.single(f"{name} in", "input") if alone else self.single(name, "bias")
+        else:
+            src = ends["src"][0]
+        dst = ends["dst"][0] if "dst" in ends else self.single(f"{name} out", "hidden")
+        dims, dim_roles = [], []
+        for d, piece in enumerate(pieces):
+            legs = [g for g in piece.legs if g.node.size > 1] or list(piece.legs[:1])
+            dims.append(tuple(self.factor(g.node, name) for g in legs))
+            dim_roles.append(tuple(roles[d, g.node] for g in legs))
+        return Block(
+            name,
+            kind,
+            tuple(piece.index for piece in pieces),  # type: ignore[misc]
+            tuple(dims),
+            tuple(dim_roles),
+            src,
+            dst,
+            dict(use.attributes) if use is not None else {},
+        )
+
+    def _best_use(self, index: int, leaves: Iterable[tuple[int, Node]]) -> int | None:
+        met = self.met[index]
+        votes: dict[int, int] = {}
+        for key in leaves:
+            for m in {m.use for m in met.get(key, [])}:
+                votes[m] = votes.get(m, 0) + 1
+        if not votes:
+            return None
+        most = max(votes.values())
+        return min(u for u, n in votes.items() if n == most)
+
+
+def _home(ref: SiteRef, wanted: Sequence[Node]) -> tuple[Node, ...]:
+    """All leaves of the part of a site that holds most of ``wanted``."""
+    best: tuple[Node, ...] = ()
+    score = 0
+    for piece in lab.distribute(ref.site.axis):
+        nodes = [leg.node for leg in piece.legs]
+        hits = sum(any(n is w for w in wanted) for n in nodes)
+        hits += sum(any(n is s for s in ref.selected) for n in nodes)
+        if hits > score:
+            score = hits
+            unique = list(dict.fromkeys(n for n in nodes if n.size > 1)) or nodes[:1]
+            best = tuple(unique)
+    return best
+
+
+def _short(name: str) -> str:
+    """A module's name for its weight's neurons."""
+    return name.removesuffix(".weight").removesuffix("_weight")
+
+
+def _belongs(ref: SiteRef, node: Node) -> bool:
+    if ref.site.kind != "hidden":
+        return True
+    return any(leg.node is node for p in lab.distribute(ref.site.axis) for leg in p.legs)
+
+
+def _main_site(found: Sequence[tuple[Node, SiteRef | None]]) -> SiteRef | None:
+    """The site that most of the elements belong to; inputs only if nothing else is there."""
+    best: SiteRef | None = None
+    score = (-1.0, -1.0, -1)
+    for ref in {r for _, r in found if r is not None}:
+        size = 1
+        for node, other in found:
+            inside = _belongs(ref, node) if ref.site.kind == "hidden" else other == ref
+            size *= node.size if inside else 1
+        mark = (float(ref.site.kind == "hidden"), float(size), ref.site.id)
+        if mark > score:
+            best, score = ref, mark
+    return best
+
+
+def assemble(
+    record: Record,
+    names: Sequence[str],
+    shapes: dict[str, tuple[int, ...]],
+    buffers: dict[str, Label],
+    outputs: set[int],
+    aliases: dict[str, str],
+) -> ParameterGraph:
+    """Blocks, groups, links and conditions of a finished pass."""
+    a = Assembler(record, names)
+    blocks = [b for index in range(len(names)) for b in a.blocks_of(index)]
+    buffer_blocks = [b for name, label in buffers.items() for b in _buffer(a, name, label, blocks)]
+    for key, number in a.groups.items():
+        group = a.group_list[number]
+        if isinstance(key, tuple) and key[0] in outputs and group.role == "hidden":
+            a.group_list[number] = replace(group, role="output")
+    parents = parents_of(record, a.factors)
+    factors = tuple(replace(f, parents=parents.get(f.id, ())) for f in a.factor_list)
+    reasons = {
+        name: tuple(_reason(axis) for axis in record.parameters[i].axes)
+        for i, name in enumerate(names)
+    }
+    return ParameterGraph(
+        factors,
+        tuple(a.group_list),
+        tuple(blocks),
+        tuple(_links(a)),
+        shapes,
+        tuple(buffer_blocks),
+        reasons,
+        aliases,
+    )
+
+
+def _reason(axis: Sequence[Leg]) -> str:
+    leaves = [leg.node for piece in lab.distribute(tuple(axis)) for leg in piece.legs]
+    if any(n.fixed is None and n.size > 1 for n in leaves):
+        return ""
+    return next((n.fixed for n in leaves if n.fixed), "an axis of size one")
+
+
+def _buffer(a: Assembler, name: str, label: Label, blocks: list[Block]) -> list[Block]:
+    pieces = [lab.distribute(axis) for axis in label.axes]
+    known = {id(n) for n in a.factors}
+    if not any(id(g.node) in known for ps in pieces for p in ps for g in p.legs):
+        return []
+    made = []
+    for combo in product(*pieces):
+        dims = tuple(
+            tuple(a.factor(g.node, name) for g in p.legs if g.node.size > 1 or len(p.legs) == 1)
+            for p in combo
+        )
+        wanted = {f for dim in dims for f in dim}
+        owner = next(
+            (g.id for g in reversed(a.group_list) if wanted and wanted <= set(g.factors)), None
+        )
+        if owner is None:
+            nodes = [g.node for p in combo for g in p.legs]
+            owner = a.single(name, "hidden", nodes)
+        roles: tuple[tuple[DimRole, ...], ...] = tuple(tuple("dst" for _ in d) for d in dims)
+        index = tuple(p.index for p in combo)
+        made.append(Block(name, "other", index, dims, roles, owner, owner))  # type: ignore[arg-type]
+    return made
+
+
+def _links(a: Assembler) -> list[Link]:
+    by_site: dict[int, list[int]] = {}
+    for key, number in a.groups.items():
+        if isinstance(key, tuple):
+            by_site.setdefault(key[0], []).append(number)
+    found: list[Link] = []
+    for (src, dst, kind), _ in a.record.links.items():
+        for i in by_site.get(src, ()):
+            for j in by_site.get(dst, ()):
+                same = a.group_list[i].factors == a.group_list[j].factors
+                if i != j and same and kind in ("residual", "product", "norm"):
+                    link = Link(i, j, kind)  # type: ignore[arg-type]
+                    if link not in found:
+                        found.append(link)
+    return found

@@ -1,0 +1,399 @@
+"""Axis labels while tracing: union-find nodes, and axes written as products of legs.
+
+Every axis of every traced tensor is labelled by the index sets that it runs over. A ``Node`` is
+such a set. Operators make nodes equal (``unify``), split them (``view``), cut them into segments
+(``chunk``, ``cat``) or pin them down (``fix``). Where labels do not fit, both sides are fixed:
+a fixed index set loses a symmetry, but never claims a wrong one.
+
+A ``Leg`` is a node as it occurs in one tensor: with the activation site that it comes from, and,
+for tensors computed from parameters alone, with the parameter dims that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from math import prod
+from typing import NamedTuple
+
+MAX_SEGMENTS = 64
+_serial = count()
+
+
+class Node:
+    """An index set of ``size`` elements; equal nodes share a root.
+
+    At most one of ``factors`` (this set is a product, outermost first) and ``segments`` (this set
+    is a concatenation of axes) is given; a node with neither is a leaf.
+    """
+
+    __slots__ = ("factors", "fixed", "parent", "segments", "serial", "size")
+
+    def __init__(self, size: int, fixed: str | None = None) -> None:
+        self.size = size
+        self.fixed = fixed
+        self.parent: Node | None = None
+        self.factors: tuple[Node, ...] | None = None
+        self.segments: tuple[tuple[Node, ...], ...] | None = None
+        self.serial = next(_serial)
+
+    def __repr__(self) -> str:
+        return f"Node({self.size}{', ' + self.fixed if self.fixed else ''})"
+
+
+class Site:
+    """A place where neurons come to be: an input, or the output axis of a parameter."""
+
+    __slots__ = ("activation", "axis", "id", "kind", "name")
+
+    def __init__(self, name: str, kind: str, axis: Axis = ()) -> None:
+        self.id = next(_serial)
+        self.name = name
+        self.kind = kind  # "input", "index" or "hidden"
+        self.axis = axis
+        self.activation: str | None = None
+
+
+class SiteRef(NamedTuple):
+    """A site, or the part of it that was selected by single elements of a concatenation."""
+
+    site: Site
+    selected: tuple[Node, ...] = ()
+
+
+class Leg(NamedTuple):
+    """A node as it occurs in a tensor.
+
+    ``origins`` holds ``(parameter index, dim)`` pairs for tensors computed from parameters alone;
+    ``parts`` keeps the axes of a concatenation with the sites of their own.
+    """
+
+    node: Node
+    site: SiteRef | None = None
+    origins: tuple[tuple[int, int], ...] = ()
+    parts: tuple[Axis, ...] | None = None
+
+
+Axis = tuple[Leg, ...]
+
+
+def find(node: Node) -> Node:
+    """The root that stands for ``node``."""
+    while node.parent is not None:
+        if node.parent.parent is not None:
+            node.parent = node.parent.parent
+        node = node.parent
+    return node
+
+
+def expand(nodes: Iterable[Node]) -> list[Node]:
+    """Roots with every product written out, outermost first."""
+    out: list[Node] = []
+    for node in nodes:
+        root = find(node)
+        out.extend(expand(root.factors) if root.factors is not None else (root,))
+    return out
+
+
+def size_of(nodes: Iterable[Node]) -> int:
+    """Number of elements of an axis."""
+    return prod(node.size for node in nodes)
+
+
+def fix(nodes: Iterable[Node], reason: str) -> None:
+    """Pin down the order of every index set in ``nodes`` and of all that they are made of."""
+    for node in nodes:
+        root = find(node)
+        if root.fixed is None:
+            root.fixed = reason
+            for child in children(root):
+                fix((child,), reason)
+
+
+def children(root: Node) -> Iterator[Node]:
+    """The nodes that ``root`` is directly made of."""
+    yield from root.factors or ()
+    for segment in root.segments or ():
+        yield from segment
+
+
+def split(node: Node, outer: int) -> tuple[Node, Node] | None:
+    """Write ``node`` as a product of ``outer`` times the rest; None if it cannot be."""
+    root = find(node)
+    inner = root.size // outer
+    if root.segments is None:
+        root.factors = (Node(outer, root.fixed), Node(inner, root.fixed))
+        return root.factors[0], root.factors[1]
+    heads: list[tuple[Node, ...]] = []
+    tails: list[list[Node]] = []
+    for segment in flat_segments(root):
+        halves = cut_product(segment, inner)
+        if halves is None:
+            return None
+        heads.append(tuple(halves[0]) or (Node(1, root.fixed),))
+        tails.append(halves[1])
+    for tail in tails[1:]:
+        unify(tails[0], tail)
+    head = Node(outer, root.fixed)
+    head.segments = tuple(heads)
+    tail_node = Node(inner, root.fixed)
+    tail_node.factors = tuple(expand(tails[0]))
+    root.segments = None
+    root.factors = (head, tail_node)
+    return head, tail_node
+
+
+def cut_product(nodes: Sequence[Node], inner: int) -> tuple[list[Node], list[Node]] | None:
+    """Cut an axis into an outer and an inner product, the inner one of size ``inner``."""
+    outer_nodes = expand(nodes)
+    inner_nodes: list[Node] = []
+    rest = inner
+    while rest > 1:
+        if not outer_nodes:
+            return None
+        last = outer_nodes.pop()
+        if rest % last.size == 0:
+            inner_nodes.insert(0, last)
+            rest //= last.size
+        elif last.size % rest == 0:
+            halves = split(last, last.size // rest)
+            if halves is None:
+                return None
+            outer_nodes.append(halves[0])
+            inner_nodes.insert(0, halves[1])
+            rest = 1
+        else:
+            return None
+    return outer_nodes, inner_nodes
+
+
+def flat_segments(root: Node) -> list[tuple[Node, ...]]:
+    """Segments of a concatenation, with directly nested concatenations written out."""
+    out: list[tuple[Node, ...]] = []
+    for segment in root.segments or ():
+        nodes = expand(segment)
+        if len(nodes) == 1 and nodes[0].segments is not None:
+            out.extend(flat_segments(nodes[0]))
+        else:
+            out.append(tuple(nodes))
+    return out
+
+
+def segment(nodes: Sequence[Node], sizes: Sequence[int]) -> list[tuple[Node, ...]] | None:
+    """Cut an axis into consecutive segments of ``sizes``; None if it had to be fixed instead."""
+    axis = [n for n in expand(nodes) if n.size > 1] or expand(nodes)
+    if len(sizes) == 1:
+        return [tuple(axis)]
+    if len(sizes) > MAX_SEGMENTS or not axis:
+        return None
+    outer, inner = axis[0], axis[1:]
+    step = size_of(inner)
+    if any(s % step for s in sizes):
+        return None
+    cut = _cut_node(outer, [s // step for s in sizes])
+    return None if cut is None else [(*part, *inner) for part in cut]
+
+
+def _cut_node(root: Node, sizes: Sequence[int]) -> list[tuple[Node, ...]] | None:
+    if root.segments is not None:
+        return _cut_segments(root, sizes)
+    root.segments = tuple((Node(s, root.fixed),) for s in sizes)
+    return list(root.segments)
+
+
+def _cut_segments(root: Node, sizes: Sequence[int]) -> list[tuple[Node, ...]] | None:
+    """Cut a concatenation at further places."""
+    have = [size_of(s) for s in flat_segments(root)]
+    bounds = sorted(set(_bounds(have)) | set(_bounds(sizes)))
+    if len(bounds) > MAX_SEGMENTS:
+        return None
+    start = 0
+    for seg in flat_segments(root):
+        stop = start + size_of(seg)
+        inside = [b for b in bounds if start < b <= stop]
+        if len(inside) > 1:
+            steps = [b - a for a, b in zip([start, *inside], inside, strict=False)]
+            if segment(seg, steps) is None:
+                return None
+        start = stop
+    pieces: list[tuple[Node, ...]] = []
+    for seg in flat_segments(root):
+        # A product cut along its outermost factor shows as that factor's segments.
+        if len(seg) > 1 and seg[0].segments is not None:
+            pieces.extend((*s, *seg[1:]) for s in flat_segments(seg[0]))
+        else:
+            pieces.append(seg)
+    out: list[tuple[Node, ...]] = []
+    at = 0
+    for s in sizes:
+        group: list[tuple[Node, ...]] = []
+        total = 0
+        while total < s and at < len(pieces):
+            group.append(pieces[at])
+            total += size_of(pieces[at])
+            at += 1
+        if total != s:
+            return None
+        if len(group) == 1:
+            out.append(group[0])
+        else:
+            joined = Node(s)
+            joined.segments = tuple(group)
+            out.append((joined,))
+    return out
+
+
+def _bounds(sizes: Sequence[int]) -> list[int]:
+    out, at = [], 0
+    for s in sizes:
+        at += s
+        out.append(at)
+    return out
+
+
+def unify(a: Sequence[Node], b: Sequence[Node], reason: str = "axes that do not fit") -> bool:
+    """Make two axes of equal size the same, or fix both; returns whether they are the same now."""
+    left, right = expand(a), expand(b)
+    if not (len(left) == 1 and len(right) == 1):
+        left = [n for n in left if n.size != 1]
+        right = [n for n in right if n.size != 1]
+    while left and right:
+        x, y = left.pop(0), right.pop(0)
+        if x is y:
+            continue
+        if x.size == y.size:
+            if not _merge(x, y, reason):
+                fix([*left, *right], reason)
+                return False
+            continue
+        big, small, rest, other = (x, y, left, right) if x.size > y.size else (y, x, right, left)
+        halves = split(big, small.size) if big.size % small.size == 0 else None
+        if halves is None or small in expand(halves):
+            fix([x, y, *left, *right], reason)
+            return False
+        rest[:0] = expand(halves)
+        other.insert(0, small)
+    return True
+
+
+def _merge(x: Node, y: Node, reason: str) -> bool:
+    """Join two roots of equal size, neither of them a product."""
+    if x.segments is not None and y.segments is not None:
+        mine, theirs = flat_segments(x), flat_segments(y)
+        if [size_of(s) for s in mine] != [size_of(s) for s in theirs]:
+            cut = _cut_segments(x, [size_of(s) for s in theirs])
+            again = _cut_segments(y, [size_of(s) for s in flat_segments(x)]) if cut else None
+            mine, theirs = flat_segments(x), flat_segments(y)
+            if again is None or [size_of(s) for s in mine] != [size_of(s) for s in theirs]:
+                fix([x, y], reason)
+                return False
+        for s, t in zip(mine, theirs, strict=True):
+            unify(s, t, reason)
+        x, y = find(x), find(y)
+        if x is y:
+            return True
+    if x in _below(y) or y in _below(x):
+        fix([x, y], reason)
+        return False
+    keep, drop = (x, y) if x.segments is not None else (y, x)
+    if keep.segments is None and keep.serial > drop.serial:
+        keep, drop = drop, keep
+    why = keep.fixed or drop.fixed
+    drop.parent = keep
+    drop.segments = None
+    keep.fixed = None
+    if why is not None:
+        fix([keep], why)
+    return True
+
+
+def _below(root: Node) -> set[Node]:
+    """All roots that ``root`` is made of."""
+    out: set[Node] = set()
+    stack = [find(c) for c in children(root)]
+    while stack:
+        node = stack.pop()
+        if node not in out:
+            out.add(node)
+            stack.extend(find(c) for c in children(node))
+    return out
+
+
+def nodes_of(axis: Axis) -> tuple[Node, ...]:
+    """The nodes of an axis, without sites."""
+    return tuple(leg.node for leg in axis)
+
+
+def expand_axis(axis: Axis) -> list[Leg]:
+    """Legs with every product written out, each part inheriting site and origins."""
+    out: list[Leg] = []
+    for leg in axis:
+        root = find(leg.node)
+        if root.factors is None:
+            out.append(Leg(root, leg.site, leg.origins, leg.parts if root.segments else None))
+        else:
+            out.extend(expand_axis(tuple(Leg(f, leg.site, leg.origins) for f in root.factors)))
+    return out
+
+
+class Piece(NamedTuple):
+    """One segment of an axis after all concatenations are distributed."""
+
+    index: Sequence[int]
+    legs: tuple[Leg, ...]
+
+
+def distribute(axis: Axis) -> list[Piece]:
+    """Write an axis as pieces that are plain products of leaves, each with its index set."""
+    legs = expand_axis(axis)
+    if not legs:
+        return [Piece(range(1), ())]
+    options: list[list[Piece]] = []
+    for leg in legs:
+        if leg.node.segments is None:
+            options.append([Piece(range(leg.node.size), (leg,))])
+            continue
+        pieces: list[Piece] = []
+        at = 0
+        parts = leg.parts if _parts_fit(leg) else None
+        for i, seg in enumerate(leg.node.segments):
+            sub = parts[i] if parts else tuple(Leg(n, leg.site, leg.origins) for n in seg)
+            for piece in distribute(sub):
+                shifted = shift(piece.index, at)
+                pieces.append(Piece(shifted, piece.legs))
+            at += size_of(seg)
+        options.append(pieces)
+    result = [Piece(range(1), ())]
+    for leg, pieces in zip(legs, options, strict=True):
+        size = leg.node.size
+        result = [
+            Piece(combine(outer.index, inner.index, size), (*outer.legs, *inner.legs))
+            for outer in result
+            for inner in pieces
+        ]
+    return result
+
+
+def _parts_fit(leg: Leg) -> bool:
+    """Whether the remembered parts of a concatenation still match its segments."""
+    if leg.parts is None or leg.node.segments is None:
+        return False
+    sizes = [size_of(s) for s in leg.node.segments]
+    return sizes == [size_of(nodes_of(p)) for p in leg.parts]
+
+
+def shift(index: Sequence[int], by: int) -> Sequence[int]:
+    """Add ``by`` to every index."""
+    if isinstance(index, range):
+        return range(index.start + by, index.stop + by, index.step)
+    return tuple(i + by for i in index)
+
+
+def combine(outer: Sequence[int], inner: Sequence[int], size: int) -> Sequence[int]:
+    """Index set of a product: ``o * size + i``, as a range where it is one."""
+    if len(inner) == size:
+        if isinstance(outer, range) and outer.step == 1:
+            return range(outer.start * size, outer.start * size + len(outer) * size)
+    elif len(outer) == 1:
+        return shift(inner, outer[0] * size)
+    return tuple(o * size + i for o in outer for i in inner)

@@ -1,0 +1,14 @@
+"""How each ATen operator relates the axes of its inputs and outputs: one file per family."""
+
+from gmn_opt.graph.rules import (  # noqa: F401  (importing registers the rules)
+    contraction,
+    convolution,
+    indexing,
+    normalization,
+    reduction,
+    shape,
+    special,
+)
+from gmn_opt.graph.rules.table import RULES, NoRuleError, Rule, rule
+
+__all__ = ["RULES", "NoRuleError", "Rule", "rule"]

@@ -1,0 +1,120 @@
+"""Matrix products: the operators in which parameters make new neurons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gmn_opt.graph import labels as lab
+from gmn_opt.graph.labels import Axis
+from gmn_opt.graph.rules.table import NoRuleError, rule
+from gmn_opt.graph.uses import Label, Pair
+
+if TYPE_CHECKING:
+    from gmn_opt.graph.tracing import Tracer
+
+
+def contract(t: Tracer, a: Label, b: Label, batch: int = 0) -> Label:
+    """``[*batch, m, k] @ [*batch, k, n]``, either of them without its free axis when 1-D.
+
+    The contracted axes become one index set. Between activations that is all; where one side is
+    made of parameters, its free axis becomes a new site of neurons.
+    """
+    a_free, a_in = a.axes[batch:-1], a.axes[-1]
+    b_in, b_free = b.axes[batch], b.axes[batch + 1 :]
+    t.unify(a_in, b_in)
+    t.hidden([*a.axes[:batch], *a_free, *b_free, a_in])
+    shared = list(zip(a.axes[:batch], b.axes[:batch], strict=True))
+    if "parameter" in (a.kind, b.kind) and "activation" in (a.kind, b.kind):
+        if b.kind == "parameter":
+            batch_axes, made = _apply(t, a_in, b_in, shared, b_free)
+            return Label((*batch_axes, *a_free, *made), "activation")
+        swapped = [(y, x) for x, y in shared]
+        batch_axes, made = _apply(t, b_in, a_in, swapped, a_free)
+        return Label((*batch_axes, *made, *b_free), "activation")
+    if a.kind == b.kind == "parameter":
+        middle = t.new_site(a_in, t.origin_name([a_in]))
+        t.use("linear", [Pair("dst", b_in, middle)])
+        t.use("linear", [Pair("src", a_in, middle)])
+        axes = [t.meet(x, y) for x, y in shared]
+        return Label((*axes, *a_free, *b_free), "parameter")
+    for x, y in zip(lab.expand_axis(a_in), lab.expand_axis(b_in), strict=False):
+        old, new = (x, y) if _site_age(x) <= _site_age(y) else (y, x)
+        t.record.link(old.site, new.site, "product")
+    axes = [t.meet(x, y, "product") for x, y in shared]
+    both = "activation" if "activation" in (a.kind, b.kind) else a.kind
+    if "parameter" in (a.kind, b.kind):
+        both = "parameter"
+    return Label((*axes, *a_free, *b_free), both)  # type: ignore[arg-type]
+
+
+def _site_age(leg: lab.Leg) -> int:
+    return -1 if leg.site is None else leg.site.site.id
+
+
+def _apply(
+    t: Tracer, x_in: Axis, p_in: Axis, shared: list[tuple[Axis, Axis]], p_free: tuple[Axis, ...]
+) -> tuple[list[Axis], list[Axis]]:
+    """A parameter meets an activation: new batch axes and new free axes, as one new site."""
+    for x, p in shared:
+        t.unify(x, p)
+    made = [p for _, p in shared] + list(p_free)
+    flat = tuple(leg for axis in made for leg in axis)
+    sited = iter(t.new_site(flat, t.origin_name([p_in])))
+    new = [tuple(next(sited) for _ in lab.expand_axis(axis)) for axis in made]
+    pairs = [Pair("src", p_in, x_in)]
+    pairs += [Pair("dst", axis, out) for axis, out in zip(made, new, strict=True)]
+    fan_in, fan_out = (lab.size_of(lab.nodes_of(a)) for a in (p_in, flat))
+    t.use("linear", pairs, fan_in=fan_in, fan_out=fan_out)
+    return new[: len(shared)], new[len(shared) :]
+
+
+@rule("mm", "mv", "dot", "vdot")
+def mm(t: Tracer, out: Tensor, a: Tensor, b: Tensor, **_: Any) -> Label:
+    """Products of matrices and vectors."""
+    return contract(t, t.label(a), t.label(b))
+
+
+@rule("bmm")
+def bmm(t: Tracer, out: Tensor, a: Tensor, b: Tensor, **_: Any) -> Label:
+    """A batch of matrix products."""
+    return contract(t, t.label(a), t.label(b), batch=1)
+
+
+@rule("addmm", "addmv", "_addmm_activation")
+def addmm(t: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Label:
+    """A matrix product plus a bias."""
+    product = contract(t, t.label(a), t.label(b))
+    return t.broadcast([t.label(bias), product], out.shape, "bias")
+
+
+@rule("baddbmm", "addbmm")
+def baddbmm(t: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Label:
+    """A batch of matrix products plus a bias."""
+    if out.dim() != 3:
+        raise NoRuleError("addbmm sums over its batch")
+    product = contract(t, t.label(a), t.label(b), batch=1)
+    return t.broadcast([t.label(bias), product], out.shape, "bias")
+
+
+@rule("linear", "mkldnn_linear")
+def linear(
+    t: Tracer, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **_: Any
+) -> Label:
+    """``x @ weight.T + bias``, where it is not decomposed."""
+    w = t.label(weight)
+    product = contract(t, t.label(x), w.with_axes(w.axes[::-1]))
+    if bias is None:
+        return product
+    return t.broadcast([t.label(bias), product], out.shape, "bias")
+
+
+@rule("addr")
+def addr(t: Tracer, out: Tensor, x: Tensor, a: Tensor, b: Tensor, **_: Any) -> Label:
+    """``x`` plus an outer product."""
+    left, right = t.label(a), t.label(b)
+    column = left.with_axes((left.axes[0], ()))
+    row = right.with_axes(((), right.axes[0]))
+    outer = t.broadcast([column, row], out.shape, "scale")
+    return t.broadcast([t.label(x), outer], out.shape, "bias")

@@ -1,0 +1,466 @@
+"""Follow one forward pass operator by operator, and label every axis of every tensor.
+
+A ``TorchDispatchMode`` sees each ATen operator of the pass with real tensors. The rules in
+``gmn_opt.graph.rules`` say how an operator relates the axes of its inputs and outputs; an operator
+without a rule is pointwise if ATen tags it so, and otherwise has all its axes fixed. Nothing is
+assumed about the modules of the model.
+
+A first pass may find constants that are written to later (a buffer of zeros that is filled in
+place); such a constant needs one lasting label, so the pass is repeated knowing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gmn_opt.graph import labels as lab
+from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
+from gmn_opt.graph.rules import RULES, NoRuleError
+from gmn_opt.graph.structure import BlockKind
+from gmn_opt.graph.uses import Label, Pair, Record, Use
+
+_FACTORIES = frozenset(
+    ["zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "empty_strided", "new_empty_strided"]
+)
+_RANDOM = frozenset(
+    ["rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "normal", "normal_", "uniform_", "normal_functional", "exponential_", "cauchy_", "geometric_", "log_normal_", "randperm", "multinomial", "poisson", "bernoulli"]
+)
+_NONLINEAR = frozenset(
+    ["relu", "gelu", "silu", "tanh", "sigmoid", "sin", "cos", "leaky_relu", "elu", "softplus", "hardtanh", "hardswish", "hardsigmoid", "celu", "selu", "mish", "relu6", "exp", "square", "abs", "erf", "prelu", "log_sigmoid_forward", "rrelu_with_noise"]
+)
+_NOT_POINTWISE = frozenset(
+    ["fill", "fill_", "zero_", "masked_scatter", "bernoulli_", "dropout", "native_dropout", "uniform_", "normal_"]
+)
+
+
+class Tracer(TorchDispatchMode):
+    """The dispatch mode that labels tensors. One instance follows one pass."""
+
+    def __init__(self, mutated: set[int]) -> None:
+        super().__init__()
+        self.labels: dict[int, Label] = {}
+        self.kept: list[Tensor] = []
+        self.storages: dict[int, list[Tensor]] = {}
+        self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
+        self.record = Record([])
+        self.names: list[str] = []
+        self.unknown: set[str] = set()
+        self.mutated = mutated
+        self.newly_mutated: set[int] = set()
+        self.constants: dict[int, int] = {}
+        self.created = 0
+        self.op = ""
+        self.work = 0
+        self.random = False
+        self.parameter_ids: dict[int, int] = {}
+        self.touched: set[int] = set()
+        self.output_labels: list[Label] = []
+
+    # ------------------------------------------------------------------ labels of tensors
+
+    def add_parameter(self, name: str, tensor: Tensor) -> None:
+        """Give a parameter a fresh, free index set per dim."""
+        index = len(self.names)
+        axes = tuple(
+            (Leg(Node(size), None, ((index, dim),)),) for dim, size in enumerate(tensor.shape)
+        )
+        self.names.append(name)
+        self.parameter_ids[id(tensor)] = index
+        self.record.parameters.append(Label(axes, "parameter"))
+        self.set(tensor, self.record.parameters[-1])
+
+    def add_fixed(self, tensor: Tensor, reason: str, site: Site | None = None) -> None:
+        """Label an input or a buffer, whose indices all mean something."""
+        ref = SiteRef(site) if site else None
+        axes = tuple((Leg(Node(size, reason), ref),) for size in tensor.shape)
+        if site is not None:
+            site.axis = tuple(leg for axis in axes for leg in axis)
+        self.set(tensor, Label(axes, "activation" if site else "constant"))
+
+    def add_statistic(self, tensor: Tensor) -> Label:
+        """Label a running statistic, which follows its channels."""
+        label = Label(tuple((Leg(Node(size)),) for size in tensor.shape), "constant")
+        self.set(tensor, label)
+        return label
+
+    def set(self, tensor: Tensor, label: Label) -> None:
+        """Attach a label to a tensor and keep the tensor alive, so that its id stays its own."""
+        self.labels[id(tensor)] = label
+        self.kept.append(tensor)
+        try:
+            self.storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+        except (NotImplementedError, RuntimeError):
+            pass
+
+    def label(self, tensor: Tensor) -> Label:
+        """The label of an operator's input."""
+        waiting = self.later.pop(id(tensor), None)
+        if waiting is not None:
+            self.fix(Label(waiting[0]), waiting[1])
+        known = self.labels.get(id(tensor))
+        if id(tensor) in self.parameter_ids:
+            self.touched.add(self.parameter_ids[id(tensor)])
+        if known is None:
+            known = self._adopt(tensor)
+        if known.uniform:
+            return Label(tuple((Leg(Node(n)),) for n in tensor.shape), "constant")
+        return known
+
+    def _adopt(self, tensor: Tensor) -> Label:
+        """Label a tensor that no traced operator made: an alias of a known one, or a constant."""
+        try:
+            relatives = self.storages.get(tensor.untyped_storage()._cdata, [])
+        except (NotImplementedError, RuntimeError):
+            relatives = []
+        for other in relatives:
+            same = other.shape == tensor.shape and other.stride() == tensor.stride()
+            if same and other.storage_offset() == tensor.storage_offset():
+                self.set(tensor, self.labels[id(other)])
+                return self.labels[id(other)]
+        for other in relatives:
+            self.fix(self.labels[id(other)], "its memory is read outside of traced operators")
+        self.add_fixed(tensor, "a constant of the model")
+        return self.labels[id(tensor)]
+
+    def fix(self, label: Label | Axis | Iterable[Axis], reason: str) -> None:
+        """Fix every axis of a label."""
+        axes = label.axes if isinstance(label, Label) else label
+        for axis in axes:
+            legs = axis if isinstance(axis, tuple) and not isinstance(axis, Leg) else (axis,)
+            lab.fix((leg.node for leg in legs), reason)
+
+    def fix_axis(self, axis: Axis, reason: str) -> None:
+        """Fix one axis."""
+        lab.fix(lab.nodes_of(axis), reason)
+
+    def hidden(self, axes: Sequence[Axis]) -> None:
+        """Remember a statistic that exists only inside of an operator (a softmax's sum)."""
+        self.record.seen.append(tuple(axes))
+
+    # ------------------------------------------------------------------ meetings of axes
+
+    def unify(self, a: Axis, b: Axis, reason: str = "") -> None:
+        """Make two axes the same index set."""
+        lab.unify(lab.nodes_of(a), lab.nodes_of(b), reason or f"axes that do not fit in {self.op}")
+
+    def meet(self, a: Axis, b: Axis, kind: str = "residual") -> Axis:
+        """Unify two activation axes; the newest site goes on, and the meeting is linked."""
+        if a == b:
+            return a
+        self.unify(a, b)
+        left, right = lab.expand_axis(a), lab.expand_axis(b)
+        if [x.node for x in left] != [x.node for x in right]:
+            return a if len(a) else b
+        out: list[Leg] = []
+        for x, y in zip(left, right, strict=True):
+            old, new = (x, y) if _age(x) <= _age(y) else (y, x)
+            self.record.link(old.site, new.site, kind)
+            parts = _meet_parts(self, old, new, kind)
+            out.append(Leg(new.node, new.site, x.origins + y.origins, parts))
+        return tuple(out)
+
+    def new_site(self, axis: Axis, name: str, kind: str = "hidden") -> Axis:
+        """The same axis, as neurons of a new site."""
+        site = Site(name, kind)
+        legs = tuple(Leg(leg.node, SiteRef(site), ()) for leg in lab.expand_axis(axis))
+        site.axis = legs
+        self.record.sites.append(site)
+        return legs
+
+    def use(self, kind: BlockKind, pairs: list[Pair], **attributes: float) -> None:
+        """Remember how parameters act on activations."""
+        self.record.uses.append(Use(kind, pairs, attributes))
+
+    def origin_name(self, axes: Iterable[Axis]) -> str:
+        """The name of the parameter behind some axes."""
+        for axis in axes:
+            for leg in axis:
+                for index, _ in leg.origins:
+                    return self.names[index]
+        return "constant"
+
+    def materialize(self, label: Label) -> Label:
+        """Turn a tensor of parameters into activations of a site of its own."""
+        if label.kind != "parameter":
+            return label
+        flat = tuple(leg for axis in label.axes for leg in axis)
+        sited = iter(self.new_site(flat, self.origin_name([flat])))
+        axes, pairs = [], []
+        for axis in label.axes:
+            new = tuple(next(sited) for _ in lab.expand_axis(axis))
+            axes.append(new)
+            pairs.append(Pair("dst", axis, new))
+        self.use("other", pairs)
+        return Label(tuple(axes), "activation")
+
+    # ------------------------------------------------------------------ the mode itself
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[-1]
+        if name not in RULES and func.namespace == "aten" and func._can_decompose():
+            if torch.Tag.pointwise not in func.tags:
+                with self:
+                    composed = func.decompose(*args, **kwargs)
+                if composed is not NotImplemented:
+                    return composed
+        out = func(*args, **kwargs)
+        self.op = name
+        self._follow(func, name, out, args, kwargs)
+        return out
+
+    def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:
+        outputs = list(_tensors(out))
+        if not outputs:
+            self._leaves_the_graph(name, args, kwargs)
+            return
+        self.work += sum(t.numel() for t in outputs)
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        self._note_mutation(func, args, kwargs)
+        if name in _FACTORIES:
+            for tensor in outputs:
+                self._constant(tensor)
+            return
+        if name in _RANDOM:
+            self._noise(name, outputs, inputs)
+            return
+        try:
+            handler = RULES.get(name) or (RULES.get(name[:-1]) if name.endswith("_") else None)
+            if handler is not None:
+                made = handler(self, out, *args, **kwargs)
+            elif torch.Tag.pointwise in func.tags and name not in _NOT_POINTWISE:
+                made = self.pointwise(name, outputs, inputs)
+            else:
+                raise NoRuleError(f"{func.namespace}::{name} has no rule")
+            self._attach(outputs, made, inputs)
+        except NoRuleError as error:
+            self._give_up(str(error), outputs, inputs)
+
+    def _attach(self, outputs: list[Tensor], made: Any, inputs: list[Tensor]) -> None:
+        found = [made] if isinstance(made, Label) else list(made)
+        if len(found) < len(outputs):
+            raise NoRuleError(f"{self.op}: more outputs than its rule labels")
+        known = {id(t) for t in inputs}
+        for tensor, label in zip(outputs, found, strict=False):
+            if not label.uniform:
+                sizes = tuple(lab.size_of(lab.nodes_of(a)) for a in label.axes)
+                if sizes != tuple(tensor.shape):
+                    raise NoRuleError(f"{self.op}: an unforeseen output shape")
+                self.record.seen.append(label.axes)
+            if id(tensor) in known and id(tensor) in self.labels:
+                old = self.label(tensor)
+                for a, b in zip(old.axes, label.axes, strict=True):
+                    self.unify(a, b)
+                if old.kind == "activation" and label.kind == "parameter":
+                    label = self.materialize(label)
+            self.set(tensor, label)
+
+    def _give_up(self, reason: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+        self.unknown.add(reason)
+        for tensor in inputs:
+            self.fix(self.label(tensor), reason)
+        for tensor in outputs:
+            if id(tensor) not in {id(t) for t in inputs}:
+                axes = tuple((Leg(Node(size, reason)),) for size in tensor.shape)
+                self.set(tensor, Label(axes, "activation"))
+
+    def _leaves_the_graph(self, name: str, args: Any, kwargs: Any) -> None:
+        for tensor in [*_tensors(args), *_tensors(kwargs)]:
+            if tensor.dim():
+                self.fix(self.label(tensor), f"its values leave the graph in {name}")
+
+    def _constant(self, tensor: Tensor) -> None:
+        number = self.created
+        self.created += 1
+        if number in self.mutated:
+            self.set(tensor, Label(tuple((Leg(Node(n)),) for n in tensor.shape), "constant"))
+        else:
+            self.set(tensor, Label((), "constant", uniform=True))
+            self.constants[id(tensor)] = number
+
+    def _noise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+        self.random = True
+        for tensor in inputs:
+            known = self.labels.get(id(tensor))
+            if known is not None and not known.uniform:
+                self.fix(known, f"random numbers of {name}")
+        for tensor in outputs:
+            axes = tuple((Leg(Node(size, f"random numbers of {name}")),) for size in tensor.shape)
+            self.set(tensor, Label(axes, "constant"))
+
+    def _note_mutation(self, func: Any, args: Any, kwargs: Any) -> None:
+        if not func._schema.is_mutable:
+            return
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.is_write:
+                self._mutates(value)
+        for argument in func._schema.arguments:
+            if argument.is_write and argument.name in kwargs:
+                self._mutates(kwargs[argument.name])
+
+    def _mutates(self, value: Any) -> None:
+        for tensor in _tensors(value):
+            number = self.constants.get(id(tensor))
+            known = self.labels.get(id(tensor))
+            if number is None and known is not None and known.uniform:
+                number = self._uniform_base(tensor)
+            if number is not None:
+                self.newly_mutated.add(number)
+
+    def _uniform_base(self, tensor: Tensor) -> int | None:
+        for other in self.storages.get(tensor.untyped_storage()._cdata, []):
+            if id(other) in self.constants:
+                return self.constants[id(other)]
+        return None
+
+    # ------------------------------------------------------------------ pointwise operators
+
+    def pointwise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> list[Label]:
+        """Any operator that acts on each element alone, with broadcasting."""
+        if not inputs:
+            raise NoRuleError(f"{name} makes a tensor from nothing")
+        if all(self.labels.get(id(t), Label(())).uniform for t in inputs):
+            return [Label((), "constant", uniform=True) for _ in outputs]
+        result = self.broadcast([self.label(t) for t in inputs], outputs[0].shape, _flavour(name))
+        if name.rstrip("_") in _NONLINEAR:
+            for axis in result.axes:
+                for leg in axis:
+                    site = leg.site.site if leg.site is not None else None
+                    if site is not None and site.kind == "hidden" and site.activation is None:
+                        site.activation = name.rstrip("_")
+        return [result for _ in outputs]
+
+    def broadcast(self, operands: list[Label], shape: Sequence[int], flavour: str) -> Label:
+        """The label of broadcast operands, with all uses and links that the meeting makes."""
+        kinds = {x.kind for x in operands}
+        if "activation" in kinds:
+            acts = [x for x in operands if x.kind == "activation"]
+            params = [x for x in operands if x.kind == "parameter"]
+            others = [x for x in operands if x.kind == "constant"]
+            axes = self._merge_all([*acts, *others], shape, flavour)
+            for param in params:
+                axes = self._apply_parameter(param, axes, shape, flavour)
+            return Label(tuple(axes), "activation")
+        kind = "parameter" if "parameter" in kinds else "constant"
+        return Label(tuple(self._merge_all(operands, shape, flavour)), kind)  # type: ignore[arg-type]
+
+    def _merge_all(self, operands: list[Label], shape: Sequence[int], flavour: str) -> list[Axis]:
+        link = "product" if flavour == "scale" else "residual"
+        out: list[Axis] = []
+        for k, size in enumerate(shape):
+            axis: Axis | None = None
+            for x in operands:
+                other = _aligned(x, k, len(shape), size)
+                if other is not None:
+                    axis = other if axis is None else self.meet(axis, other, link)
+            out.append(axis if axis is not None else ())
+        return out
+
+    def _apply_parameter(
+        self, param: Label, axes: list[Axis], shape: Sequence[int], flavour: str
+    ) -> list[Axis]:
+        pairs: list[Pair] = []
+        own: list[tuple[int, Axis]] = []
+        out = list(axes)
+        for k, size in enumerate(shape):
+            other = _aligned(param, k, len(shape), size)
+            if other is None:
+                continue
+            if not axes[k] and size == 1:
+                continue
+            if lab.size_of(lab.nodes_of(axes[k])) != size:
+                own.append((k, other))
+                continue
+            self.unify(axes[k], other)
+            pairs.append(Pair("dst", other, axes[k]))
+        if own:
+            flat = tuple(leg for _, axis in own for leg in axis)
+            sited = iter(self.new_site(flat, self.origin_name([flat])))
+            for k, axis in own:
+                out[k] = tuple(next(sited) for _ in lab.expand_axis(axis))
+                pairs.append(Pair("dst", axis, out[k]))
+        kind: BlockKind = "scale" if flavour == "scale" else "bias"
+        self.use(kind if flavour in ("scale", "bias") else "other", pairs)
+        return out
+
+
+class Escapes(TorchFunctionMode):
+    """Catch the ways in which values leave or enter tensors without an operator being run."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+        self.leaks: frozenset[Any] = frozenset(
+            {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
+        )
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in self.leaks and args and isinstance(args[0], Tensor):
+            self.tracer.fix(self.tracer.label(args[0]), f"its values leave the graph in {_n(func)}")
+        out = func(*args, **(kwargs or {}))
+        if func is _DATA_GETTER and isinstance(out, Tensor):
+            self.tracer.set(out, self.tracer.label(args[0]))
+        return out
+
+
+_DATA_GETTER = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def _n(func: Any) -> str:
+    return str(getattr(func, "__name__", func))
+
+
+def _age(leg: Leg) -> int:
+    return -1 if leg.site is None else leg.site.site.id
+
+
+def _meet_parts(tracer: Tracer, old: Leg, new: Leg, kind: str) -> tuple[Axis, ...] | None:
+    if old.parts is None or new.parts is None or len(old.parts) != len(new.parts):
+        return new.parts if new.parts is not None else old.parts if new.site is None else None
+    return tuple(tracer.meet(a, b, kind) for a, b in zip(old.parts, new.parts, strict=True))
+
+
+def _flavour(name: str) -> str:
+    base = name.rstrip("_")
+    if base in ("add", "sub", "rsub", "addcmul", "addcdiv", "copy"):
+        return "bias"
+    return "scale" if base in ("mul", "div", "true_divide") else "other"
+
+
+def _aligned(label: Label, k: int, ndim: int, size: int) -> Axis | None:
+    at = k - (ndim - len(label.axes))
+    if at < 0:
+        return None
+    axis = label.axes[at]
+    if not axis and size == 1:
+        return None
+    return axis if lab.size_of(lab.nodes_of(axis)) == size else None
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)

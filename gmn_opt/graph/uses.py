@@ -1,0 +1,70 @@
+"""What the trace remembers about tensors and parameters: labels, uses and links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
+from gmn_opt.graph.structure import BlockKind, DimRole
+
+LabelKind = Literal["constant", "parameter", "activation"]
+
+
+class Label(NamedTuple):
+    """One axis per dim of a tensor, and what the tensor was computed from."""
+
+    axes: tuple[Axis, ...]
+    kind: LabelKind = "activation"
+    uniform: bool = False
+
+    def with_axes(self, axes: list[Axis] | tuple[Axis, ...]) -> Label:
+        """The same tensor with other axes."""
+        return Label(tuple(axes), self.kind, self.uniform)
+
+
+class Pair(NamedTuple):
+    """A parameter axis, what it runs over, and the activation axis that it meets there."""
+
+    role: DimRole
+    parameter: Axis
+    activation: Axis
+
+
+@dataclass
+class Use:
+    """One operator in which parameters act on activations."""
+
+    kind: BlockKind
+    pairs: list[Pair]
+    attributes: dict[str, float] = field(default_factory=dict)
+    scalars: tuple[int, ...] = ()
+
+
+@dataclass
+class Record:
+    """Everything that one traced pass leaves behind."""
+
+    parameters: list[Label]
+    uses: list[Use] = field(default_factory=list)
+    links: dict[tuple[int, int, str], tuple[SiteRef, SiteRef]] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list)
+    seen: list[tuple[Axis, ...]] = field(default_factory=list)
+    output_sites: set[int] = field(default_factory=set)
+
+    def link(self, src: SiteRef | None, dst: SiteRef | None, kind: str) -> None:
+        """Remember an identity edge between two sites."""
+        if src is None or dst is None or src == dst:
+            return
+        self.links.setdefault((src.site.id, dst.site.id, kind), (src, dst))
+
+
+def newest(legs: list[Leg]) -> SiteRef | None:
+    """The most recent site among legs."""
+    refs = [leg.site for leg in legs if leg.site is not None]
+    return max(refs, key=lambda r: r.site.id) if refs else None
+
+
+def leg_sites(label: Label) -> list[SiteRef]:
+    """All sites of a label."""
+    return [leg.site for axis in label.axes for leg in axis if leg.site is not None]

@@ -1,0 +1,232 @@
+"""Check a graph's symmetries on the real model, in float64, and drop those that fail.
+
+The check runs on a deep copy in evaluation mode whose parameters and running statistics are drawn
+anew: norm scales of one, zero biases and tiny initial weights would hide a wrong symmetry. Casts
+to lower precision inside of the model are raised to float64, so that the error of a correct
+symmetry is only that of summing in another order.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gmn_opt.graph.api import copy_inputs, tensors_in, undisturbed
+from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.structure import Factor
+from gmn_opt.graph.symmetry import Symmetry
+
+TOLERANCE = 1e-7
+_LOW = (torch.float32, torch.float16, torch.bfloat16)
+_SEED = 20231204
+
+
+class _Double(TorchDispatchMode):
+    """Raise every request for a lower floating-point precision to float64."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in _LOW:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+class Checker:
+    """A randomized float64 copy of a model, and its outputs on two sets of inputs."""
+
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = _SEED
+    ) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        with undisturbed(model):
+            self.model = copy.deepcopy(model).cpu().double().eval()
+        first = _doubled(copy_inputs((args, kwargs)))
+        self.inputs = [first, self._other(first)]
+        self.plain = {k: v.detach().clone() for k, v in self._tensors()}
+        self.drawn: dict[str, Tensor] = {}
+        self.reference: list[list[Tensor]] = []
+        for gentle in (False, True):
+            self.drawn = self._draw(gentle)
+            self.reference = self._outputs(self.drawn)
+            if all(torch.isfinite(x).all() for out in self.reference for x in out):
+                break
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.named_parameters()
+        yield from self.model.named_buffers()
+
+    def _other(self, value: Any) -> Any:
+        """A second set of inputs: other numbers in floating-point tensors."""
+        again = copy_inputs(value)
+        for t in tensors_in(again):
+            if t.is_floating_point():
+                noise = torch.randn(t.shape, generator=self.generator, dtype=torch.float64)
+                spread = float(t.std()) if t.numel() > 1 else 1.0
+                t.copy_(t.flatten()[0] if t.numel() == 0 else t * 0.5 + noise * (spread or 1.0))
+        return again
+
+    def _draw(self, gentle: bool) -> dict[str, Tensor]:
+        """New values for all parameters and running statistics."""
+        out: dict[str, Tensor] = {}
+        for name, old in self.plain.items():
+            leaf = name.rpartition(".")[2]
+            if not old.is_floating_point():
+                continue
+            noise = torch.randn(old.shape, generator=self.generator, dtype=torch.float64)
+            if leaf == "running_var":
+                out[name] = 0.5 + torch.rand(old.shape, generator=self.generator).double()
+            elif leaf == "running_mean":
+                out[name] = 0.3 * noise
+            elif name in dict(self.model.named_parameters()):
+                spread = float(old.std()) if old.numel() > 1 else 0.0
+                center = float(old.mean()) if old.numel() else 0.0
+                if gentle:
+                    out[name] = old + 0.1 * (spread + 0.1) * noise
+                elif old.dim() < 2:
+                    out[name] = center + 0.3 * noise
+                else:
+                    fan_in = max(1, old[0].numel())
+                    scale = max(spread, 0.7 / math.sqrt(fan_in))
+                    out[name] = center + min(scale, 1.0) * noise
+        return out
+
+    def _outputs(self, tensors: dict[str, Tensor]) -> list[list[Tensor]]:
+        found = []
+        state = {k: v for k, v in self.plain.items() if k not in tensors} | tensors
+        with torch.no_grad():
+            for name, target in self._tensors():
+                target.data = state[name].clone()
+        for inputs in self.inputs:
+            args, kwargs = copy_inputs(inputs)
+            with undisturbed(self.model), default_double():
+                torch.manual_seed(self.seed)
+                with _Double():
+                    out = self.model(*args, **kwargs)
+            found.append([t.detach().clone() for t in tensors_in(out)])
+        return found
+
+    def repeats(self) -> bool:
+        """Whether the model gives the same outputs twice."""
+        return self._change(self._outputs(self.drawn)) == 0.0
+
+    def change(self, symmetry: Symmetry) -> float:
+        """Largest relative change of any output under a symmetry."""
+        return self._change(self._outputs(symmetry.apply(self.drawn)))
+
+    def _change(self, outputs: list[list[Tensor]]) -> float:
+        worst = 0.0
+        for before, after in zip(self.reference, outputs, strict=True):
+            if len(before) != len(after):
+                return math.inf
+            for x, y in zip(before, after, strict=True):
+                if x.shape != y.shape:
+                    return math.inf
+                if x.numel() == 0:
+                    continue
+                if not (x.is_floating_point() or x.is_complex()):
+                    worst = max(worst, 0.0 if torch.equal(x, y) else math.inf)
+                    continue
+                finite = torch.isfinite(x)
+                if not torch.equal(finite, torch.isfinite(y)):
+                    return math.inf
+                if finite.any():
+                    difference = (x - y)[finite].abs().max()
+                    worst = max(worst, float(difference / (x[finite].abs().max() + 1e-30)))
+        return worst
+
+
+@contextmanager
+def default_double() -> Iterator[None]:
+    """float64 as the default type of new tensors."""
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(old)
+
+
+def _doubled(value: Any) -> Any:
+    for t in tensors_in(value):
+        if t.is_floating_point():
+            t.data = t.data.double()
+    return value
+
+
+def verify(
+    graph: ParameterGraph,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    symmetries: int = 3,
+) -> float:
+    """Largest relative change of the outputs over random symmetries; see ``graph.verify``."""
+    checker = Checker(model, args, kwargs)
+    return max(
+        (checker.change(graph.random_symmetry(checker.generator)) for _ in range(symmetries)),
+        default=0.0,
+    )
+
+
+def repair(
+    graph: ParameterGraph, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ParameterGraph:
+    """The graph with every space fixed that changes the outputs of the model."""
+    if not graph.spaces:
+        return graph
+    try:
+        checker = Checker(model, args, kwargs)
+        if not checker.repeats():
+            return graph
+    except Exception:
+        # Some models run in one precision only, or cannot be copied: what the rules
+        # found stands unchecked.
+        return graph
+    if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
+        return graph
+    for conditional in (True, False):
+        symmetry = graph.random_symmetry(checker.generator)
+        wrong = {
+            f.id
+            for f in graph.spaces
+            if (f.parents or not conditional) and checker.change(symmetry.only(f.id)) > TOLERANCE
+        }
+        graph = _without(graph, wrong, drop=not conditional)
+        if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
+            return graph
+    return _without(graph, {f.id for f in graph.spaces}, drop=True)
+
+
+def _without(graph: ParameterGraph, wrong: set[int], drop: bool) -> ParameterGraph:
+    """Fix spaces, or only make them unconditional."""
+    reason = "permuting it changed the outputs in the numerical check"
+
+    def change(f: Factor) -> Factor:
+        if f.id not in wrong:
+            return f
+        return replace(f, fixed=reason, parents=()) if drop else replace(f, parents=())
+
+    factors = tuple(change(f) for f in graph.factors)
+    reasons = dict(graph.fixed_reasons)
+    free = {f.id for f in factors if f.is_free}
+    for block in graph.blocks:
+        row = list(reasons.get(block.tensor, ("",) * len(block.dims)))
+        for d, dim in enumerate(block.dims):
+            if not row[d] and not free.intersection(dim):
+                row[d] = reason
+        reasons[block.tensor] = tuple(row)
+    return replace(graph, factors=factors, fixed_reasons=reasons)
+
+
+__all__ = ["Checker", "repair", "verify"]
