@@ -1,0 +1,71 @@
+"""What all experiments share: the device, the record of the machine, memory settings."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"`` takes CUDA where there is one; raises ValueError if CUDA is asked for in vain."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but torch sees no CUDA device; use cpu.")
+    return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed blocks for the next allocation instead of returning them.
+
+    An unroll allocates and frees thousands of blocks of the same few sizes; giving each back to
+    the system costs page faults. Does nothing where glibc is not the C library.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, 1 << 30)
+    except (OSError, AttributeError):
+        return
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, for the record."""
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,199 @@
+"""Meta-train the learned optimizer: ``python -m experiments.meta_train --preset smoke|cpu|gpu``.
+
+Writes to --out: ``weights.safetensors`` (moving average of the meta-parameters), ``result.json``
+(configuration, machine, versions, validation), ``log.jsonl`` (one line per outer step) and
+``checkpoint.pt`` (for --resume).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.common import choose_device, environment, keep_freed_memory
+from gmn_opt.meta import MetaConfig, MetaTrainer, train_inner
+from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from gmn_opt.optim import LearnedRule, RuleConfig
+from gmn_opt.optim.shipped import save_rule
+from tasks.suites import MetaTrainSuite, validation
+
+PRESETS = {
+    "smoke": MetaConfig(
+        meta_steps=12,
+        runs=2,
+        max_networks=2,
+        truncation=(4, 6),
+        horizon=(8, 20),
+        warmup=2,
+        rule=RuleConfig(hidden=8, edge_hidden=2, layers=1),
+    ),
+    "cpu": MetaConfig(),
+    "gpu": MetaConfig(
+        meta_steps=20_000, runs=16, edges_per_batch=600_000, max_networks=64, horizon=(40, 3000)
+    ),
+}
+VALIDATION_STEPS = {"smoke": 10, "cpu": 500, "gpu": 1000}
+app = typer.Typer(add_completion=False)
+
+
+def validate(
+    rule: LearnedRule, steps: int, count: int = 2, device: torch.device | str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Mean training loss over the last tenth of a run, per validation task, in both modes."""
+    found: dict[str, dict[str, float]] = {}
+    for task in validation():
+        found[task.name] = {}
+        for mode, horizon in (("horizon", steps), ("open", None)):
+            _, losses = train_inner(rule, task, steps, count, 1234, horizon, device)
+            found[task.name][mode] = float(losses[-max(1, steps // 10) :].mean())
+    return found
+
+
+def score(results: dict[str, dict[str, float]]) -> float:
+    """Mean log loss over tasks and modes: what checkpoints are compared by."""
+    values = torch.tensor([v for modes in results.values() for v in modes.values()])
+    return float(values.log().mean())
+
+
+def _columns() -> list[Any]:
+    return [
+        TextColumn("[bold]meta-training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[info]}"),
+    ]
+
+
+@app.command()
+def main(
+    preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
+    seed: Annotated[int, typer.Option()] = 0,
+    out: Annotated[Path, typer.Option()] = Path("runs/meta_train"),
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    meta_steps: Annotated[int | None, typer.Option(help="Outer steps of the whole run.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    checkpoint_minutes: Annotated[float, typer.Option()] = 3.0,
+) -> None:
+    """Meta-train the rule of GMNOptimizer."""
+    console = Console(stderr=False)
+    if preset not in PRESETS:
+        console.print(f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+        raise typer.Exit(2)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    where = choose_device(device)
+    config = replace(PRESETS[preset], seed=seed)
+    if meta_steps is not None:
+        config = replace(config, meta_steps=meta_steps)
+    checkpoint = out / "checkpoint.pt"
+    try:
+        trainer = MetaTrainer(MetaTrainSuite(), config, where)
+        spent = 0.0
+        if resume:
+            state = load_checkpoint(checkpoint)
+            trainer.load_state_dict(state["trainer"])
+            spent = float(state["seconds"])
+    except ValueError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from error
+    out.mkdir(parents=True, exist_ok=True)
+
+    started = last_saved = time.monotonic()
+
+    def seconds() -> float:
+        return spent + time.monotonic() - started
+
+    def keep() -> None:
+        save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "seconds": seconds()})
+        save_rule(out / "weights.safetensors", trainer.averaged_rule())
+
+    console.print(
+        f"{preset} preset on {where}: {config.meta_steps} outer steps, "
+        f"{sum(p.numel() for p in trainer.rule.parameters())} meta-parameters"
+        + (f", resumed at step {trainer.step}" if resume else "")
+    )
+    shown = console.is_terminal
+    smooth: float | None = None
+    if resume and (out / "log.jsonl").exists():
+        _cut_log(out / "log.jsonl", trainer.step)
+    with (
+        Progress(*_columns(), console=console, disable=not shown) as progress,
+        (out / "log.jsonl").open("a" if resume else "w", encoding="utf-8") as log,
+    ):
+        bar = progress.add_task("", total=config.meta_steps, completed=trainer.step, info="")
+        for record in trainer.train():
+            log.write(json.dumps(asdict(record)) + "\n")
+            smooth = record.meta_loss if smooth is None else 0.98 * smooth + 0.02 * record.meta_loss
+            rate = trainer.inner_steps / max(seconds(), 1e-9)
+            info = (
+                f"{rate:.0f} inner steps/s  meta-loss {smooth:.3f}  "
+                f"diverged {trainer.counts['diverged']} "
+                f"non-finite {trainer.counts['non-finite'] + trainer.counts['skipped']}"
+            )
+            progress.update(bar, completed=trainer.step, info=info)
+            if not shown and trainer.step % 50 == 0:
+                console.print(f"step {trainer.step}/{config.meta_steps}  {info}")
+            now = time.monotonic()
+            if now - last_saved > 60 * checkpoint_minutes:
+                log.flush()
+                keep()
+                last_saved = now
+            if minutes is not None and now - started > 60 * minutes:
+                break
+    keep()
+
+    steps = VALIDATION_STEPS[preset]
+    results = validate(trainer.averaged_rule(), steps, device=where)
+    initial = LearnedRule(config.rule).to(where)
+    record = {
+        "command": " ".join(sys.argv),
+        "preset": preset,
+        "config": config.to_dict(),
+        "outer_steps": trainer.step,
+        "inner_steps": trainer.inner_steps,
+        "seconds": seconds(),
+        "events": trainer.counts,
+        "validation": {
+            "steps": steps,
+            "tasks": results,
+            "score": score(results),
+            "initial_score": score(validate(initial, steps, device=where)),
+        },
+        "environment": environment(),
+    }
+    write_atomically(
+        out / "result.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n")
+    )
+    console.print_json(json.dumps(record["validation"]))
+    console.print(f"Wrote {out}/weights.safetensors and {out}/result.json")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines of outer steps that the checkpoint does not know."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:step]
+    write_atomically(path, lambda temporary: temporary.write_text("".join(f"{x}\n" for x in lines)))
+
+
+if __name__ == "__main__":
+    app()

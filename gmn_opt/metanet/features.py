@@ -1,0 +1,119 @@
+"""Structural features: what a graph metanetwork knows of a graph before it sees any value.
+
+Only what a permutation of free factors leaves in place may enter (Lim et al. 2023, section 3):
+kinds, sizes, depth, activations, kernel positions, and the index of nodes that are fixed anyway
+(inputs and outputs).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gmn_opt.metanet.layout import BlockLayout, blocked
+
+if TYPE_CHECKING:
+    from gmn_opt.graph import ParameterGraph
+
+_ROLES = ("input", "hidden", "output", "bias")
+_KINDS = ("linear", "conv", "embedding", "bias", "scale", "shift", "other")
+_ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "sin", "softmax")
+_FREQUENCIES = 4
+
+NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES
+BLOCK_FEATURES = len(_KINDS) + 5
+KERNEL_FEATURES = 3
+
+
+def _log_size(size: int) -> float:
+    """Log of a size, centred on 64 and of order one."""
+    return math.log(max(size, 1) / 64.0) / 3.0
+
+
+def depths(graph: ParameterGraph) -> list[float]:
+    """Relative depth of every group: 0 at the inputs, 1 at the outputs, 0.5 if not connected."""
+    forward: dict[int, set[int]] = {g.id: set() for g in graph.groups}
+    for block in graph.blocks:
+        if graph.groups[block.src].role != "bias":
+            forward[block.src].add(block.dst)
+    for link in graph.links:
+        forward[link.src].add(link.dst)
+    backward: dict[int, set[int]] = {g.id: set() for g in graph.groups}
+    for src, targets in forward.items():
+        for dst in targets:
+            backward[dst].add(src)
+
+    def distance(neighbours: dict[int, set[int]], start: list[int]) -> dict[int, int]:
+        reached = dict.fromkeys(start, 0)
+        queue = list(start)
+        for node in queue:
+            for other in neighbours[node]:
+                if other not in reached:
+                    reached[other] = reached[node] + 1
+                    queue.append(other)
+        return reached
+
+    from_input = distance(forward, [g.id for g in graph.groups if g.role == "input"])
+    to_output = distance(backward, [g.id for g in graph.groups if g.role == "output"])
+    out = []
+    for group in graph.groups:
+        a, b = from_input.get(group.id), to_output.get(group.id)
+        out.append(a / (a + b) if a is not None and b is not None and a + b > 0 else 0.5)
+    return out
+
+
+def _sinusoids(size: int) -> Tensor:
+    position = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    angle = position[:, None] * math.pi * 2.0 ** torch.arange(_FREQUENCIES, dtype=torch.float64)
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def node_features(graph: ParameterGraph) -> list[Tensor]:
+    """One float64 tensor ``[N, NODE_FEATURES]`` per group."""
+    depth = depths(graph)
+    free = {f.id for f in graph.factors if f.is_free}
+    out = []
+    for group, size in zip(graph.groups, blocked(graph).group_sizes, strict=True):
+        row = [float(group.role == r) for r in _ROLES]
+        row += [float((group.activation or "").startswith(a)) for a in _ACTIVATIONS]
+        row += [float(group.activation is not None), _log_size(size), depth[group.id]]
+        known = torch.tensor(row, dtype=torch.float64).expand(size, -1)
+        if group.role in ("input", "output") and not free.intersection(group.factors):
+            place = _sinusoids(size)
+        else:
+            place = known.new_zeros(size, 2 * _FREQUENCIES)
+        out.append(torch.cat([known, place], -1))
+    return out
+
+
+def block_features(graph: ParameterGraph) -> Tensor:
+    """Float64 tensor ``[blocks, BLOCK_FEATURES]``."""
+    depth = depths(graph)
+    rows = []
+    for layout in blocked(graph).blocks:
+        block = layout.block
+        d, s, k = layout.size
+        row = [float(block.kind == kind) for kind in _KINDS]
+        row += [_log_size(d), _log_size(s), math.log(k) / 3.0]
+        is_bias = graph.groups[block.src].role == "bias"
+        row += [depth[block.dst] if is_bias else depth[block.src], depth[block.dst]]
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def kernel_features(layout: BlockLayout) -> Tensor | None:
+    """Kernel positions of a block's edges, ``[E, KERNEL_FEATURES]``; None without parallel edges.
+
+    The last two kernel factors are read as (row, column) in [-1, 1], beside their squared radius.
+    """
+    if math.prod(layout.kernel) == 1:
+        return None
+    axes = [torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1).double()
+            for n in layout.kernel]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    yx = grid[:, -2:] if grid.shape[1] > 1 else torch.cat([torch.zeros_like(grid), grid], 1)
+    coordinates = torch.cat([yx, yx.square().sum(1, keepdim=True)], 1)
+    return coordinates.repeat(layout.src.size, 1)

@@ -1,0 +1,151 @@
+"""GraphMetanet: a graph neural network over the parameter graph of another network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.metanet.features import (
+    BLOCK_FEATURES,
+    KERNEL_FEATURES,
+    NODE_FEATURES,
+    block_features,
+    kernel_features,
+    node_features,
+)
+from gmn_opt.metanet.layout import blocked
+from gmn_opt.metanet.message_passing import BlockedLayer, States, mix_channels
+
+if TYPE_CHECKING:
+    from gmn_opt.graph import ParameterGraph
+
+
+class GraphMetanet(nn.Module):
+    """Equivariant network from per-parameter features to per-parameter outputs.
+
+    Deviations from Lim et al. 2023 (arXiv 2312.04501): edge states are narrow beside wide node
+    states, messages run along both directions of an edge, aggregation is a mean within and over
+    blocks, and every block (parameter tensor) has a state of its own between edges and graph.
+
+    Args:
+        in_features: channels of the input of every parameter element.
+        out_features: channels of the output of every parameter element; 0 for no edge readout.
+        hidden: width of node, block and graph states.
+        edge_hidden: width of edge states; memory and time grow with it.
+        layers: rounds of message passing.
+        block_inputs: extra features per block, given to :meth:`states`.
+
+    The edge readout is zero at initialization.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: int = 32,
+        edge_hidden: int = 8,
+        layers: int = 2,
+        block_inputs: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(in_features, hidden, edge_hidden, layers) < 1 or min(out_features, block_inputs) < 0:
+            raise ValueError(
+                "GraphMetanet needs at least one input feature, hidden channel, edge channel and "
+                f"layer, received in_features={in_features}, out_features={out_features}, "
+                f"hidden={hidden}, edge_hidden={edge_hidden}, layers={layers}."
+            )
+        self.in_features, self.out_features, self.block_inputs = (
+            in_features, out_features, block_inputs,
+        )
+        self.edge_encoder = nn.Linear(in_features, edge_hidden, bias=False)
+        self.node_encoder = nn.Linear(NODE_FEATURES, hidden)
+        self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
+        self.graph_state = nn.Parameter(torch.zeros(hidden))
+        self.layers = nn.ModuleList(
+            BlockedLayer(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
+        )
+        self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
+        if self.readout is not None:
+            nn.init.zeros_(self.readout.weight)
+
+    def _structural(
+        self, graph: ParameterGraph, like: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it."""
+        cache = graph.__dict__.get("_structural_features")
+        if cache is None:
+            cache = {}
+            object.__setattr__(graph, "_structural_features", cache)
+        key = (like.dtype, like.device)
+        if key not in cache:
+            kernels = [kernel_features(b) for b in blocked(graph).blocks]
+            cache[key] = (
+                torch.cat(node_features(graph)).to(like),
+                block_features(graph).to(like),
+                [None if k is None else k.to(like) for k in kernels],
+            )
+        return cache[key]
+
+    def states(
+        self,
+        graph: ParameterGraph,
+        edges: Sequence[Tensor],
+        block_inputs: Tensor | None = None,
+        edge_scale: Tensor | None = None,
+    ) -> States:
+        """Final states from edge features, one ``[..., in_features, D, E]`` per block.
+
+        ``block_inputs`` is ``[..., blocks, block_inputs]``, required when the metanet was made
+        with ``block_inputs`` > 0. ``edge_scale`` [..., blocks, in_features] multiplies the edge
+        features of every block, at no cost per edge.
+        """
+        layout = blocked(graph)
+        if len(edges) != len(layout.blocks) or not edges:
+            raise ValueError(
+                f"Expected features of {len(layout.blocks)} blocks, received {len(edges)}; "
+                "a metanet needs a graph with at least one parameter."
+            )
+        if (block_inputs is None) != (self.block_inputs == 0):
+            raise ValueError(
+                f"This metanet takes {self.block_inputs} inputs per block, received "
+                f"{None if block_inputs is None else tuple(block_inputs.shape)}."
+            )
+        node_known, block_known, kernels = self._structural(graph, edges[0])
+        lead = edges[0].shape[:-3]
+        if block_inputs is not None:
+            known = block_known.expand(*block_inputs.shape[:-1], -1)
+            block_known = torch.cat([known, block_inputs], -1)
+        blocks = self.block_encoder(block_known)
+        states = States(
+            self.node_encoder(node_known).expand(*lead, -1, -1),
+            [mix_channels(self._edge_weight(edge_scale, i), e) for i, e in enumerate(edges)],
+            blocks.expand(*lead, -1, -1),
+            self.graph_state.expand(*lead, -1),
+        )
+        for layer in self.layers:
+            states = layer(layout, states, kernels)
+        return states
+
+    def _edge_weight(self, scale: Tensor | None, block: int) -> Tensor:
+        weight = self.edge_encoder.weight
+        return weight if scale is None else weight * scale[..., block, None, :]
+
+    def forward(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
+
+        Leading dimensions batch networks that share ``graph``; the batch of every tensor must be
+        the same. Raises ValueError when names or shapes do not match the graph.
+        """
+        if self.readout is None or self.block_inputs:
+            raise ValueError(
+                "This metanet has no edge readout or takes block inputs; call states() instead."
+            )
+        layout = blocked(graph)
+        layout.check(tensors, self.in_features)
+        edges = layout.split({name: t.movedim(-1, 0) for name, t in tensors.items()})
+        states = self.states(graph, [e.movedim(0, -3) for e in edges])
+        out = [mix_channels(self.readout.weight, e).movedim(-3, 0) for e in states.edges]
+        return {name: t.movedim(0, -1) for name, t in layout.join(out).items()}

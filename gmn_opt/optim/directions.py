@@ -1,0 +1,118 @@
+"""What the rule reads: gradient accumulators and the update directions made from them.
+
+All parameters stand in one flat vector, block after block, each block in its ``[D, E]`` form (see
+``gmn_opt.metanet.layout``). The channels of a step are the weights and five directions:
+
+    gradient    g / sqrt(v)
+    fast, slow  m / sqrt(v) at two momenta (Adam; Kingma and Ba 2015)
+    factored    m / sqrt(row mean x column mean of v) (Adafactor; Shazeer and Stern 2018)
+    orthogonal  the mean of both momenta, orthogonalized (Muon; Jordan et al. 2024)
+
+Directions are used at a root-mean-square of 1 per block times a fixed width factor (muP, Yang et
+al. 2022; the spectral one, Bernstein and Newhouse 2024), so that what is left to learn is of order
+one and carries over from narrow networks to wide ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from gmn_opt.metanet import BlockedGraph, BlockLayout
+from gmn_opt.optim.orthogonalize import orthogonalize
+
+#: Decay of the fast and of the slow first moment, and of the second moment.
+DECAYS = (0.9, 0.98, 0.99)
+#: sqrt(v + eps^2): finite second derivatives at exactly zero gradients, unlike sqrt(v) + eps.
+EPS = 1e-10
+CHANNELS = ("weight", "gradient", "fast", "slow", "factored", "orthogonal")
+DIRECTIONS = CHANNELS[1:]
+_PAIRS = [(i, j) for i in range(len(CHANNELS)) for j in range(i)]
+#: Scalars per block made of its values.
+BLOCK_SCALARS = len(_PAIRS) + 4
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the rule reads at one step.
+
+    channels: one ``[..., len(CHANNELS), D, E]`` per block, unscaled; inverse_rms: ``[..., blocks,
+    len(CHANNELS)]``; scalars: ``[..., blocks, BLOCK_SCALARS]``.
+    """
+
+    channels: list[Tensor]
+    inverse_rms: Tensor
+    scalars: Tensor
+
+
+def update_moments(moments: Tensor, grad: Tensor) -> Tensor:
+    """``moments`` [..., 3, P] (fast, slow, second) after one more gradient [..., P]."""
+    seen = torch.stack([grad, grad, grad.square()], -2)
+    rate = moments.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1)
+    return torch.lerp(moments, seen, rate)
+
+
+def width_factors(layout: BlockLayout) -> tuple[float, float]:
+    """Factors of the Adam-like and of the orthogonalized direction of a block, both of RMS 1.
+
+    Adam-like: 4/fan-in, because the entries of such an update are aligned and their effects on a
+    neuron add up. Orthogonalized: the matrix of spectral norm sqrt(fan-out/fan-in). A table of
+    embeddings has fan-in 1: one row is read at a time.
+    """
+    m, n = layout.dst.size, layout.fan_in
+    if layout.block.kind == "embedding":
+        n = 1
+    adam = 4.0 / max(n, 50)
+    return adam, adam if min(m, n) == 1 else sqrt(m / n) / sqrt(max(m, n))
+
+
+def direction_factors(layout: BlockedGraph, like: Tensor) -> tuple[Tensor, list[float]]:
+    """Width factors per block and direction, ``[blocks, len(DIRECTIONS)]``, and the Adam-like."""
+    rows = []
+    for block in layout.blocks:
+        adam, orthogonal = width_factors(block)
+        rows.append([adam] * (len(DIRECTIONS) - 1) + [orthogonal])
+    return like.new_tensor(rows), [row[0] for row in rows]
+
+
+def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, step: int) -> Reading:
+    """Channels and scalars from flat ``theta``, ``grad`` [..., P] and ``moments`` [..., 3, P].
+
+    ``moments`` have seen ``step`` gradients (at least 1), ``grad`` being the latest.
+    """
+    correction = moments.new_tensor([1 / (1 - d**step) for d in DECAYS]).unsqueeze(-1)
+    corrected = moments * correction
+    second = corrected[..., 2, :]
+    scale = (second + EPS**2).rsqrt()
+    momenta = corrected[..., :2, :]
+    adam = momenta * scale.unsqueeze(-2)
+    matrices = torch.stack([corrected[..., 0, :], momenta.mean(-2), second], -2)
+
+    shaped = []
+    for block, part in zip(layout.blocks, layout.blocks_of_flat(matrices), strict=True):
+        fast, mean, v = part.unbind(-3)
+        rows, columns = v.mean(-1, keepdim=True), v.mean(-2, keepdim=True)
+        overall = rows.mean(-2, keepdim=True)
+        rows = ((overall + EPS**2) / (rows + EPS**2)).sqrt()
+        factored = fast * rows * (columns + EPS**2).rsqrt()
+        if block.block.kind == "embedding":
+            orthogonal = mean * (mean.square().mean(-2, keepdim=True) + EPS**2).rsqrt()
+        else:
+            orthogonal = orthogonalize(mean)
+        shaped.append(torch.stack([factored, orthogonal], -3).flatten(-2))
+    elementwise = torch.stack([theta, grad * scale], -2)
+    flat = torch.cat([elementwise, adam, torch.cat(shaped, -1)], -2)
+
+    channels = layout.blocks_of_flat(flat)
+    grams = [part @ part.mT / part.shape[-1] for part in (c.flatten(-2) for c in channels)]
+    gram = torch.stack(grams, -3)
+    rms = (gram.diagonal(dim1=-2, dim2=-1) + EPS**2).sqrt()
+    cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
+    i, j = (torch.tensor(index, device=gram.device) for index in zip(*_PAIRS, strict=True))
+    fan_in = rms.new_tensor([float(b.fan_in) for b in layout.blocks])
+    known = torch.stack([rms[..., 0] * fan_in.sqrt(), *rms[..., 1:4].unbind(-1)], -1)
+    scalars = torch.cat([cosine[..., i, j], torch.asinh(0.5 * (known + 1e-6).log())], -1)
+    return Reading(channels, 1 / rms, scalars)

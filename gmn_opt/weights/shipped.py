@@ -1,0 +1,33 @@
+"""The weights inside the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gmn_opt.weights.files import WeightsError
+
+_FOLDER = Path(__file__).parent
+
+
+def available() -> list[str]:
+    """Names of the weights that ship with this package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def path_of(name: str) -> Path:
+    """File of the shipped weights ``name``; raises WeightsError for a name that is not shipped."""
+    if name not in available():
+        raise WeightsError(
+            f"No weights named {name!r} ship with this package; there are {available()}. To use "
+            "a file of your own, pass its path."
+        )
+    return _FOLDER / f"{name}.safetensors"
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card of shipped weights: command, commit, seed, data, compute, results."""
+    path = path_of(name).with_suffix(".json")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
