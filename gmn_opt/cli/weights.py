@@ -25,8 +25,10 @@ def list_weights(as_json: _AsJson = False) -> None:
     names = list(available())
     if as_json:
         sys.stdout.write(json.dumps(names) + "\n")
-    else:
-        sys.stdout.write("".join(f"{name}\n" for name in names) or "no weights are shipped\n")
+        return
+    sys.stdout.write("".join(f"{name}\n" for name in names))
+    if not names:
+        sys.stderr.write("no weights come with this installation\n")
 
 
 @weights_app.command("show")

@@ -152,17 +152,18 @@ def _error(failure: _Failure) -> JobError:
 
 
 def _next_event(events: Any, processes: Sequence[Any]) -> object:
-    """Wait for an event as long as somebody is left who could send one."""
+    """Wait for an event, unless a process has died."""
     while True:
+        dead = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
+        if dead:
+            raise JobError(
+                f"a worker process ended with exit code {dead[0]}; memory may have run out: "
+                "try --workers 1"
+            )
         try:
             return events.get(timeout=_PATIENCE)
         except queue.Empty:
-            dead = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
-            if dead:
-                raise JobError(
-                    f"a worker process ended with exit code {dead[0]}; memory may have run out: "
-                    "try --workers 1"
-                ) from None
+            continue
 
 
 def _stop(processes: Sequence[Any], *, politely: bool) -> None:
