@@ -1,1 +1,1 @@
-"""Tools that build the data shipped with the package."""
+"""Images for tasks, and the tool that builds the data shipped with the package."""

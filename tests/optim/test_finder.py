@@ -284,12 +284,10 @@ def test_overridden_parameters_methods_are_not_called_by_the_search() -> None:
 
 
 def test_lazy_proxies_are_not_woken() -> None:
-    class Proxy:
-        @property
-        def __class__(self) -> Any:  # type: ignore[misc]
-            raise AssertionError("woken")
+    def woken(self: object) -> type:
+        raise AssertionError("woken")
 
-    proxies = [Proxy()]
+    proxies = [type("Proxy", (), {"__class__": property(woken)})()]
     assert find_owner({0}) is None
     assert gc.is_tracked(proxies)
 
