@@ -1,0 +1,296 @@
+"""Models of dense layers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPBatchNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(),
+            nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3),
+        )  # fmt: skip
+
+
+class MLPLayerNorm(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3))
+
+
+class MLPPReLU(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3), nn.PReLU())
+
+
+class BilinearNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Bilinear(4, 5, 6)
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.mix(a, b)))
+
+
+class ResidualMLP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 6)
+        self.up = nn.ModuleList([nn.Linear(6, 7) for _ in range(2)])
+        self.down = nn.ModuleList([nn.Linear(7, 6) for _ in range(2)])
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + down(F.relu(up(x)))
+        return self.head(x)
+
+
+class DenseConcat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 5)
+        self.b = nn.Linear(9, 6)
+        self.c = nn.Linear(15, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, F.relu(self.a(x))], -1)
+        x = torch.cat([x, F.relu(self.b(x))], -1)
+        return self.c(x)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+        self.b = nn.Linear(5, 7)
+        self.out = nn.Linear(13, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.out(torch.cat([torch.tanh(self.a(x)), torch.sigmoid(self.b(y))], 1))
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(4, 6)
+        self.a = nn.Linear(6, 2)
+        self.b = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = F.silu(self.trunk(x))
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+class TiedAutoencoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4))
+        self.bias = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.relu(F.linear(x, self.weight, self.bias)), self.weight.t())
+
+
+class SharedLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 6)
+        self.again = nn.Linear(6, 6)
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        for _ in range(3):
+            x = torch.tanh(self.again(x))
+        return self.out(x)
+
+
+class Siren(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, 6), nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.sin(3 * self.b(torch.sin(3 * self.a(x)))))
+
+
+class WeightNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.a = norm(nn.Linear(4, 6))
+        self.b = norm(nn.Linear(6, 5), dim=1)
+        self.c = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(4, 6)
+        self.down = nn.Parameter(torch.randn(2, 4))
+        self.up = nn.Parameter(torch.randn(6, 2))
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.base.weight + self.up @ self.down
+        return self.out(torch.relu(F.linear(x, weight, self.base.bias)))
+
+
+class Maxout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).view(-1, 6, 2).amax(-1))
+
+
+class GLUNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.glu(self.a(x)))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class SwiGLUPacked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 12), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * value)
+
+
+class FiLM(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.condition = nn.Linear(2, 7)
+        self.film = nn.Linear(7, 10)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.film(torch.tanh(self.condition(z))).split(5, -1)
+        x = self.b(torch.relu(self.a(x)))
+        return self.out(torch.relu(x * (1 + scale) + shift))
+
+
+class HyperNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(2, 4 * 6)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        weight = self.make(z).view(-1, 6, 4)
+        return self.out(torch.relu(torch.bmm(weight, x[:, :, None])[..., 0]))
+
+
+class DeepSets(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.phi = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
+        self.rho = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rho(self.phi(x).sum(1))
+
+
+class SetLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.pool = nn.Linear(2, 6), nn.Linear(2, 6, bias=False)
+        self.out = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.own(x) + self.pool(x.mean(1, keepdim=True))))
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 6)
+        self.tokens = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 5))
+        self.norm = nn.LayerNorm(6)
+        self.channels = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.tokens(x.transpose(1, 2)).transpose(1, 2)
+        x = x + self.channels(self.norm(x))
+        return self.head(x.mean(1))
+
+
+class EinsumHeads(nn.Module):
+    """Heads that never mix: h may move, and d within each h."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(3, 4, 5))
+        self.b = nn.Parameter(torch.randn(3, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(torch.einsum("bi,hid->bhd", x, self.a))
+        return torch.einsum("bhd,hdo->bo", hidden, self.b)
+
+
+class StackedExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(3, 4, 5))
+        self.bias = nn.Parameter(torch.randn(3, 1, 5))
+        self.down = nn.Parameter(torch.randn(3, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.baddbmm(self.bias, x.expand(3, -1, -1), self.up)
+        return torch.bmm(torch.relu(hidden), self.down).sum(0)
+
+
+class SoftMoE(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(4, 2)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(2)
+        )
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x).softmax(-1)
+        outs = torch.stack([e(x) for e in self.experts], -1)
+        return self.head((outs * weights[:, None]).sum(-1))
+
+
+class DropoutNet(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 5), nn.Tanh(),
+            nn.AlphaDropout(), nn.Linear(5, 3),
+        )  # fmt: skip
