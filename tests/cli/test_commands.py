@@ -44,7 +44,7 @@ def test_demo_prints_a_table_and_writes_picture_and_record(
     runner: CliRunner, tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "folder"
-    options = ["--seeds", "1", "--steps", "2", "--model", "mlp", "--workers", "0"]
+    options = ["--seeds", "1", "--steps", "3", "--model", "mlp", "--workers", "0"]
     result = runner.invoke(app, ["demo", *options, "--out", str(out)])
 
     assert result.exit_code == 0, result.output
@@ -52,12 +52,12 @@ def test_demo_prints_a_table_and_writes_picture_and_record(
         assert text in result.output
     assert max(map(len, result.output.splitlines()[1:-1])) <= 80
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    check_record(json.loads((out / "result.json").read_text("utf-8")), ["mlp"], 2)
+    check_record(json.loads((out / "result.json").read_text("utf-8")), ["mlp"], 3)
 
 
 def test_demo_in_processes_prints_json(tmp_path: Path) -> None:
     """As a user would start it."""
-    options = ["--quick", "--steps", "1", "--model", "cnn", "--workers", "2", "--json"]
+    options = ["--quick", "--steps", "3", "--model", "cnn", "--workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "gmn_opt", "demo", *options, "--out", str(tmp_path)],
         capture_output=True,
@@ -68,9 +68,9 @@ def test_demo_in_processes_prints_json(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    check_record(record, ["cnn"], 1)
+    check_record(record, ["cnn"], 3)
     assert record["quick"]
-    assert any("1 seed and 1 steps" in note for note in record["notes"])
+    assert any("1 seed and 3 steps" in note for note in record["notes"])
     assert json.loads((tmp_path / "result.json").read_text("utf-8")) == record
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gmn_opt.cli.errors import fail
 
-_STEPS, _QUICK_STEPS = 600, 200
+_STEPS, _QUICK_STEPS = 500, 150
 _SEEDS, _QUICK_SEEDS = 3, 1
 
 
