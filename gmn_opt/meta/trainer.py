@@ -122,6 +122,7 @@ class MetaTrainer:
             run.horizon if run.known else None,
             self.config.second_order,
             last_weight=self.config.last_weight if ends and run.known else 1.0,
+            largest_loss=math.inf if run.first_loss is None else run.first_loss,
         )
         lr = self._lr()
         for group in self.outer.param_groups:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from gmn_opt.optim import LearnedRule
 
 
+#: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
+_SMALLEST_LOSS = 0.02
+
+
 @dataclass(frozen=True)
 class InnerState:
     """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, 3, P]``.
@@ -77,13 +81,15 @@ def unroll(
     second_order: bool = False,
     split: Split = "inner_train",
     last_weight: float = 1.0,
+    largest_loss: float = float("inf"),
 ) -> Unrolled:
     """Train for ``steps`` steps with ``rule`` and judge every step on a fresh batch.
 
     The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
     next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
-    weighted by 1 / its mean loss in the window: in effect, the log loss. ``last_weight`` is the
-    weight of the final step relative to the others.
+    weighted by 1 / its mean loss in the window: in effect, the log loss, except that a loss above
+    ``largest_loss`` (that of the untrained network, say) does not lower the weight any further.
+    ``last_weight`` is the weight of the final step relative to the others.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
@@ -120,7 +126,7 @@ def unroll(
         losses.append(value)
     stacked = torch.stack(losses)
     detached = stacked.detach()
-    scale = 1.0 / torch.minimum(detached.mean(0), detached[0] * 1.5 + 1e-3).clamp_min(0.02)
+    scale = 1.0 / detached.mean(0).clamp(_SMALLEST_LOSS, max(largest_loss, _SMALLEST_LOSS))
     weights = torch.ones(steps, device=device, dtype=stacked.dtype)
     weights[-1] = last_weight
     weights = weights / weights.sum()

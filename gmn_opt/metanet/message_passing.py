@@ -103,13 +103,13 @@ class BlockedLayer(nn.Module):
             if kernel is not None:
                 src = src + self.from_kernel(kernel)
             dst = b.dst.read(as_dst[b.dst.group]) + per_block[i].unsqueeze(-2)
-            h = mix_channels(self.edge.weight, e) + src.mT.contiguous().unsqueeze(-2)
-            h = silu(h + dst.mT.contiguous().unsqueeze(-1))
+            h = mix_channels(self.edge.weight, e)
+            h = _activate(h, src.mT.contiguous().unsqueeze(-2), dst.mT.contiguous().unsqueeze(-1))
             at_dst, at_src = h.mean(-1).mT, b.pool_src(h.mean(-2).mT)
             messages[0][b.dst.group].append(b.dst.write(at_dst))
             messages[1][b.src.group].append(b.src.write(at_src))
             to_block.append(at_dst.mean(-2))
-            edges.append(e + h)
+            edges.append(e + h if torch.is_grad_enabled() else h.add_(e))
         if layout.graph.links:
             along = self.along_link(nodes).split(layout.group_sizes, -2)
             against = self.against_link(nodes).split(layout.group_sizes, -2)
@@ -127,6 +127,17 @@ class BlockedLayer(nn.Module):
         everything = [graph, blocks.mean(-2), mean_node]
         new_graph = states.graph + self.graph_mlp(torch.cat(everything, -1))
         return States(new_nodes, edges, new_blocks, new_graph)
+
+
+def _activate(h: Tensor, *terms: Tensor) -> Tensor:
+    """silu of ``h`` plus ``terms``; overwrites ``h`` where no gradient is recorded."""
+    if torch.is_grad_enabled():
+        for term in terms:
+            h = h + term
+        return silu(h)
+    for term in terms:
+        h.add_(term)
+    return silu(h, inplace=True)
 
 
 def _pool(messages: list[list[Tensor]], like: tuple[Tensor, ...]) -> Tensor:
