@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.labels import Site
-from gmn_opt.graph.tracing import Escapes, Tracer
+from gmn_opt.graph.tracing import Escapes, PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
 MAX_PASSES = 4
@@ -99,18 +99,24 @@ def _passes(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tracer, dict[str, Label]]:
     mutated: set[int] = set()
+    packed: set[PackedKey] = set()
     for _ in range(MAX_PASSES):
-        tracer, buffers = _one_pass(model, args, kwargs, mutated)
-        if not tracer.newly_mutated - mutated:
+        tracer, buffers = _one_pass(model, args, kwargs, mutated, packed)
+        if not (tracer.newly_mutated - mutated or tracer.newly_packed - packed):
             break
         mutated |= tracer.newly_mutated
+        packed |= tracer.newly_packed
     return tracer, buffers
 
 
 def _one_pass(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], mutated: set[int]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mutated: set[int],
+    packed: set[PackedKey],
 ) -> tuple[Tracer, dict[str, Label]]:
-    tracer = Tracer(mutated)
+    tracer = Tracer(mutated, packed)
     for name, p in model.named_parameters():
         tracer.add_parameter(name, p)
     buffers: dict[str, Label] = {}

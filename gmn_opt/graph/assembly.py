@@ -14,7 +14,7 @@ from gmn_opt.graph.labels import Leg, Node, Piece, SiteRef
 from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, Link, NodeGroup
 from gmn_opt.graph.uses import Label, Record, Use
 
-GroupKey = tuple[int, tuple[Node, ...]]
+GroupKey = tuple[int, int, tuple[Node, ...]]
 
 
 class Met(NamedTuple):
@@ -23,6 +23,7 @@ class Met(NamedTuple):
     use: int
     role: DimRole
     site: SiteRef | None
+    offset: int
 
 
 class Assembler:
@@ -47,9 +48,9 @@ class Assembler:
                 other = theirs[i].legs if len(theirs) == len(mine) else ()
                 for k, leg in enumerate(piece.legs):
                     site = other[k].site if len(other) == len(piece.legs) else None
-                    for index, dim in leg.origins:
+                    for index, dim, at in leg.origins:
                         found = self.met[index].setdefault((dim, leg.node), [])
-                        found.append(Met(number, pair.role, site))
+                        found.append(Met(number, pair.role, site, at))
                         if number not in self.used[index]:
                             self.used[index].append(number)
 
@@ -66,11 +67,18 @@ class Assembler:
         """The group of a site that has the leaves ``wanted``, made when first asked for."""
         site = ref.site
         leaves = tuple(n for n in wanted if n.size > 1) or tuple(wanted[:1])
+        index: Sequence[int] = range(1)
         if site.kind == "hidden":
-            leaves = _home(ref, wanted) or leaves
-        key: GroupKey = (site.id, (*ref.selected, *leaves))
+            piece = _home(ref, wanted)
+            if piece is not None:
+                index = piece.index
+                nodes = [leg.node for leg in piece.legs]
+                leaves = tuple(dict.fromkeys(n for n in nodes if n.size > 1)) or tuple(nodes[:1])
+        key: GroupKey = (site.id, index[0], leaves)
         if key not in self.groups:
             name = _short(site.name)
+            if len(lab.distribute(site.axis)) > 1 and site.kind == "hidden":
+                name += f"[{index[0]}:{index[-1] + 1}]"
             ids = tuple(self.factor(n, name) for n in leaves)
             role = "input" if site.kind in ("input", "index") else "hidden"
             self.groups[key] = len(self.group_list)
@@ -98,9 +106,9 @@ class Assembler:
         return [self._block(index, name, combo) for combo in product(*pieces)]
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
-        met = self.met[index]
         leaves = [(d, leg.node) for d, piece in enumerate(pieces) for leg in piece.legs]
-        use_number = self._best_use(index, leaves)
+        met = {key: self._met_at(index, key, pieces[key[0]].index[0]) for key in leaves}
+        use_number = self._best_use(met, leaves)
         chosen: dict[tuple[int, Node], Met] = {}
         for key in leaves:
             found = met.get(key, [])
@@ -155,8 +163,14 @@ class Assembler:
             dict(use.attributes) if use is not None else {},
         )
 
-    def _best_use(self, index: int, leaves: Iterable[tuple[int, Node]]) -> int | None:
-        met = self.met[index]
+    def _met_at(self, index: int, key: tuple[int, Node], offset: int) -> list[Met]:
+        """How a leaf was used, in the part of its axis at ``offset`` where that is known."""
+        found = self.met[index].get(key, [])
+        return [m for m in found if m.offset == offset] or found
+
+    def _best_use(
+        self, met: dict[tuple[int, Node], list[Met]], leaves: Iterable[tuple[int, Node]]
+    ) -> int | None:
         votes: dict[int, int] = {}
         for key in leaves:
             for m in {m.use for m in met.get(key, [])}:
@@ -167,18 +181,15 @@ class Assembler:
         return min(u for u, n in votes.items() if n == most)
 
 
-def _home(ref: SiteRef, wanted: Sequence[Node]) -> tuple[Node, ...]:
-    """All leaves of the part of a site that holds most of ``wanted``."""
-    best: tuple[Node, ...] = ()
-    score = 0
+def _home(ref: SiteRef, wanted: Sequence[Node]) -> Piece | None:
+    """The piece of a site's axis that holds most of ``wanted``, at the site's offset if in doubt."""
+    best: Piece | None = None
+    score = (0, False)
     for piece in lab.distribute(ref.site.axis):
-        nodes = [leg.node for leg in piece.legs]
-        hits = sum(any(n is w for w in wanted) for n in nodes)
-        hits += sum(any(n is s for s in ref.selected) for n in nodes)
-        if hits > score:
-            score = hits
-            unique = list(dict.fromkeys(n for n in nodes if n.size > 1)) or nodes[:1]
-            best = tuple(unique)
+        hits = sum(any(leg.node is w for w in wanted) for leg in piece.legs)
+        mark = (hits, piece.index[0] == ref.offset)
+        if hits and mark > score:
+            best, score = piece, mark
     return best
 
 
@@ -197,7 +208,7 @@ def _main_site(found: Sequence[tuple[Node, SiteRef | None]]) -> SiteRef | None:
     """The site that most of the elements belong to; inputs only if nothing else is there."""
     best: SiteRef | None = None
     score = (-1.0, -1.0, -1)
-    for ref in {r for _, r in found if r is not None}:
+    for ref in dict.fromkeys(r for _, r in found if r is not None):
         size = 1
         for node, other in found:
             inside = _belongs(ref, node) if ref.site.kind == "hidden" else other == ref
@@ -274,17 +285,16 @@ def _buffer(a: Assembler, name: str, label: Label, blocks: list[Block]) -> list[
 
 
 def _links(a: Assembler) -> list[Link]:
-    by_site: dict[int, list[int]] = {}
+    by_site: dict[int, list[tuple[int, int]]] = {}
     for key, number in a.groups.items():
         if isinstance(key, tuple):
-            by_site.setdefault(key[0], []).append(number)
-    found: list[Link] = []
-    for (src, dst, kind), _ in a.record.links.items():
-        for i in by_site.get(src, ()):
-            for j in by_site.get(dst, ()):
+            by_site.setdefault(key[0], []).append((key[1], number))
+    found: dict[Link, None] = {}
+    for (_, _, kind), (src, dst) in a.record.links.items():
+        for at, i in by_site.get(src.site.id, ()):
+            for to, j in by_site.get(dst.site.id, ()):
+                aligned = at - src.offset == to - dst.offset
                 same = a.group_list[i].factors == a.group_list[j].factors
-                if i != j and same and kind in ("residual", "product", "norm"):
-                    link = Link(i, j, kind)  # type: ignore[arg-type]
-                    if link not in found:
-                        found.append(link)
-    return found
+                if i != j and aligned and same and kind != "cat":
+                    found[Link(i, j, kind)] = None  # type: ignore[arg-type]
+    return list(found)

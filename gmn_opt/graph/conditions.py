@@ -57,4 +57,18 @@ def _cells(
         return
     done.add(key)
     for combo in product(*pieces):
-        yield frozenset(n for option in combo for n in option)
+        leaves = [n for option in combo for n in option]
+        width = max((len(n.members) for n in leaves if n.members), default=0)
+        for i in range(width):
+            yield frozenset(m for n in leaves for m in _member(n, i))
+        if not width:
+            yield frozenset(leaves)
+
+
+def _member(node: Node, index: int) -> list[Node]:
+    """The leaves that a family stands for at one index of what it runs over."""
+    if node.members is None:
+        return [node]
+    if index >= len(node.members):
+        return []
+    return lab.expand((node.members[index],))

@@ -24,10 +24,12 @@ class Node:
     """An index set of ``size`` elements; equal nodes share a root.
 
     At most one of ``factors`` (this set is a product, outermost first) and ``segments`` (this set
-    is a concatenation of axes) is given; a node with neither is a leaf.
+    is a concatenation of axes) is given; a node with neither is a leaf. A leaf with ``members`` is a
+    family: the set depends on the index along the node ``over``, which every tensor that has the
+    family has too. Where it does not, the family collapses: its members become one.
     """
 
-    __slots__ = ("factors", "fixed", "parent", "segments", "serial", "size")
+    __slots__ = ("factors", "fixed", "members", "over", "parent", "segments", "serial", "size")
 
     def __init__(self, size: int, fixed: str | None = None) -> None:
         self.size = size
@@ -35,6 +37,8 @@ class Node:
         self.parent: Node | None = None
         self.factors: tuple[Node, ...] | None = None
         self.segments: tuple[tuple[Node, ...], ...] | None = None
+        self.members: tuple[Node, ...] | None = None
+        self.over: Node | None = None
         self.serial = next(_serial)
 
     def __repr__(self) -> str:
@@ -55,23 +59,33 @@ class Site:
 
 
 class SiteRef(NamedTuple):
-    """A site, or the part of it that was selected by single elements of a concatenation."""
+    """A site, or the part of its axis that starts at ``offset``."""
 
     site: Site
-    selected: tuple[Node, ...] = ()
+    offset: int = 0
+
+    def shifted(self, by: int) -> SiteRef:
+        """The part that starts ``by`` further on."""
+        return SiteRef(self.site, self.offset + by)
 
 
 class Leg(NamedTuple):
     """A node as it occurs in a tensor.
 
-    ``origins`` holds ``(parameter index, dim)`` pairs for tensors computed from parameters alone;
+    ``origins`` holds ``(parameter index, dim, offset)`` for tensors computed from parameters alone;
     ``parts`` keeps the axes of a concatenation with the sites of their own.
     """
 
     node: Node
     site: SiteRef | None = None
-    origins: tuple[tuple[int, int], ...] = ()
+    origins: tuple[tuple[int, int, int], ...] = ()
     parts: tuple[Axis, ...] | None = None
+
+    def shifted(self, by: int) -> Leg:
+        """The leg of the part of its axis that starts ``by`` further on."""
+        site = self.site.shifted(by) if self.site else None
+        origins = tuple((p, dim, at + by) for p, dim, at in self.origins)
+        return self._replace(site=site, origins=origins)
 
 
 Axis = tuple[Leg, ...]
@@ -113,6 +127,7 @@ def fix(nodes: Iterable[Node], reason: str) -> None:
 def children(root: Node) -> Iterator[Node]:
     """The nodes that ``root`` is directly made of."""
     yield from root.factors or ()
+    yield from root.members or ()
     for segment in root.segments or ():
         yield from segment
 
@@ -121,6 +136,16 @@ def split(node: Node, outer: int) -> tuple[Node, Node] | None:
     """Write ``node`` as a product of ``outer`` times the rest; None if it cannot be."""
     root = find(node)
     inner = root.size // outer
+    if root.members is not None:
+        halves = [cut_product((m,), inner) for m in root.members]
+        cuts = [h for h in halves if h is not None and len(h[0]) == len(h[1]) == 1]
+        if len(cuts) < len(halves):
+            return split(collapse(root), outer)
+        head, tail = Node(outer, root.fixed), Node(inner, root.fixed)
+        head.members, tail.members = tuple(c[0][0] for c in cuts), tuple(c[1][0] for c in cuts)
+        head.over = tail.over = root.over
+        root.members, root.factors = None, (head, tail)
+        return head, tail
     if root.segments is None:
         root.factors = (Node(outer, root.fixed), Node(inner, root.fixed))
         return root.factors[0], root.factors[1]
@@ -141,6 +166,33 @@ def split(node: Node, outer: int) -> tuple[Node, Node] | None:
     root.segments = None
     root.factors = (head, tail_node)
     return head, tail_node
+
+
+def make_family(node: Node, count: int) -> tuple[Node, Node] | None:
+    """Cut a leaf into ``count`` segments; returns their index and the family of the segments."""
+    root = find(node)
+    if root.segments is not None or root.members is not None or root.fixed is not None:
+        return None
+    size = root.size // count
+    members = tuple(Node(size) for _ in range(count))
+    root.segments = tuple((m,) for m in members)
+    over, family = Node(count, "the order of packed parts"), Node(size)
+    family.members, family.over = members, over
+    return over, family
+
+
+def collapse(node: Node) -> Node:
+    """Make all members of a family one index set, and the family that set."""
+    root = find(node)
+    if root.members is None:
+        return root
+    members, root.members, root.over = root.members, None, None
+    for other in members[1:]:
+        unify((members[0],), (other,))
+    root.factors = tuple(expand((members[0],)))
+    if root.fixed is not None:
+        fix(root.factors, root.fixed)
+    return root
 
 
 def cut_product(nodes: Sequence[Node], inner: int) -> tuple[list[Node], list[Node]] | None:
@@ -181,6 +233,8 @@ def flat_segments(root: Node) -> list[tuple[Node, ...]]:
 
 def segment(nodes: Sequence[Node], sizes: Sequence[int]) -> list[tuple[Node, ...]] | None:
     """Cut an axis into consecutive segments of ``sizes``; None if it had to be fixed instead."""
+    for n in expand(nodes):
+        collapse(n)
     axis = [n for n in expand(nodes) if n.size > 1] or expand(nodes)
     if len(sizes) == 1:
         return [tuple(axis)]
@@ -261,6 +315,9 @@ def unify(a: Sequence[Node], b: Sequence[Node], reason: str = "axes that do not 
         x, y = left.pop(0), right.pop(0)
         if x is y:
             continue
+        if (x.members or y.members) and not _same_family(x, y):
+            left[:0], right[:0] = expand((collapse(x),)), expand((collapse(y),))
+            continue
         if x.size == y.size:
             if not _merge(x, y, reason):
                 fix([*left, *right], reason)
@@ -276,8 +333,22 @@ def unify(a: Sequence[Node], b: Sequence[Node], reason: str = "axes that do not 
     return True
 
 
+def _same_family(x: Node, y: Node) -> bool:
+    """Whether two families run over the same index, member by member."""
+    if x.members is None or y.members is None or x.over is None or y.over is None:
+        return False
+    return x.size == y.size and find(x.over) is find(y.over)
+
+
 def _merge(x: Node, y: Node, reason: str) -> bool:
     """Join two roots of equal size, neither of them a product."""
+    if x.members is not None and y.members is not None:
+        for m, n in zip(x.members, y.members, strict=True):
+            unify((m,), (n,), reason)
+        x.parent = y
+        if x.fixed:
+            fix([y], x.fixed)
+        return True
     if x.segments is not None and y.segments is not None:
         mine, theirs = flat_segments(x), flat_segments(y)
         if [size_of(s) for s in mine] != [size_of(s) for s in theirs]:
@@ -349,15 +420,17 @@ def distribute(axis: Axis) -> list[Piece]:
     if not legs:
         return [Piece(range(1), ())]
     options: list[list[Piece]] = []
-    for leg in legs:
+    for k, leg in enumerate(legs):
         if leg.node.segments is None:
             options.append([Piece(range(leg.node.size), (leg,))])
             continue
         pieces: list[Piece] = []
         at = 0
+        inner = size_of(x.node for x in legs[k + 1 :])
         parts = leg.parts if _parts_fit(leg) else None
         for i, seg in enumerate(leg.node.segments):
-            sub = parts[i] if parts else tuple(Leg(n, leg.site, leg.origins) for n in seg)
+            here = leg.shifted(at * inner)
+            sub = parts[i] if parts else tuple(here._replace(node=n, parts=None) for n in seg)
             for piece in distribute(sub):
                 shifted = shift(piece.index, at)
                 pieces.append(Piece(shifted, piece.legs))

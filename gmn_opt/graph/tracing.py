@@ -12,6 +12,7 @@ place); such a constant needs one lasting label, so the pass is repeated knowing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,32 +23,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
 from gmn_opt.graph.rules import RULES, NoRuleError
+from gmn_opt.graph.rules.names import (
+    FACTORIES,
+    KEEPS_UNIFORM,
+    NONLINEAR,
+    NOT_POINTWISE,
+    POINTWISE,
+    RANDOM,
+)
 from gmn_opt.graph.structure import BlockKind
 from gmn_opt.graph.uses import Label, Pair, Record, Use
 
-_FACTORIES = frozenset(
-    ["zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "empty_strided", "new_empty_strided"]
-)
-_RANDOM = frozenset(
-    ["rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "normal", "normal_", "uniform_", "normal_functional", "exponential_", "cauchy_", "geometric_", "log_normal_", "randperm", "multinomial", "poisson", "bernoulli"]
-)
-_NONLINEAR = frozenset(
-    ["relu", "gelu", "silu", "tanh", "sigmoid", "sin", "cos", "leaky_relu", "elu", "softplus", "hardtanh", "hardswish", "hardsigmoid", "celu", "selu", "mish", "relu6", "exp", "square", "abs", "erf", "prelu", "log_sigmoid_forward", "rrelu_with_noise"]
-)
-_NOT_POINTWISE = frozenset(
-    ["fill", "fill_", "zero_", "masked_scatter", "bernoulli_", "dropout", "native_dropout", "uniform_", "normal_"]
-)
+
+MAX_PACKED = 8
+PackedKey = tuple[int, int, int]
 
 
 class Tracer(TorchDispatchMode):
     """The dispatch mode that labels tensors. One instance follows one pass."""
 
-    def __init__(self, mutated: set[int]) -> None:
+    def __init__(self, mutated: set[int], packed: set[PackedKey]) -> None:
         super().__init__()
         self.labels: dict[int, Label] = {}
         self.kept: list[Tensor] = []
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
+        self.deferred: dict[int, Callable[[], Label]] = {}
+        self.packed = packed
+        self.newly_packed: set[PackedKey] = set()
+        self.splits: dict[Node, PackedKey] = {}
+        self.op_count = 0
         self.record = Record([])
         self.names: list[str] = []
         self.unknown: set[str] = set()
@@ -68,7 +73,7 @@ class Tracer(TorchDispatchMode):
         """Give a parameter a fresh, free index set per dim."""
         index = len(self.names)
         axes = tuple(
-            (Leg(Node(size), None, ((index, dim),)),) for dim, size in enumerate(tensor.shape)
+            (Leg(Node(size), None, ((index, dim, 0),)),) for dim, size in enumerate(tensor.shape)
         )
         self.names.append(name)
         self.parameter_ids[id(tensor)] = index
@@ -93,13 +98,16 @@ class Tracer(TorchDispatchMode):
         """Attach a label to a tensor and keep the tensor alive, so that its id stays its own."""
         self.labels[id(tensor)] = label
         self.kept.append(tensor)
-        try:
+        with suppress(NotImplementedError, RuntimeError):
             self.storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
-        except (NotImplementedError, RuntimeError):
-            pass
 
     def label(self, tensor: Tensor) -> Label:
         """The label of an operator's input."""
+        thunk = self.deferred.pop(id(tensor), None)
+        if thunk is not None:
+            made = thunk()
+            self.see(made.axes)
+            self.set(tensor, made)
         waiting = self.later.pop(id(tensor), None)
         if waiting is not None:
             self.fix(Label(waiting[0]), waiting[1])
@@ -141,7 +149,38 @@ class Tracer(TorchDispatchMode):
 
     def hidden(self, axes: Sequence[Axis]) -> None:
         """Remember a statistic that exists only inside of an operator (a softmax's sum)."""
-        self.record.seen.append(tuple(axes))
+        self.see(tuple(axes))
+
+    def see(self, axes: tuple[Axis, ...]) -> None:
+        """Remember which index sets occur together; families without their index collapse."""
+        roots = [leg.node for axis in axes for leg in lab.expand_axis(axis)]
+        for root in roots:
+            if root.members is not None and root.over is not None:
+                over = lab.find(root.over)
+                if not any(other is over for other in roots):
+                    lab.collapse(root)
+        self.record.seen.append(axes)
+
+    def split_off(self, node: Node, outer: int) -> tuple[Node, Node] | None:
+        """Split a node by a view; packed parts that are selected one by one become a family."""
+        root = lab.find(node)
+        leaf = root.segments is None and root.members is None and root.fixed is None
+        if not leaf or outer > MAX_PACKED:
+            return lab.split(node, outer)
+        number = (self.op_count, root.size, outer)
+        if number in self.packed:
+            return lab.make_family(node, outer)
+        halves = lab.split(node, outer)
+        if halves is not None:
+            self.splits[halves[0]] = number
+        return halves
+
+    def selected(self, axis: Axis) -> None:
+        """Note that single indices of an axis are read."""
+        for leg in axis:
+            for node, number in self.splits.items():
+                if lab.find(node) is lab.find(leg.node):
+                    self.newly_packed.add(number)
 
     # ------------------------------------------------------------------ meetings of axes
 
@@ -181,7 +220,7 @@ class Tracer(TorchDispatchMode):
         """The name of the parameter behind some axes."""
         for axis in axes:
             for leg in axis:
-                for index, _ in leg.origins:
+                for index, _, _ in leg.origins:
                     return self.names[index]
         return "constant"
 
@@ -211,13 +250,14 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
         if name not in RULES and func.namespace == "aten" and func._can_decompose():
-            if torch.Tag.pointwise not in func.tags:
+            if not is_pointwise(func, name):
                 with self:
                     composed = func.decompose(*args, **kwargs)
                 if composed is not NotImplemented:
                     return composed
         out = func(*args, **kwargs)
         self.op = name
+        self.op_count += 1
         self._follow(func, name, out, args, kwargs)
         return out
 
@@ -229,18 +269,23 @@ class Tracer(TorchDispatchMode):
         self.work += sum(t.numel() for t in outputs)
         inputs = [*_tensors(args), *_tensors(kwargs)]
         self._note_mutation(func, args, kwargs)
-        if name in _FACTORIES:
+        if name in FACTORIES:
             for tensor in outputs:
                 self._constant(tensor)
             return
-        if name in _RANDOM:
+        if name in RANDOM:
             self._noise(name, outputs, inputs)
             return
+        if inputs and (name in KEEPS_UNIFORM or is_pointwise(func, name)):
+            if all(self._is_uniform(t) for t in inputs):
+                for tensor in outputs:
+                    self._constant(tensor)
+                return
         try:
             handler = RULES.get(name) or (RULES.get(name[:-1]) if name.endswith("_") else None)
             if handler is not None:
                 made = handler(self, out, *args, **kwargs)
-            elif torch.Tag.pointwise in func.tags and name not in _NOT_POINTWISE:
+            elif is_pointwise(func, name):
                 made = self.pointwise(name, outputs, inputs)
             else:
                 raise NoRuleError(f"{func.namespace}::{name} has no rule")
@@ -249,6 +294,10 @@ class Tracer(TorchDispatchMode):
             self._give_up(str(error), outputs, inputs)
 
     def _attach(self, outputs: list[Tensor], made: Any, inputs: list[Tensor]) -> None:
+        if callable(made):
+            self.deferred[id(outputs[0])] = made
+            self.kept.append(outputs[0])
+            return
         found = [made] if isinstance(made, Label) else list(made)
         if len(found) < len(outputs):
             raise NoRuleError(f"{self.op}: more outputs than its rule labels")
@@ -258,7 +307,7 @@ class Tracer(TorchDispatchMode):
                 sizes = tuple(lab.size_of(lab.nodes_of(a)) for a in label.axes)
                 if sizes != tuple(tensor.shape):
                     raise NoRuleError(f"{self.op}: an unforeseen output shape")
-                self.record.seen.append(label.axes)
+                self.see(label.axes)
             if id(tensor) in known and id(tensor) in self.labels:
                 old = self.label(tensor)
                 for a, b in zip(old.axes, label.axes, strict=True):
@@ -281,14 +330,24 @@ class Tracer(TorchDispatchMode):
             if tensor.dim():
                 self.fix(self.label(tensor), f"its values leave the graph in {name}")
 
+    def _is_uniform(self, tensor: Tensor) -> bool:
+        known = self.labels.get(id(tensor))
+        return known is not None and known.uniform
+
     def _constant(self, tensor: Tensor) -> None:
-        number = self.created
-        self.created += 1
+        """Label a tensor whose elements are all alike, unless it is known to be written to."""
+        if id(tensor) in self.labels:
+            return
+        storage = tensor.untyped_storage()._cdata
+        number = self.constants.get(storage)
+        if number is None:
+            number = self.created
+            self.created += 1
+            self.constants[storage] = number
         if number in self.mutated:
             self.set(tensor, Label(tuple((Leg(Node(n)),) for n in tensor.shape), "constant"))
         else:
             self.set(tensor, Label((), "constant", uniform=True))
-            self.constants[id(tensor)] = number
 
     def _noise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
         self.random = True
@@ -312,18 +371,9 @@ class Tracer(TorchDispatchMode):
 
     def _mutates(self, value: Any) -> None:
         for tensor in _tensors(value):
-            number = self.constants.get(id(tensor))
-            known = self.labels.get(id(tensor))
-            if number is None and known is not None and known.uniform:
-                number = self._uniform_base(tensor)
+            number = self.constants.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self.newly_mutated.add(number)
-
-    def _uniform_base(self, tensor: Tensor) -> int | None:
-        for other in self.storages.get(tensor.untyped_storage()._cdata, []):
-            if id(other) in self.constants:
-                return self.constants[id(other)]
-        return None
 
     # ------------------------------------------------------------------ pointwise operators
 
@@ -331,10 +381,8 @@ class Tracer(TorchDispatchMode):
         """Any operator that acts on each element alone, with broadcasting."""
         if not inputs:
             raise NoRuleError(f"{name} makes a tensor from nothing")
-        if all(self.labels.get(id(t), Label(())).uniform for t in inputs):
-            return [Label((), "constant", uniform=True) for _ in outputs]
         result = self.broadcast([self.label(t) for t in inputs], outputs[0].shape, _flavour(name))
-        if name.rstrip("_") in _NONLINEAR:
+        if name.rstrip("_") in NONLINEAR:
             for axis in result.axes:
                 for leg in axis:
                     site = leg.site.site if leg.site is not None else None
@@ -344,6 +392,9 @@ class Tracer(TorchDispatchMode):
 
     def broadcast(self, operands: list[Label], shape: Sequence[int], flavour: str) -> Label:
         """The label of broadcast operands, with all uses and links that the meeting makes."""
+        if any(x.kind == "parameter" and any(x.axes) for x in operands):
+            # A number computed on the way, such as a spectral norm, leaves a weight a weight.
+            operands = [x if any(x.axes) else x._replace(kind="constant") for x in operands]
         kinds = {x.kind for x in operands}
         if "activation" in kinds:
             acts = [x for x in operands if x.kind == "activation"]
@@ -422,6 +473,13 @@ class Escapes(TorchFunctionMode):
 
 
 _DATA_GETTER = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+def is_pointwise(func: Any, name: str) -> bool:
+    """Whether an operator acts on each element alone."""
+    if name in NOT_POINTWISE:
+        return False
+    return torch.Tag.pointwise in func.tags or name in POINTWISE or name.rstrip("_") in POINTWISE
 
 
 def _n(func: Any) -> str:

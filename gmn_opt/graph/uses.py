@@ -47,7 +47,7 @@ class Record:
 
     parameters: list[Label]
     uses: list[Use] = field(default_factory=list)
-    links: dict[tuple[int, int, str], tuple[SiteRef, SiteRef]] = field(default_factory=dict)
+    links: dict[tuple[SiteRef, SiteRef, str], tuple[SiteRef, SiteRef]] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     seen: list[tuple[Axis, ...]] = field(default_factory=list)
     output_sites: set[int] = field(default_factory=set)
@@ -56,7 +56,7 @@ class Record:
         """Remember an identity edge between two sites."""
         if src is None or dst is None or src == dst:
             return
-        self.links.setdefault((src.site.id, dst.site.id, kind), (src, dst))
+        self.links.setdefault((src, dst, kind), (src, dst))
 
 
 def newest(legs: list[Leg]) -> SiteRef | None:

@@ -21,12 +21,14 @@ def contract(t: Tracer, a: Label, b: Label, batch: int = 0) -> Label:
     The contracted axes become one index set. Between activations that is all; where one side is
     made of parameters, its free axis becomes a new site of neurons.
     """
+    if a.kind == b.kind == "parameter" and _is_transposed(b):
+        a = t.materialize(a)
     a_free, a_in = a.axes[batch:-1], a.axes[-1]
     b_in, b_free = b.axes[batch], b.axes[batch + 1 :]
     t.unify(a_in, b_in)
     t.hidden([*a.axes[:batch], *a_free, *b_free, a_in])
     shared = list(zip(a.axes[:batch], b.axes[:batch], strict=True))
-    if "parameter" in (a.kind, b.kind) and "activation" in (a.kind, b.kind):
+    if (a.kind == "parameter") != (b.kind == "parameter"):
         if b.kind == "parameter":
             batch_axes, made = _apply(t, a_in, b_in, shared, b_free)
             return Label((*batch_axes, *a_free, *made), "activation")
@@ -47,6 +49,14 @@ def contract(t: Tracer, a: Label, b: Label, batch: int = 0) -> Label:
     if "parameter" in (a.kind, b.kind):
         both = "parameter"
     return Label((*axes, *a_free, *b_free), both)  # type: ignore[arg-type]
+
+
+def _is_transposed(label: Label) -> bool:
+    """Whether a matrix of parameters comes as in ``x @ weight.T``: then ``x`` plays the data."""
+    if len(label.axes) < 2:
+        return False
+    dims = [[dim for leg in axis for _, dim, _ in leg.origins] for axis in label.axes[-2:]]
+    return bool(dims[0]) and bool(dims[1]) and min(dims[0]) > max(dims[1])
 
 
 def _site_age(leg: lab.Leg) -> int:

@@ -66,7 +66,7 @@ def _regroup(t: Tracer, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis
                 taken.append(leg)
                 rest //= n
                 continue
-            cut = lab.split(leg.node, rest) if n % rest == 0 else None
+            cut = t.split_off(leg.node, rest) if n % rest == 0 else None
             if cut is None:
                 for axis in axes:
                     t.fix_axis(axis, f"{t.op} regroups axes that do not fit")
@@ -74,7 +74,9 @@ def _regroup(t: Tracer, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis
                     (Leg(Node(s, f"{t.op} regroups axes that do not fit"), legs and legs[0].site),)
                     if s > 1 else () for s in sizes
                 ]  # fmt: skip
-            legs[:0] = lab.expand_axis((leg._replace(parts=None),))
+            legs[:0] = [
+                g for node in cut for g in lab.expand_axis((leg._replace(node=node, parts=None),))
+            ]
             taken.append(legs.pop(0))
             rest //= taken[-1].node.size
             while rest > 1 and legs and rest % legs[0].node.size == 0:
@@ -109,8 +111,7 @@ def complex_view(t: Tracer, out: Tensor, x: Tensor) -> Label:
       "_autocast_to_full_precision", "set_data", "nan_to_num", "type_as")  # fmt: skip
 def same(t: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> list[Label]:
     """The same axes; dropout's mask is drawn anew for every element, so no index is special."""
-    known = t.labels.get(id(x))
-    label = known if known is not None and known.uniform else t.label(x)
+    label = t.label(x)
     return [label, label]
 
 
@@ -167,9 +168,6 @@ def squeeze(t: Tracer, out: Tensor, x: Tensor, dims: Any = None) -> Label:
 @rule("expand", "expand_copy", "expand_as")
 def expand(t: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> Label:
     """Repeats along an axis are all alike, so their order does not matter."""
-    known = t.labels.get(id(x))
-    if known is not None and known.uniform:
-        return known
     label = t.label(x)
     new = len(out.shape) - len(label.axes)
     axes: list[Axis] = []
@@ -212,10 +210,21 @@ def cut(t: Tracer, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
         return [tuple(Leg(n) for n in part) for part in made]
     first, rest = legs[0], legs[1:]
     out: list[Axis] = []
-    for part in made:
+    start = 0
+    for part, size in zip(made, sizes, strict=True):
         head = part[: len(part) - len(lab.expand(lab.nodes_of(tuple(rest))))]
-        out.append((*(Leg(n, first.site, first.origins) for n in head), *rest))
+        whole = (*(Leg(n, first.site, first.origins) for n in head), *rest)
+        out.append(shifted(whole, first, start))
+        start += size
     return out
+
+
+def shifted(axis: Axis, like: Leg, by: int) -> Axis:
+    """The same axis; legs of the same place as ``like`` stand for the part ``by`` further on."""
+    if by == 0:
+        return axis
+    same = (like.site, like.origins)
+    return tuple(g.shifted(by) if (g.site, g.origins) == same else g for g in axis)
 
 
 @rule("slice", "slice_copy", "narrow")
@@ -263,28 +272,26 @@ def _select(t: Tracer, label: Label, dim: int, index: int, size: int) -> Label:
     if not legs:
         return label.with_axes(rest)
     reason = "single indices are selected"
-    t.fix_axis(label.axes[dim], reason)
     leg = legs[0]
-    if len(legs) == 1 and leg.node.segments is not None and leg.site is not None:
-        chosen = _segment_at(leg.node, index)
-        if chosen is not None:
-            site = leg.site
-            marked = site._replace(selected=(*site.selected, chosen))
-            rest = [
-                tuple(x._replace(site=marked) if x.site == site else x for x in axis)
-                for axis in rest
-            ]
+    if len(legs) == 1:
+        t.selected((leg,))
+        rest = [_member(axis, leg.node, index) for axis in rest]
+    t.fix_axis(label.axes[dim], reason)
+    if len(legs) == 1 and leg.site is not None:
+        whole = lab.size_of(lab.nodes_of(leg.site.site.axis))
+        rest = [shifted(axis, leg, index * (whole // size)) for axis in rest]
     return label.with_axes(rest)
 
 
-def _segment_at(root: Node, index: int) -> Node | None:
-    at = 0
-    for seg in lab.flat_segments(root):
-        size = lab.size_of(seg)
-        if at <= index < at + size:
-            return seg[0] if size == 1 and len(seg) == 1 else None
-        at += size
-    return None
+def _member(axis: Axis, over: Node, index: int) -> Axis:
+    """An axis with the families over a selected index replaced by their chosen members."""
+    out: list[Leg] = []
+    for leg in lab.expand_axis(axis):
+        if leg.node.members is not None and leg.node.over is not None:
+            if lab.find(leg.node.over) is over:
+                leg = leg._replace(node=leg.node.members[index])
+        out.append(leg)
+    return tuple(out)
 
 
 @rule("unbind", "unbind_copy")
@@ -309,8 +316,12 @@ def split(t: Tracer, out: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0)
 
 
 @rule("cat", "concat", "concatenate")
-def cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Label:
-    """Axes one after the other; the other axes meet."""
+def cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Axes one after the other; the other axes meet, once somebody reads the result."""
+    return lambda: _cat(t, out, tensors, dim)
+
+
+def _cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
     inputs = [x for x in tensors if x.numel() or x.dim() > 1]
     labels = [t.label(x) for x in inputs]
     kinds = {x.kind for x in labels}
@@ -357,10 +368,14 @@ def join(parts: Sequence[Axis]) -> Axis:
 
 
 @rule("stack", "_stack", "hstack", "vstack")
-def stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Label:
-    """A new, fixed axis over tensors of the same axes."""
+def stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """A new, fixed axis over tensors of the same axes, which meet when the result is read."""
     if t.op not in ("stack", "_stack"):
         raise NoRuleError(f"{t.op} was not decomposed")
+    return lambda: _stack(t, out, tensors, dim)
+
+
+def _stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
     labels = [t.label(x) for x in tensors]
     kinds = {x.kind for x in labels}
     if "activation" in kinds:
@@ -422,25 +437,35 @@ def diagonal(t: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> Label:
     raise NoRuleError(f"{t.op} is not followed")
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
-def shuffle(t: Tracer, out: Tensor, x: Tensor, *_: Any) -> Label:
-    """Decomposed into views by ATen where it can be; fixed otherwise."""
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(t: Tracer, out: Tensor, x: Tensor, groups: int) -> Label:
+    """``(g c)`` becomes ``(c g)``."""
     label = t.label(x)
-    if t.op == "channel_shuffle":
-        raise NoRuleError("channel_shuffle was not decomposed")
-    r = (
-        round((x.shape[-3] / out.shape[-3]) ** 0.5)
-        if t.op == "pixel_shuffle"
-        else round((out.shape[-3] / x.shape[-3]) ** 0.5)
-    )
-    t.fix(label.axes[-2:], "positions of a pixel shuffle")
-    fixed = tuple((Leg(Node(n, "positions of a pixel shuffle")),) for n in out.shape[-2:])
-    if t.op == "pixel_shuffle":
-        split_up = reshape(t, Label((label.axes[-3],), label.kind), (out.shape[-3], r * r))
-        t.fix_axis(split_up.axes[1], "positions of a pixel shuffle")
-        return label.with_axes((*label.axes[:-3], split_up.axes[0], *fixed))
-    inner = Leg(Node(r * r, "positions of a pixel shuffle"))
-    return label.with_axes((*label.axes[:-3], (*label.axes[-3], inner), *fixed))
+    one = Label((label.axes[1],), label.kind)
+    outer, inner = reshape(t, one, (groups, x.shape[1] // groups)).axes
+    return label.with_axes((label.axes[0], (*inner, *outer), *label.axes[2:]))
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(t: Tracer, out: Tensor, x: Tensor, r: int) -> Label:
+    """``(c r r) h w`` becomes ``c (h r) (w r)``."""
+    label = t.label(x)
+    reason = "positions of a pixel shuffle"
+    split_up = reshape(t, Label((label.axes[-3],), label.kind), (out.shape[-3], r * r))
+    t.fix((split_up.axes[1], *label.axes[-2:]), reason)
+    fixed = tuple((Leg(Node(n, reason)),) for n in out.shape[-2:])
+    return label.with_axes((*label.axes[:-3], split_up.axes[0], *fixed))
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(t: Tracer, out: Tensor, x: Tensor, r: int) -> Label:
+    """``c (h r) (w r)`` becomes ``(c r r) h w``."""
+    label = t.label(x)
+    reason = "positions of a pixel shuffle"
+    t.fix(label.axes[-2:], reason)
+    fixed = tuple((Leg(Node(n, reason)),) for n in out.shape[-2:])
+    channel = (*label.axes[-3], Leg(Node(r * r, reason)))
+    return label.with_axes((*label.axes[:-3], channel, *fixed))
 
 
 def adjacent(values: Sequence[int]) -> bool:

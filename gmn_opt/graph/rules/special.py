@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gmn_opt.graph.labels import Leg, Node
+from gmn_opt.graph import labels as lab
+from gmn_opt.graph.labels import Axis, Leg, Node
 from gmn_opt.graph.rules.table import rule
-from gmn_opt.graph.uses import Label
+from gmn_opt.graph.uses import Label, Pair
 
 if TYPE_CHECKING:
     from gmn_opt.graph.tracing import Tracer
@@ -41,3 +43,62 @@ def prelu(t: Tracer, out: Tensor, x: Tensor, slope: Tensor) -> Label:
     if len(w.axes) == 1 and len(label.axes) > 1:
         w = w.with_axes((w.axes[0], *[()] * (len(label.axes) - 2)))
     return t.broadcast([label, w], out.shape, "scale")
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "_grid_sampler_2d_cpu_fallback")
+def grid_sampler(t: Tracer, out: Tensor, x: Tensor, grid: Tensor, *_: Any) -> Label:
+    """Channels read at given positions."""
+    label, where = t.materialize(t.label(x)), t.label(grid)
+    t.fix(label.axes[2:], "positions that are sampled")
+    t.fix_axis(where.axes[-1], "coordinates")
+    batch = t.meet(label.axes[0], where.axes[0])
+    t.hidden((batch, label.axes[1]))
+    return Label((batch, label.axes[1], *where.axes[1:-1]), "activation")
+
+
+@rule("_trilinear")
+def trilinear(
+    t: Tracer,
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    summed: Sequence[int],
+    *_: Any,
+) -> Label:
+    """Three tensors multiplied with broadcasting and summed; products of pairs are the sources."""
+    labels = []
+    for tensor, dims in ((a, expand_a), (b, expand_b), (c, expand_c)):
+        axes = list(t.label(tensor).axes)
+        for d in sorted(dims):
+            axes.insert(d, ())
+        labels.append(t.label(tensor).with_axes(axes))
+    acts = [x for x in labels if x.kind != "parameter"]
+    params = [x for x in labels if x.kind == "parameter"]
+    rank = len(labels[0].axes)
+    merged: list[Axis] = []
+    for d in range(rank):
+        axis: Axis = ()
+        for x in acts:
+            if x.axes[d]:
+                axis = t.meet(axis, x.axes[d], "product") if axis else x.axes[d]
+        merged.append(axis)
+    t.hidden(merged)
+    for param in params:
+        inner = [d for d in summed if param.axes[d] and merged[d]]
+        pair_site = iter(t.new_site(tuple(g for d in inner for g in merged[d]), "product"))
+        pairs = []
+        for d in inner:
+            t.unify(merged[d], param.axes[d])
+        for d in inner:
+            met = tuple(next(pair_site) for _ in lab.expand_axis(merged[d]))
+            pairs.append(Pair("src", param.axes[d], met))
+        fresh = [d for d in range(rank) if param.axes[d] and not merged[d]]
+        for d in fresh:
+            merged[d] = t.new_site(param.axes[d], t.origin_name(param.axes))
+            pairs.append(Pair("dst", param.axes[d], merged[d]))
+        t.use("linear", pairs)
+    return Label(tuple(m for d, m in enumerate(merged) if d not in set(summed)), "activation")

@@ -83,9 +83,7 @@ class ChunkedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x)
         b, n, c = x.shape
-        q, k, v = (
-            z.view(b, n, 2, 4).transpose(1, 2) for z in self.qkv(x).split(c, -1)
-        )
+        q, k, v = (z.view(b, n, 2, 4).transpose(1, 2) for z in self.qkv(x).split(c, -1))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(x + self.o(y.transpose(1, 2).reshape(b, n, c)))
 
@@ -102,9 +100,7 @@ class GQA(nn.Module):
         b, n, _ = x.shape
         q = self.q(x).view(b, n, 4, 3).transpose(1, 2)
         k, v = (f(x).view(b, n, 2, 3).transpose(1, 2) for f in (self.k, self.v))
-        k, v = (
-            z[:, :, None].expand(b, 2, 2, n, 3).reshape(b, 4, n, 3) for z in (k, v)
-        )
+        k, v = (z[:, :, None].expand(b, 2, 2, n, 3).reshape(b, 4, n, 3) for z in (k, v))
         y = (q @ k.transpose(2, 3)).softmax(-1) @ v
         return self.out(x + self.o(y.transpose(1, 2).reshape(b, n, 12)))
 
@@ -192,9 +188,7 @@ class GPTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
-        q, k, v = (
-            z.view(b, n, 2, 4).transpose(1, 2) for z in self.qkv(self.n1(x)).split(c, 2)
-        )
+        q, k, v = (z.view(b, n, 2, 4).transpose(1, 2) for z in self.qkv(self.n1(x)).split(c, 2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(y.transpose(1, 2).contiguous().view(b, n, c))
         return x + self.down(F.gelu(self.up(self.n2(x))))
@@ -228,9 +222,7 @@ class LlamaBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.n1(x)
         q, k, v = (rearrange(f(y), "b n (h d) -> b h n d", d=4) for f in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(
-            rotate(q), rotate(k), v, is_causal=True, enable_gqa=True
-        )
+        y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True, enable_gqa=True)
         x = x + self.o(rearrange(y, "b h n d -> b n (h d)"))
         y = self.n2(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
