@@ -123,6 +123,8 @@ CASES: list[Case] = [
     case("attention_mha", m.MHA, floats((2, 5, 8)), None),
     case("attention_packed", m.PackedAttention, floats((2, 5, 8)), None),
     case("attention_packed_chunk", m.ChunkedAttention, floats((2, 5, 8)), None),
+    case("attention_interleaved", m.InterleavedAttention, floats((2, 5, 8)), None),
+    case("attention_strided", m.StridedAttention, floats((2, 5, 8)), None),
     case("attention_gqa", m.GQA, floats((2, 5, 8)), None),
     case("attention_cross", m.CrossAttention, floats((2, 5, 8), (2, 7, 8)), None),
     case("attention_einops", m.EinopsAttention, floats((2, 5, 8)), None),

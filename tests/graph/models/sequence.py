@@ -351,3 +351,31 @@ class LinearAttention(nn.Module):
             -1, keepdim=True
         )
         return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class InterleavedAttention(nn.Module):
+    """Packed as (heads (q k v)), as in GPT-NeoX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.qkv, self.o = nn.Linear(8, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 2, 12).transpose(1, 2).chunk(3, -1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x + self.o(y.transpose(1, 2).reshape(b, n, c)))
+
+
+class StridedAttention(InterleavedAttention):
+    """Packed as (heads 3 dims), as in BLOOM."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        b, n, c = x.shape
+        packed = self.qkv(x).view(b, n, 2, 3, 4).transpose(1, 2)
+        q, k, v = packed[..., 0, :], packed[..., 1, :], packed[..., 2, :]
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x + self.o(y.transpose(1, 2).reshape(b, n, c)))

@@ -1,0 +1,170 @@
+"""Every model of the case table: its graph is whole, and its symmetries change nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.graph import ParameterGraph, trace
+from gmn_opt.graph.verify import Checker
+from tests.cases import BY_NAME, CASES, Case
+
+NAMES = [c.name for c in CASES]
+HONEST = [c.name for c in CASES if "adversarial" not in c.tags]
+
+
+@cache
+def made(name: str) -> tuple[Case, nn.Module, tuple[Any, ...], ParameterGraph]:
+    case = BY_NAME[name]
+    model, inputs = case.make()
+    return case, model, inputs, trace(model, *inputs)
+
+
+def values(model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
+    """Distinct numbers in the shapes of a model's parameters and running statistics."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        k: torch.randn(v.shape, generator=g, dtype=torch.float64)
+        for k, v in model.state_dict().items()
+        if v.is_floating_point()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_symmetries_leave_the_outputs_as_they_are(name: str) -> None:
+    _, model, inputs, graph = made(name)
+    checker = Checker(model, inputs, {}, seed=5)
+    assert checker.repeats()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        assert checker.change(graph.random_symmetry(generator)) < 1e-9
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_rules_alone_find_what_the_check_confirms(name: str) -> None:
+    """Outside of the traps, the numerical check has nothing to repair."""
+    _, model, inputs, graph = made(name)
+    assert trace(model, *inputs, verify=False) == graph
+
+
+@pytest.mark.parametrize("name", [c.name for c in CASES if c.spaces is not None])
+def test_number_of_spaces(name: str) -> None:
+    case, _, _, graph = made(name)
+    assert len(graph.spaces) == case.spaces, str(graph)
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_leaving_a_tensor_behind_breaks_the_outputs(name: str) -> None:
+    """The check has power: each tensor of a space matters, unless it is known to be inert."""
+    case, model, inputs, graph = made(name)
+    checker = Checker(model, inputs, {}, seed=5)
+    generator = torch.Generator().manual_seed(3)
+    for space in graph.spaces:
+        symmetry = moving(graph, space.id, generator)
+        moved = symmetry.apply(checker.drawn)
+        for tensor in tensors_along(graph, space.id):
+            if tensor in case.inert:
+                continue
+            state = {**moved, tensor: checker.drawn[tensor]}
+            change = checker._change(checker._outputs(state))
+            assert change > 1e-7, f"{tensor} may be left behind along {space}"
+
+
+def moving(graph: ParameterGraph, space: int, generator: torch.Generator) -> Any:
+    """A symmetry of one space in which every row of its permutations moves something."""
+    while True:
+        symmetry = graph.random_symmetry(generator).only(space)
+        rows = symmetry.permutations[space].reshape(-1, graph.factors[space].size)
+        if (rows != torch.arange(rows.shape[1])).any(1).all():
+            return symmetry
+
+
+def tensors_along(graph: ParameterGraph, space: int) -> list[str]:
+    blocks = (*graph.blocks, *graph.buffer_blocks)
+    return list(dict.fromkeys(b.tensor for b in blocks if any(space in d for d in b.dims)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_tile_every_parameter(name: str) -> None:
+    _, model, _, graph = made(name)
+    counts = {n: torch.zeros(p.shape, dtype=torch.int) for n, p in model.named_parameters()}
+    for block in graph.blocks:
+        where = tuple(slice(r.start, r.stop, r.step) for r in block.index)
+        counts[block.tensor][where] += 1
+    assert all((c == 1).all() for c in counts.values())
+    assert graph.shapes == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert 0 <= graph.coverage() <= 1
+    for name_, reasons in graph.fixed_reasons.items():
+        assert len(reasons) == len(graph.shapes[name_])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parallel_edges_are_told_apart_by_fixed_positions_only(name: str) -> None:
+    """A kernel position is a feature of an edge, so a permutation must never move it."""
+    graph = made(name)[-1]
+    for block in graph.blocks:
+        for dim, roles in zip(block.dims, block.roles, strict=True):
+            for factor, role in zip(dim, roles, strict=True):
+                assert role != "kernel" or not graph.factors[factor].is_free, (block, str(graph))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_round_trip(name: str) -> None:
+    graph = made(name)[-1]
+    assert ParameterGraph.from_json(graph.to_json()) == graph
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_permutations_form_a_group(name: str) -> None:
+    _, model, _, graph = made(name)
+    generator = torch.Generator().manual_seed(2)
+    a, b, c = (graph.random_symmetry(generator) for _ in range(3))
+    state = values(model)
+
+    def same(x: dict[str, Tensor], y: dict[str, Tensor]) -> bool:
+        return all(torch.equal(x[k], y[k]) for k in state)
+
+    assert same((a @ b).apply(state), a.apply(b.apply(state)))
+    assert same(((a @ b) @ c).apply(state), (a @ (b @ c)).apply(state))
+    assert same(a.inverse().apply(a.apply(state)), state)
+    assert same(a.apply(a.inverse().apply(state)), state)
+    assert same((a @ a.inverse()).apply(state), state)
+    assert same((a @ b).inverse().apply(state), (b.inverse() @ a.inverse()).apply(state))
+    if graph.spaces:
+        assert not same(a.apply(state), state) or prod(s.size for s in graph.spaces) <= 8
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_contraction_keeps_the_edges(name: str) -> None:
+    graph = made(name)[-1]
+    small = graph.contract()
+    assert len(small.groups) <= len(graph.groups)
+    assert all(link.kind != "residual" for link in small.links)
+    assert [b.dims for b in small.blocks] == [b.dims for b in graph.blocks]
+    assert small.spaces == graph.spaces
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_every_group_has_an_edge(name: str) -> None:
+    graph = made(name)[-1]
+    used = {end for b in graph.blocks for end in (b.src, b.dst)}
+    assert used == {g.id for g in graph.groups}
+
+
+@pytest.mark.parametrize("name", [n for n in HONEST if BY_NAME[n].spaces])
+def test_coverage_is_high(name: str) -> None:
+    assert made(name)[-1].coverage() > 0.85
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_fits_the_terminal(name: str) -> None:
+    from gmn_opt.graph.show import table
+
+    text = table(made(name)[-1], width=80)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "coverage" in text
