@@ -105,14 +105,19 @@ def block_features(graph: ParameterGraph) -> Tensor:
 
 
 def kernel_features(layout: BlockLayout) -> Tensor | None:
-    """Kernel positions of a block's edges, ``[E, KERNEL_FEATURES]``; None without parallel edges.
+    """Kernel positions of a block's edges, ``[E, KERNEL_FEATURES]``; None where there are none.
 
     The last two kernel factors are read as (row, column) in [-1, 1], beside their squared radius.
+    A factor that may be permuted has no positions: its coordinate is 0.
     """
-    if math.prod(layout.kernel) == 1:
+    if math.prod(n for n, fixed in zip(layout.kernel, layout.kernel_fixed, strict=True) if fixed) == 1:
         return None
-    axes = [torch.linspace(-1, 1, n, dtype=torch.float64) if n > 1 else torch.zeros(1).double()
-            for n in layout.kernel]
+    axes = [
+        torch.linspace(-1, 1, n, dtype=torch.float64)
+        if fixed and n > 1
+        else torch.zeros(n, dtype=torch.float64)
+        for n, fixed in zip(layout.kernel, layout.kernel_fixed, strict=True)
+    ]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
     yx = grid[:, -2:] if grid.shape[1] > 1 else torch.cat([torch.zeros_like(grid), grid], 1)
     coordinates = torch.cat([yx, yx.square().sum(1, keepdim=True)], 1)

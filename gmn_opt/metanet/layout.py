@@ -8,10 +8,10 @@ incoming edges per node (``S`` source nodes, ``K`` parallel edges, source-major)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -29,13 +29,15 @@ def _axis(dim: int, position: int) -> str:
 class Endpoint:
     """How one end of a block sees the nodes of its group.
 
-    The block runs over the factors at positions ``kept`` of the group's ``sizes``; a block that
-    lacks some of them (one scale per head, say) sees the mean over the missing ones.
+    The block runs over the factors at positions ``kept`` of the group's ``sizes``, at one fixed
+    index of those in ``at`` (position, index); of the remaining ones (one scale per head, say) it
+    sees the mean.
     """
 
     group: int
     sizes: tuple[int, ...]
     kept: tuple[int, ...]
+    at: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -44,30 +46,43 @@ class Endpoint:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the block runs over every node of the group."""
+        """Whether the block sees every node of the group by itself."""
         return self.kept == tuple(range(len(self.sizes)))
 
     def read(self, nodes: Tensor) -> Tensor:
         """Node states ``[..., N, c]`` as the block sees them, ``[..., size, c]``."""
         if self.is_whole:
             return nodes
-        missing = [i - len(self.sizes) - 1 for i in range(len(self.sizes)) if i not in self.kept]
-        spread = nodes.unflatten(-2, self.sizes or (1,))
         lead = nodes.dim() - 2
-        return spread.mean(missing).flatten(lead, -2) if self.kept else spread.mean(missing)[
-            ..., None, :
-        ]
+        seen = nodes.unflatten(-2, self.sizes)
+        at = dict(self.at)
+        for position in reversed(range(len(self.sizes))):
+            if position in at:
+                seen = seen.select(lead + position, at[position])
+            elif position not in self.kept:
+                seen = seen.mean(lead + position)
+        return seen.reshape(*nodes.shape[:lead], self.size, nodes.shape[-1])
 
     def write(self, seen: Tensor) -> Tensor:
-        """The transpose of :meth:`read`: ``[..., size, c]`` spread over the nodes ``[..., N, c]``."""
+        """``[..., size, c]`` copied to the nodes ``[..., N, c]``; zero where the block is not."""
         if self.is_whole:
             return seen
         lead = seen.dim() - 2
-        shape = [self.sizes[i] if i in self.kept else 1 for i in range(len(self.sizes))]
-        full = seen.unflatten(-2, shape).expand(
-            *seen.shape[:lead], *self.sizes, seen.shape[-1]
-        )
-        return full.flatten(lead, -2)
+        shape = [n if i in self.kept else 1 for i, n in enumerate(self.sizes)]
+        spread = seen.unflatten(-2, shape)
+        for position, index in self.at:
+            before = lead + position
+            size = list(spread.shape)
+            size[before] = index
+            zeros_before = spread.new_zeros(size)
+            size[before] = self.sizes[position] - index - 1
+            spread = torch.cat([zeros_before, spread, spread.new_zeros(size)], before)
+        full = spread.expand(*seen.shape[:lead], *self.sizes, seen.shape[-1])
+        return full.reshape(*seen.shape[:lead], prod(self.sizes), seen.shape[-1])
+
+    def coverage(self) -> Tensor:
+        """``[N, 1]``: 1 for nodes that the block meets, 0 for others."""
+        return self.write(torch.ones(self.size, 1, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class BlockLayout:
     dst: Endpoint
     src: Endpoint
     kernel: tuple[int, ...]
+    kernel_fixed: tuple[bool, ...]
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -98,10 +114,18 @@ class BlockLayout:
         """Incoming edges per destination node."""
         return self.src.size * prod(self.kernel)
 
+    def where(self, device: torch.device) -> tuple[Any, ...]:
+        """Index of the block's slice in its tensor, behind any leading dimensions."""
+        index = self.block.index
+        if all(isinstance(r, range) for r in index):
+            return (..., *(slice(r.start, r.stop, r.step) for r in index))
+        grids = [torch.tensor(list(r), device=device) for r in index]
+        return (..., *torch.meshgrid(*grids, indexing="ij"))
+
     def to_edges(self, tensor: Tensor) -> Tensor:
         """``[..., *tensor_shape]`` to ``[..., D, E]``."""
         if not self.is_whole:
-            tensor = tensor[(..., *(slice(r.start, r.stop, r.step) for r in self.block.index))]
+            tensor = tensor[self.where(tensor.device)]
         return rearrange(tensor, self.pattern, **self.axis_sizes)
 
     def from_edges(self, edges: Tensor) -> Tensor:
@@ -119,8 +143,77 @@ class BlockLayout:
         return edges if kernel == 1 else edges.unflatten(-2, (-1, kernel)).mean(-2)
 
 
-def _block_layout(graph: ParameterGraph, block: Block) -> BlockLayout:
+def _side(role: str) -> str:
+    return "row" if role == "dst" else "column"
+
+
+def _ancestors(parents: Mapping[int, tuple[int, ...]], factor: int) -> set[int]:
+    found: set[int] = set()
+    queue = list(parents[factor])
+    while queue:
+        if (p := queue.pop()) not in found:
+            found.add(p)
+            queue += parents[p]
+    return found
+
+
+def _splitting_factor(graph: ParameterGraph, block: Block) -> int | None:
+    """A factor on one side of a block that the permutation of a factor on the other side needs.
+
+    With one permutation of the columns per row, a block is no matrix: it must be cut into one
+    block per index of that factor (the experts of a stacked weight, the groups of a convolution).
+    """
+    parents = {f.id: f.parents for f in graph.factors}
+    sides: dict[str, list[int]] = {"row": [], "column": []}
+    for factors, roles in zip(block.dims, block.roles, strict=True):
+        for factor, role in zip(factors, roles, strict=True):
+            sides[_side(role)].append(factor)
+    for mine, other in (("row", "column"), ("column", "row")):
+        for factor in sides[mine]:
+            for parent in sorted(_ancestors(parents, factor)):
+                if parent in sides[other] and parent not in sides[mine]:
+                    return parent
+    return None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block, or what is left of it at fixed indices of some factors."""
+
+    block: Block
+    at: tuple[tuple[int, int], ...] = ()
+
+
+def _pieces(graph: ParameterGraph, piece: _Piece) -> list[_Piece]:
+    block = piece.block
+    factor = _splitting_factor(graph, block)
+    if factor is None:
+        return [piece]
     size_of = {f.id: f.size for f in graph.factors}
+    d, p = next((d, f.index(factor)) for d, f in enumerate(block.dims) if factor in f)
+    sizes = [size_of[f] for f in block.dims[d]]
+    places = torch.tensor(list(block.index[d])).view(sizes)
+    found = []
+    for index in range(size_of[factor]):
+        chosen = list(block.index)
+        chosen[d] = _as_range(places.select(p, index).flatten().tolist())
+        dims, roles = list(block.dims), list(block.roles)
+        dims[d], roles[d] = dims[d][:p] + dims[d][p + 1 :], roles[d][:p] + roles[d][p + 1 :]
+        part = replace(block, index=tuple(chosen), dims=tuple(dims), roles=tuple(roles))
+        found += _pieces(graph, _Piece(part, (*piece.at, (factor, index))))
+    return found
+
+
+def _as_range(places: list[int]) -> Any:
+    step = places[1] - places[0] if len(places) > 1 else 1
+    regular = range(places[0], places[0] + step * len(places), step) if step > 0 else range(0)
+    return regular if list(regular) == places else tuple(places)
+
+
+def _block_layout(graph: ParameterGraph, piece: _Piece) -> BlockLayout:
+    block = piece.block
+    factor_of = {f.id: f for f in graph.factors}
+    parents = {f.id: f.parents for f in graph.factors}
     where: dict[str, list[tuple[int, str]]] = {"dst": [], "src": [], "kernel": []}
     sizes: dict[str, int] = {}
     dims = []
@@ -129,22 +222,31 @@ def _block_layout(graph: ParameterGraph, block: Block) -> BlockLayout:
         for p, (factor, role) in enumerate(zip(factors, roles, strict=True)):
             name = _axis(d, p)
             names.append(name)
-            sizes[name] = size_of[factor]
+            sizes[name] = factor_of[factor].size
             where[role].append((factor, name))
         dims.append("(" + " ".join(names) + ")")
 
-    ends = {}
+    fixed = dict(piece.at)
+    ends, rest = {}, {}
     for role, group_id in (("dst", block.dst), ("src", block.src)):
         order = graph.groups[group_id].factors
-        where[role].sort(key=lambda pair: order.index(pair[0]))
+        known = {f for f, _ in where[role]} | fixed.keys()
+        # nodes are told apart only by factors whose permutation the same nodes know
+        seen = [(f, n) for f, n in where[role] if _ancestors(parents, f) <= known & set(order)]
+        rest[role] = [pair for pair in where[role] if pair not in seen]
+        where[role] = sorted(seen, key=lambda pair: order.index(pair[0]))
         ends[role] = Endpoint(
             group_id,
-            tuple(size_of[f] for f in order),
+            tuple(factor_of[f].size for f in order),
             tuple(order.index(f) for f, _ in where[role]),
+            tuple((order.index(f), index) for f, index in piece.at if f in order),
         )
+    if rest["dst"]:
+        raise ValueError(f"{block.tensor}: no node of the group tells {rest['dst']} apart.")
+    kernel = where["kernel"] + rest["src"]
     left = "... " + " ".join(dims)
     rows = " ".join(name for _, name in where["dst"])
-    columns = " ".join(name for _, name in where["src"] + where["kernel"])
+    columns = " ".join(name for _, name in where["src"] + kernel)
     right = f"... ({rows}) ({columns})"
     return BlockLayout(
         block,
@@ -154,7 +256,8 @@ def _block_layout(graph: ParameterGraph, block: Block) -> BlockLayout:
         sizes,
         ends["dst"],
         ends["src"],
-        tuple(size_of[f] for f, _ in where["kernel"]),
+        tuple(factor_of[f].size for f, _ in kernel),
+        tuple(not factor_of[f].is_free for f, _ in kernel),
     )
 
 
@@ -163,7 +266,11 @@ class BlockedGraph:
 
     def __init__(self, graph: ParameterGraph) -> None:
         self.graph = graph
-        self.blocks = tuple(_block_layout(graph, block) for block in graph.blocks)
+        self.blocks = tuple(
+            _block_layout(graph, piece)
+            for block in graph.blocks
+            for piece in _pieces(graph, _Piece(block))
+        )
         self.names = tuple(graph.shapes)
 
     @cached_property
@@ -204,6 +311,19 @@ class BlockedGraph:
                 )
 
     @cached_property
+    def message_counts(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Messages per node, incoming, outgoing and along links: float64 ``[N, 1]`` per group."""
+        counts = tuple([torch.zeros(n, 1, dtype=torch.float64) for n in self.group_sizes]
+                       for _ in range(3))  # fmt: skip
+        for b in self.blocks:
+            counts[0][b.dst.group] += b.dst.coverage()
+            counts[1][b.src.group] += b.src.coverage()
+        for link in self.graph.links:
+            counts[2][link.dst] += 1
+            counts[2][link.src] += 1
+        return counts[0], counts[1], counts[2]
+
+    @cached_property
     def edge_counts(self) -> tuple[int, ...]:
         """Number of edges per block."""
         return tuple(b.dst.size * b.fan_in for b in self.blocks)
@@ -240,8 +360,7 @@ class BlockedGraph:
             lead = pieces[0].shape[: pieces[0].dim() - len(shape)]
             full = pieces[0].new_zeros(*lead, *shape)
             for i, piece in zip(indices, pieces, strict=True):
-                where = tuple(slice(r.start, r.stop, r.step) for r in self.blocks[i].block.index)
-                full[(..., *where)] = piece
+                full[self.blocks[i].where(full.device)] = piece
             out[name] = full
         return out
 

@@ -65,7 +65,7 @@ class TwoLayer(nn.Module):
         return self.second(silu(self.first(x)))
 
 
-class BlockedLayer(nn.Module):
+class MessageLayer(nn.Module):
     """One residual round of message passing over the blocks of a graph."""
 
     def __init__(self, width: int, edge_width: int, kernel_features: int) -> None:
@@ -117,7 +117,10 @@ class BlockedLayer(nn.Module):
                 messages[2][link.dst].append(along[link.src])
                 messages[2][link.src].append(against[link.dst])
 
-        pooled = [_pool(kind, as_src) for kind in messages]
+        pooled = [
+            _pool(kind, counts, as_src)
+            for kind, counts in zip(messages, layout.message_counts, strict=True)
+        ]
         u = graph.unsqueeze(-2)
         everything = [nodes, *pooled, u.expand(*nodes.shape[:-1], -1)]
         new_nodes = states.nodes + self.node_mlp(torch.cat(everything, -1))
@@ -140,12 +143,14 @@ def _activate(h: Tensor, *terms: Tensor) -> Tensor:
     return silu(h, inplace=True)
 
 
-def _pool(messages: list[list[Tensor]], like: tuple[Tensor, ...]) -> Tensor:
-    """Mean of the messages to every group, zero where there is none: ``[..., N, f]``."""
+def _pool(messages: list[list[Tensor]], counts: list[Tensor], like: tuple[Tensor, ...]) -> Tensor:
+    """Mean of the messages to every node, zero where there is none: ``[..., N, f]``."""
     rows = []
-    for group, x in zip(messages, like, strict=True):
+    for group, count, x in zip(messages, counts, like, strict=True):
         if not group:
             rows.append(torch.zeros_like(x))
+        elif len(group) == 1:
+            rows.append(group[0])
         else:
-            rows.append(group[0] if len(group) == 1 else torch.stack(group).mean(0))
+            rows.append(torch.stack(group).sum(0) / count.to(x).clamp_min(1))
     return torch.cat(rows, -2)

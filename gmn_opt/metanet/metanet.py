@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from gmn_opt.metanet.features import (
     kernel_features,
     node_features,
 )
-from gmn_opt.metanet.layout import blocked
-from gmn_opt.metanet.message_passing import BlockedLayer, States, mix_channels
+from gmn_opt.metanet.layout import BlockedGraph, blocked
+from gmn_opt.metanet.message_passing import MessageLayer, States, mix_channels
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -37,6 +38,8 @@ class GraphMetanet(nn.Module):
         edge_hidden: width of edge states; memory and time grow with it.
         layers: rounds of message passing.
         block_inputs: extra features per block, given to :meth:`states`.
+        backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
+            torch_geometric: slower, and the reference that the other is tested against.
 
     The edge readout is zero at initialization.
     """
@@ -49,8 +52,12 @@ class GraphMetanet(nn.Module):
         edge_hidden: int = 8,
         layers: int = 2,
         block_inputs: int = 0,
+        backend: Literal["blocked", "sparse"] = "blocked",
     ) -> None:
         super().__init__()
+        if backend not in ("blocked", "sparse"):
+            raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
+        self.backend = backend
         if min(in_features, hidden, edge_hidden, layers) < 1 or min(out_features, block_inputs) < 0:
             raise ValueError(
                 "GraphMetanet needs at least one input feature, hidden channel, edge channel and "
@@ -65,7 +72,7 @@ class GraphMetanet(nn.Module):
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
         self.layers = nn.ModuleList(
-            BlockedLayer(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
+            MessageLayer(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
         )
         self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
         if self.readout is not None:
@@ -125,9 +132,26 @@ class GraphMetanet(nn.Module):
             blocks.expand(*lead, -1, -1),
             self.graph_state.expand(*lead, -1),
         )
+        if self.backend == "sparse":
+            return self._run_sparse(layout, states, kernels)
         for layer in self.layers:
             states = layer(layout, states, kernels)
         return states
+
+    def _run_sparse(
+        self, layout: BlockedGraph, states: States, kernels: list[Tensor | None]
+    ) -> States:
+        from gmn_opt.metanet.sparse import Topology, sparse_layer
+
+        topology = Topology.of(layout)
+        shapes = [e.shape[-2:] for e in states.edges]
+        rows = torch.cat([e.flatten(-2).mT for e in states.edges], -2)
+        states = replace(states, edges=[rows])
+        for layer in self.layers:
+            states = sparse_layer(layer, layout, topology, states, kernels)
+        parts = states.edges[0].split([s.numel() for s in shapes], -2)
+        edges = [part.mT.unflatten(-1, s) for part, s in zip(parts, shapes, strict=True)]
+        return replace(states, edges=edges)
 
     def _edge_weight(self, scale: Tensor | None, block: int) -> Tensor:
         weight = self.edge_encoder.weight

@@ -1,0 +1,134 @@
+"""The same message passing over an edge list: slow, obvious, and the reference for the blocked one.
+
+Every edge is a row; nodes and edges meet in *pins*, (edge, node) pairs. An edge has one pin per
+end, or several where a block sees the mean of some nodes (see ``layout.Endpoint``). Aggregation is
+``torch_geometric``'s scatter: first over the edges of one block, then over blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+from torch_geometric.utils import scatter
+
+from gmn_opt.metanet.layout import BlockedGraph, Endpoint
+from gmn_opt.metanet.message_passing import MessageLayer, States
+
+
+@dataclass(frozen=True)
+class Pins:
+    """(edge, node) pairs of one role; ``pair`` numbers the distinct (block, node) pairs."""
+
+    edge: Tensor
+    node: Tensor
+    pair: Tensor
+    pair_node: Tensor
+
+    def read(self, nodes: Tensor, edges: int) -> Tensor:
+        """Node values ``[..., N, f]`` at the edges: ``[..., edges, f]``."""
+        return scatter(nodes[..., self.node, :], self.edge, -2, edges, "mean")
+
+    def write(self, messages: Tensor, nodes: int) -> Tensor:
+        """Edge values ``[..., edges, f]`` averaged within and then over blocks: ``[..., N, f]``."""
+        count = len(self.pair_node)
+        per_pair = scatter(messages[..., self.edge, :], self.pair, -2, count, "mean")
+        return scatter(per_pair, self.pair_node, -2, nodes, "mean")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """An explicit edge list: pins of both roles and the block of every edge."""
+
+    dst: Pins
+    src: Pins
+    block: Tensor
+    group: Tensor
+
+    @staticmethod
+    def of(layout: BlockedGraph) -> Topology:
+        """List the edges of ``layout``, block after block, destination-major."""
+        first_node = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
+        collected: dict[str, list[Tensor]] = {"dst": [], "src": []}
+        blocks, start = [], 0
+        for number, b in enumerate(layout.blocks):
+            d, s, k = b.size
+            rows = torch.arange(d).repeat_interleave(s * k)
+            columns = torch.arange(s).repeat_interleave(k).repeat(d)
+            for role, end, seen in (("dst", b.dst, rows), ("src", b.src, columns)):
+                nodes = _seen_by(end)  # [nodes of the group]: which index the block sees
+                edge, local = (seen[:, None] == nodes[None, :]).nonzero(as_tuple=True)
+                node = local + first_node[end.group]
+                here = torch.full_like(edge, number)
+                collected[role].append(torch.stack([edge + start, node, here]))
+            blocks.append(torch.full((d * s * k,), number))
+            start += d * s * k
+        pins = {}
+        for role, parts in collected.items():
+            edge, node, block = torch.cat(parts, 1)
+            pairs, pair = torch.stack([block, node]).unique(dim=1, return_inverse=True)
+            pins[role] = Pins(edge, node, pair, pairs[1])
+        group = torch.arange(len(layout.group_sizes)).repeat_interleave(
+            torch.tensor(layout.group_sizes)
+        )
+        return Topology(pins["dst"], pins["src"], torch.cat(blocks), group)
+
+
+def _seen_by(end: Endpoint) -> Tensor:
+    """For every node of the group, the index under which the block sees it; -1 if it does not."""
+    numbers = torch.arange(1, end.size + 1, dtype=torch.float64)
+    return end.write(numbers[:, None]).squeeze(-1).long() - 1
+
+
+def sparse_layer(
+    layer: MessageLayer,
+    layout: BlockedGraph,
+    topology: Topology,
+    states: States,
+    kernels: list[Tensor | None],
+) -> States:
+    """``layer`` on an edge list; ``states.edges`` is one tensor ``[..., all edges, f]``."""
+    (edges,) = states.edges
+    count, total = edges.shape[-2], states.nodes.shape[-2]
+    nodes, blocks = layer.node_norm(states.nodes), layer.block_norm(states.blocks)
+    graph = layer.graph_norm(states.graph)
+
+    positions = []
+    for b, kernel in zip(layout.blocks, kernels, strict=True):
+        if kernel is None:
+            kernel = edges.new_zeros(b.fan_in, layer.from_kernel.in_features)
+        positions.append(kernel.repeat(b.dst.size, 1))
+    h = silu(
+        layer.edge(edges)
+        + topology.src.read(layer.from_src(nodes), count)
+        + topology.dst.read(layer.from_dst(nodes), count)
+        + layer.from_block(blocks)[..., topology.block, :]
+        + layer.from_kernel(torch.cat(positions))
+    )
+    links = torch.zeros_like(h[..., :1, :].expand(*h.shape[:-2], total, -1))
+    if layout.graph.links:
+        starts = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
+        targets, values = [], []
+        along, against = layer.along_link(nodes), layer.against_link(nodes)
+        for link in layout.graph.links:
+            a = torch.arange(starts[link.src], starts[link.src + 1])
+            b_nodes = torch.arange(starts[link.dst], starts[link.dst + 1])
+            targets += [b_nodes, a]
+            values += [along[..., a, :], against[..., b_nodes, :]]
+        links = scatter(torch.cat(values, -2), torch.cat(targets), -2, total, "mean")
+
+    u = graph.unsqueeze(-2)
+    parts = [nodes, topology.dst.write(h, total), topology.src.write(h, total), links]
+    node_in = torch.cat([*parts, u.expand(*nodes.shape[:-1], -1)], -1)
+    to_block = scatter(h, topology.block, -2, len(layout.blocks), "mean")
+    block_in = torch.cat([blocks, to_block, u.expand(*blocks.shape[:-1], -1)], -1)
+    mean_node = scatter(nodes, topology.group, -2, len(layout.group_sizes), "mean").mean(-2)
+    graph_in = torch.cat([graph, blocks.mean(-2), mean_node], -1)
+    return States(
+        states.nodes + layer.node_mlp(node_in),
+        [edges + h],
+        states.blocks + layer.block_mlp(block_in),
+        states.graph + layer.graph_mlp(graph_in),
+    )
