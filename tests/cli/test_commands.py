@@ -57,7 +57,7 @@ def test_demo_prints_a_table_and_writes_picture_and_record(
 
 def test_demo_in_processes_prints_json(tmp_path: Path) -> None:
     """As a user would start it."""
-    options = ["--quick", "--steps", "3", "--model", "cnn", "--workers", "2", "--json"]
+    options = ["--quick", "--steps", "3", "--model", "mlp", "--workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "gmn_opt", "demo", *options, "--out", str(tmp_path)],
         capture_output=True,
@@ -68,7 +68,7 @@ def test_demo_in_processes_prints_json(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
-    check_record(record, ["cnn"], 3)
+    check_record(record, ["mlp"], 3)
     assert record["quick"]
     assert any("1 seed and 3 steps" in note for note in record["notes"])
     assert json.loads((tmp_path / "result.json").read_text("utf-8")) == record

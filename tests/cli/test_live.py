@@ -7,7 +7,8 @@ from rich.console import Console
 
 from gmn_opt.cli.demo.contestants import LEARNED, RATES, adamw
 from gmn_opt.cli.demo.jobs import Job
-from gmn_opt.cli.demo.live import Ledger, LiveView, PlainView, View, clock, make_view
+from gmn_opt.cli.demo.ledger import Ledger, clock
+from gmn_opt.cli.demo.live import LiveView, PlainView, View, make_view
 from gmn_opt.cli.demo.sparkline import sparkline
 from gmn_opt.cli.demo.training import Progress, RunResult
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from gmn_opt.cli.demo.contestants import Contestant, adamw
+from gmn_opt.cli.demo.contestants import LEARNED, Contestant, adamw
 from gmn_opt.cli.demo.data import DemoData, batches, load_demo_data
 from gmn_opt.cli.demo.jobs import Job, JobError, run_jobs
 from gmn_opt.cli.demo.models import MODELS, count_parameters, seeded_model
@@ -90,6 +90,17 @@ def test_run_learns_repeats_itself_and_is_measured(data: DemoData) -> None:
     assert runs[0].test_accuracy > 0.5
     assert runs[0].seconds > 0
     assert [p.step for p in seen[:25]] == list(range(1, 26))
+
+
+@pytest.mark.parametrize("contestant", LEARNED, ids=lambda c: c.name)
+@pytest.mark.parametrize("model", list(MODELS))
+def test_learned_contestants_train_both_models(
+    data: DemoData, model: str, contestant: Contestant
+) -> None:
+    run = train_run(MODELS[model], contestant, data, 0, Settings(steps=10))
+
+    assert run.final_loss < run.probe_losses[0]
+    assert run.warnings == []
 
 
 def test_contestants_start_alike(data: DemoData) -> None:

@@ -50,7 +50,8 @@ def demo(
     """
     from gmn_opt.cli.demo.contest import Plan, run_contest
     from gmn_opt.cli.demo.jobs import JobError, default_workers
-    from gmn_opt.cli.demo.live import clock, make_view
+    from gmn_opt.cli.demo.ledger import clock
+    from gmn_opt.cli.demo.live import make_view
     from gmn_opt.cli.demo.models import MODELS
     from gmn_opt.cli.demo.plot import plot_curves
     from gmn_opt.cli.demo.record import dump, make_record, write_record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from gmn_opt.cli.demo.contestants import LEARNED
 from gmn_opt.cli.demo.jobs import Job
+from gmn_opt.cli.demo.ledger import Ledger, clock
 from gmn_opt.cli.demo.models import MODELS
 from gmn_opt.cli.demo.sparkline import sparkline
 from gmn_opt.cli.demo.training import Progress, RunResult
@@ -55,48 +55,6 @@ def make_view(console: Console, steps: int) -> View:
     """The live view if the console is a terminal that can take it, else plain lines."""
     live = console.is_terminal and not console.is_dumb_terminal
     return LiveView(console, steps) if live else PlainView(console, steps)
-
-
-class Ledger:
-    """How much of the work is done, and what the rest may take."""
-
-    def __init__(self, steps: int) -> None:
-        """Nothing done, nothing expected.
-
-        Args:
-            steps: Of every run.
-        """
-        self.steps = steps
-        self.runs_done = self.runs = 0
-        self._total = 0.0
-        self._work: dict[tuple[str, str, int], float] = {}
-        self._start = time.monotonic()
-
-    def expect(self, jobs: Sequence[Job]) -> None:
-        """Count these in."""
-        self.runs += len(jobs)
-        self._total += sum(MODELS[job.model].cost for job in jobs)
-
-    def update(self, model: str, contestant: str, seed: int, step: int) -> None:
-        """A run has done this many steps."""
-        self._work[model, contestant, seed] = MODELS[model].cost * step / self.steps
-
-    @property
-    def share(self) -> float:
-        """Share of the work done, 0 to 1."""
-        return sum(self._work.values()) / self._total if self._total else 0.0
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
-
-    @property
-    def time_left(self) -> str:
-        """A guess in words; empty until there is something to guess from."""
-        if self.share < 0.01:
-            return ""
-        return f"{clock(self.elapsed * (1 / self.share - 1))} left"
 
 
 @dataclass
@@ -251,12 +209,6 @@ class PlainView:
             f"test {result.test_accuracy:5.1%}  {result.seconds:5.1f} s"
         )
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds: ``2:05``."""
-    whole = max(0, round(seconds))
-    return f"{whole // 60}:{whole % 60:02d}"
 
 
 def _row_of(contestant: str) -> tuple[str, str]:
