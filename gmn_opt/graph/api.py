@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.graph import ParameterGraph
@@ -67,7 +67,7 @@ def _check(model: Any) -> None:
         )
     named = dict(model.named_parameters())
     for name, p in named.items():
-        if isinstance(p, UninitializedTensorMixin):
+        if is_lazy(p):
             raise TraceError(
                 f"Parameter {name!r} of {type(model).__name__} is uninitialized (a lazy module). "
                 "Run the model once on real inputs before tracing it."
@@ -227,7 +227,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module._buffers.update(buffers)
             with torch.no_grad():
                 for tensor, version, value in saved:
-                    if tensor._version != version:
+                    # Kernels write running statistics without counting it as a new version.
+                    if tensor._version != version or not torch.equal(tensor, value):
                         tensor.detach().copy_(value)
 
 

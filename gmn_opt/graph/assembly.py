@@ -26,6 +26,9 @@ class Met(NamedTuple):
     offset: int
 
 
+ENDS: dict[DimRole, str] = {"dst": "out", "src": "in"}
+
+
 class Assembler:
     """Builds one graph; factors and groups get ids in the order of the parameters."""
 
@@ -71,7 +74,7 @@ class Assembler:
         if site.kind == "hidden":
             piece = _home(ref, wanted)
             if piece is not None:
-                index = piece.index
+                index = piece.where
                 nodes = [leg.node for leg in piece.legs]
                 leaves = tuple(dict.fromkeys(n for n in nodes if n.size > 1)) or tuple(nodes[:1])
         key: GroupKey = (site.id, index[0], leaves)
@@ -107,7 +110,7 @@ class Assembler:
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
         leaves = [(d, leg.node) for d, piece in enumerate(pieces) for leg in piece.legs]
-        met = {key: self._met_at(index, key, pieces[key[0]].index[0]) for key in leaves}
+        met = {key: self._met_at(index, key, pieces[key[0]].where[0]) for key in leaves}
         use_number = self._best_use(met, leaves)
         chosen: dict[tuple[int, Node], Met] = {}
         for key in leaves:
@@ -117,8 +120,8 @@ class Assembler:
             if best:
                 chosen[key] = best[0]
         use = self.record.uses[use_number] if use_number is not None else None
-        ends: dict[str, tuple[int, tuple[Node, ...]]] = {}
-        for role in ("dst", "src"):
+        ends: dict[DimRole, tuple[int, tuple[Node, ...]]] = {}
+        for role in ENDS:
             sites = [
                 (key[1], m.site)
                 for key in leaves
@@ -126,7 +129,12 @@ class Assembler:
                 if m.role == role and (key not in chosen or m.use == chosen[key].use)
             ]
             picked = _main_site(sites)
-            if picked is not None:
+            mixed = [n for n, _ in sites if picked is None or not _belongs(picked, n)]
+            if any(n.fixed is None and n.size > 1 for n in mixed):
+                # Free neurons of several sites, or of none: a group of products of its own.
+                nodes = tuple(dict.fromkeys(n for n, _ in sites if n.size > 1))
+                ends[role] = self.single(f"{name} {ENDS[role]}", "hidden", nodes), nodes
+            elif picked is not None:
                 inside = [n for n, _ in sites if _belongs(picked, n)]
                 ends[role] = self.group(picked, inside or [sites[-1][0]])
         roles: dict[tuple[int, Node], DimRole] = {}
@@ -155,7 +163,7 @@ class Assembler:
         return Block(
             name,
             kind,
-            tuple(piece.index for piece in pieces),  # type: ignore[misc]
+            tuple(piece.where for piece in pieces),  # type: ignore[misc]
             tuple(dims),
             tuple(dim_roles),
             src,
@@ -173,8 +181,9 @@ class Assembler:
     ) -> int | None:
         votes: dict[int, int] = {}
         for key in leaves:
-            for m in {m.use for m in met.get(key, [])}:
-                votes[m] = votes.get(m, 0) + 1
+            known = {m.use: m.site is not None for m in met.get(key, [])}
+            for number, sited in known.items():
+                votes[number] = votes.get(number, 0) + 1 + sited
         if not votes:
             return None
         most = max(votes.values())
@@ -182,12 +191,12 @@ class Assembler:
 
 
 def _home(ref: SiteRef, wanted: Sequence[Node]) -> Piece | None:
-    """The piece of a site's axis that holds most of ``wanted``, at the site's offset if in doubt."""
+    """The piece of a site's axis that holds most of ``wanted``, at its offset if in doubt."""
     best: Piece | None = None
     score = (0, False)
     for piece in lab.distribute(ref.site.axis):
         hits = sum(any(leg.node is w for w in wanted) for leg in piece.legs)
-        mark = (hits, piece.index[0] == ref.offset)
+        mark = (hits, piece.where[0] == ref.offset)
         if hits and mark > score:
             best, score = piece, mark
     return best
@@ -279,7 +288,7 @@ def _buffer(a: Assembler, name: str, label: Label, blocks: list[Block]) -> list[
             nodes = [g.node for p in combo for g in p.legs]
             owner = a.single(name, "hidden", nodes)
         roles: tuple[tuple[DimRole, ...], ...] = tuple(tuple("dst" for _ in d) for d in dims)
-        index = tuple(p.index for p in combo)
+        index = tuple(p.where for p in combo)
         made.append(Block(name, "other", index, dims, roles, owner, owner))  # type: ignore[arg-type]
     return made
 

@@ -116,7 +116,7 @@ class ParameterGraph:
             found = {g.role for g in members[r]}
             role = next(x for x in ("output", "input", "hidden", "bias") if x in found)
             activation = next((g.activation for g in members[r] if g.activation), None)
-            groups.append(replace(self.groups[r], id=new_id[r], role=role, activation=activation))  # type: ignore[arg-type]
+            groups.append(replace(self.groups[r], id=new_id[r], role=role, activation=activation))
 
         def move(i: int) -> int:
             return new_id[root(i)]
@@ -254,10 +254,12 @@ def _block_from_json(data: dict[str, Any]) -> Block:
 
 
 def _validate(graph: ParameterGraph) -> None:
-    for what, items in (("factor", graph.factors), ("group", graph.groups)):
-        for i, item in enumerate(items):
-            if item.id != i:
-                raise ValueError(f"{what} {i} has the id {item.id}; ids must be positions")
+    for what, ids in (
+        ("factor", [f.id for f in graph.factors]),
+        ("group", [g.id for g in graph.groups]),
+    ):
+        if ids != list(range(len(ids))):
+            raise ValueError(f"the {what} ids are {ids[:20]}; ids must be positions")
     sizes = [f.size for f in graph.factors]
     for group in graph.groups:
         if any(not 0 <= f < len(sizes) for f in group.factors):

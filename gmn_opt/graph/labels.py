@@ -72,7 +72,7 @@ class SiteRef(NamedTuple):
 class Leg(NamedTuple):
     """A node as it occurs in a tensor.
 
-    ``origins`` holds ``(parameter index, dim, offset)`` for tensors computed from parameters alone;
+    ``origins`` holds (parameter index, dim, offset) for tensors made of parameters alone;
     ``parts`` keeps the axes of a concatenation with the sites of their own.
     """
 
@@ -137,9 +137,9 @@ def split(node: Node, outer: int) -> tuple[Node, Node] | None:
     root = find(node)
     inner = root.size // outer
     if root.members is not None:
-        halves = [cut_product((m,), inner) for m in root.members]
-        cuts = [h for h in halves if h is not None and len(h[0]) == len(h[1]) == 1]
-        if len(cuts) < len(halves):
+        tried = [cut_product((m,), inner) for m in root.members]
+        cuts = [h for h in tried if h is not None and len(h[0]) == len(h[1]) == 1]
+        if len(cuts) < len(tried):
             return split(collapse(root), outer)
         head, tail = Node(outer, root.fixed), Node(inner, root.fixed)
         head.members, tail.members = tuple(c[0][0] for c in cuts), tuple(c[1][0] for c in cuts)
@@ -152,13 +152,13 @@ def split(node: Node, outer: int) -> tuple[Node, Node] | None:
     heads: list[tuple[Node, ...]] = []
     tails: list[list[Node]] = []
     for segment in flat_segments(root):
-        halves = cut_product(segment, inner)
-        if halves is None:
+        pair = cut_product(segment, inner)
+        if pair is None:
             return None
-        heads.append(tuple(halves[0]) or (Node(1, root.fixed),))
-        tails.append(halves[1])
-    for tail in tails[1:]:
-        unify(tails[0], tail)
+        heads.append(tuple(pair[0]) or (Node(1, root.fixed),))
+        tails.append(pair[1])
+    for other in tails[1:]:
+        unify(tails[0], other)
     head = Node(outer, root.fixed)
     head.segments = tuple(heads)
     tail_node = Node(inner, root.fixed)
@@ -410,7 +410,7 @@ def expand_axis(axis: Axis) -> list[Leg]:
 class Piece(NamedTuple):
     """One segment of an axis after all concatenations are distributed."""
 
-    index: Sequence[int]
+    where: Sequence[int]
     legs: tuple[Leg, ...]
 
 
@@ -421,7 +421,7 @@ def distribute(axis: Axis) -> list[Piece]:
         return [Piece(range(1), ())]
     options: list[list[Piece]] = []
     for k, leg in enumerate(legs):
-        if leg.node.segments is None:
+        if leg.node.segments is None or leg.node.fixed is not None:
             options.append([Piece(range(leg.node.size), (leg,))])
             continue
         pieces: list[Piece] = []
@@ -432,7 +432,7 @@ def distribute(axis: Axis) -> list[Piece]:
             here = leg.shifted(at * inner)
             sub = parts[i] if parts else tuple(here._replace(node=n, parts=None) for n in seg)
             for piece in distribute(sub):
-                shifted = shift(piece.index, at)
+                shifted = shift(piece.where, at)
                 pieces.append(Piece(shifted, piece.legs))
             at += size_of(seg)
         options.append(pieces)
@@ -440,7 +440,7 @@ def distribute(axis: Axis) -> list[Piece]:
     for leg, pieces in zip(legs, options, strict=True):
         size = leg.node.size
         result = [
-            Piece(combine(outer.index, inner.index, size), (*outer.legs, *inner.legs))
+            Piece(combine(outer.where, inner.where, size), (*outer.legs, *inner.legs))
             for outer in result
             for inner in pieces
         ]

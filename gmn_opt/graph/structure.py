@@ -73,15 +73,16 @@ class NodeGroup:
 class Block:
     """A tensor, or a strided slice of one, as edges from group ``src`` to group ``dst``.
 
-    ``index`` holds one ``range`` per dim of the tensor (the slice), ``dims`` the factors of each
-    dim of that slice (outermost first), and ``roles`` says of each of those factors whether it
+    ``index`` holds the indices of the slice along each dim of the tensor: a ``range``, or a tuple
+    where they are no run (one part of an interleaved ``(heads (q k v))``). ``dims`` holds the
+    factors of each dim of that slice (outermost first), and ``roles`` says of each of those factors whether it
     runs over destination nodes, source nodes, or parallel edges (``"kernel"``: kernel positions,
     pixels behind a flattened channel, positions of a positional embedding).
     """
 
     tensor: str
     kind: BlockKind
-    index: tuple[range, ...]
+    index: tuple[range | tuple[int, ...], ...]
     dims: tuple[tuple[int, ...], ...]
     roles: tuple[tuple[DimRole, ...], ...]
     src: int

@@ -149,14 +149,15 @@ class Symmetry:
                     full = full.index_select(lead + k, self.permutations[f].to(tensor.device))
             return full.reshape(tensor.shape)
         grids = _grids(sizes)
-        where = []
+        where: list[Tensor] = []
         for k, f in enumerate(legs):
             above = [grids[_nearest(legs, dims, k, p)] for p in self.graph.factors[f].parents]
             if f in self.permutations:
                 where.append(self.permutations[f][(*above, grids[k])].to(tensor.device))
             else:
                 where.append(grids[k].to(tensor.device))
-        return full[(..., *where)].reshape(tensor.shape)
+        place: tuple[Any, ...] = (..., *where)
+        return full[place].reshape(tensor.shape)
 
     def __repr__(self) -> str:
         return f"Symmetry({len(self.permutations)} of {len(self.graph.spaces)} spaces)"

@@ -34,7 +34,6 @@ from gmn_opt.graph.rules.names import (
 from gmn_opt.graph.structure import BlockKind
 from gmn_opt.graph.uses import Label, Pair, Record, Use
 
-
 MAX_PACKED = 8
 PackedKey = tuple[int, int, int]
 
@@ -249,12 +248,12 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.split("::")[-1]
-        if name not in RULES and func.namespace == "aten" and func._can_decompose():
-            if not is_pointwise(func, name):
-                with self:
-                    composed = func.decompose(*args, **kwargs)
-                if composed is not NotImplemented:
-                    return composed
+        composite = func.namespace == "aten" and func._can_decompose()
+        if composite and name not in RULES and not is_pointwise(func, name):
+            with self:
+                composed = func.decompose(*args, **kwargs)
+            if composed is not NotImplemented:
+                return composed
         out = func(*args, **kwargs)
         self.op = name
         self.op_count += 1
@@ -276,11 +275,11 @@ class Tracer(TorchDispatchMode):
         if name in RANDOM:
             self._noise(name, outputs, inputs)
             return
-        if inputs and (name in KEEPS_UNIFORM or is_pointwise(func, name)):
-            if all(self._is_uniform(t) for t in inputs):
-                for tensor in outputs:
-                    self._constant(tensor)
-                return
+        keeps = name in KEEPS_UNIFORM or is_pointwise(func, name)
+        if keeps and inputs and all(self._is_uniform(t) for t in inputs):
+            for tensor in outputs:
+                self._constant(tensor)
+            return
         try:
             handler = RULES.get(name) or (RULES.get(name[:-1]) if name.endswith("_") else None)
             if handler is not None:

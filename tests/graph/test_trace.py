@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmn_opt.graph import ParameterGraph, TraceError, trace
-from tests.cases import CASES, BY_NAME
+from gmn_opt.graph import Factor, ParameterGraph, TraceError, trace
+from tests.cases import BY_NAME, CASES
 from tests.graph import models as m
 
 
@@ -111,7 +111,7 @@ def test_checkpoint_and_functional_call() -> None:
         def forward(self, x: Tensor) -> Tensor:
             y = torch.utils.checkpoint.checkpoint(self.a, x, use_reentrant=False)
             assert isinstance(y, Tensor)
-            state = dict(self.b.named_parameters())
+            state: dict[str, Tensor] = dict(self.b.named_parameters())
             out: Tensor = torch.func.functional_call(self.b, state, (torch.relu(y),))
             return out
 
@@ -214,15 +214,9 @@ def test_contradictory_graphs_are_refused() -> None:
     graph = ParameterGraph.islands({"w": (3, 4)})
     with pytest.raises(ValueError, match="its blocks have 0"):
         ParameterGraph(graph.factors, graph.groups, (), shapes=graph.shapes)
+    wrong = tuple(Factor(f.id, 7 - f.size) for f in graph.factors)
     with pytest.raises(ValueError, match="dim 0 has 3 indices"):
-        ParameterGraph(graph.factors[::-1], graph.groups, graph.blocks, shapes=graph.shapes) if (
-            False
-        ) else ParameterGraph(
-            tuple(copy.copy(f).__class__(f.id, 7 - f.size) for f in graph.factors),
-            graph.groups,
-            graph.blocks,
-            shapes=graph.shapes,
-        )
+        ParameterGraph(wrong, graph.groups, graph.blocks, shapes=graph.shapes)
     with pytest.raises(ValueError, match="format"):
         ParameterGraph.from_json('{"format": 99}')
     with pytest.raises(ValueError, match="not the JSON"):

@@ -48,7 +48,7 @@ def contract(t: Tracer, a: Label, b: Label, batch: int = 0) -> Label:
     both = "activation" if "activation" in (a.kind, b.kind) else a.kind
     if "parameter" in (a.kind, b.kind):
         both = "parameter"
-    return Label((*axes, *a_free, *b_free), both)  # type: ignore[arg-type]
+    return Label((*axes, *a_free, *b_free), both)
 
 
 def _is_transposed(label: Label) -> bool:

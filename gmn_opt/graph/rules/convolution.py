@@ -35,7 +35,7 @@ def halves(t: Tracer, axis: Axis, outer: int) -> tuple[Axis, Axis]:
     if cut is None:
         t.fix_axis(axis, f"groups of {t.op} that do not fit")
         raise NoRuleError(f"{t.op}: groups that do not fit")
-    legs = [leg for leg in lab.expand_axis(axis)]
+    legs = lab.expand_axis(axis)
     seen = 1
     for i, leg in enumerate(legs):
         if seen == outer:
@@ -101,9 +101,9 @@ def convolution(
         if added.kind == "parameter":
             t.use("bias", [Pair("dst", added.axes[0], channel)])
     spatial = out.dim() - 2
-    if all(k == 1 for k in weight.shape[2:]) and out.shape[2:] == x.shape[2:]:
-        if all(s == 1 for s in stride) and not any(padding):
-            return Label((data.axes[0], channel, *data.axes[2:]), "activation")
+    small = all(k == 1 for k in weight.shape[2:]) and out.shape[2:] == x.shape[2:]
+    if small and all(s == 1 for s in stride) and not any(padding):
+        return Label((data.axes[0], channel, *data.axes[2:]), "activation")
     t.hidden((data.axes[0], channel))
     return Label((data.axes[0], channel, *positions(t, out, data, spatial)), "activation")
 

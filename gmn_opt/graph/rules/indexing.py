@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,14 +74,10 @@ def index(t: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -
     shape = torch.broadcast_shapes(*(i.shape for i in given if i is not None))
     merged = t.broadcast(wheres, shape, "other") if wheres else Label(())
     kept = [a for d, a in enumerate(label.axes) if d not in used]
-    adjacent = all(b - a == 1 for a, b in zip(used, used[1:], strict=False))
+    adjacent = all(b - a == 1 for a, b in pairwise(used))
     at = used[0] if adjacent and used else 0
     made = [*kept[:at], *merged.axes, *kept[at:]]
-    return _from_data(label, merged).with_axes(made)
-
-
-def _from_data(label: Label, where: Label) -> Label:
-    return label
+    return label.with_axes(made)
 
 
 def _masked(t: Tracer, out: Tensor, label: Label, given: list[Any]) -> Label:
@@ -165,7 +162,9 @@ def index_put(
     used = [d for d, i in enumerate(given) if i is not None]
     for d in used:
         t.fix_axis(label.axes[d], "written by index")
-        t.fix(t.label(given[d]), "written by index")
+    for where in given:
+        if where is not None:
+            t.fix(t.label(where), "written by index")
     kept = [a for d, a in enumerate(label.axes) if d not in used]
     tail = list(zip(reversed(kept), reversed(written.axes), strict=False))
     gapless = used == list(range(len(used)))

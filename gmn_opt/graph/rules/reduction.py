@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.rules.shape import cut
 from gmn_opt.graph.rules.table import rule
 from gmn_opt.graph.uses import Label
 
@@ -25,10 +25,6 @@ def reduced(label: Label, dims: Any, keepdim: bool) -> Label:
     if keepdim:
         return label.with_axes([() if d in gone else a for d, a in enumerate(label.axes)])
     return label.with_axes([a for d, a in enumerate(label.axes) if d not in gone])
-
-
-def _plain(label: Label, t: Tracer) -> Label:
-    return t.materialize(label) if label.kind == "parameter" and False else label
 
 
 @rule("sum", "mean", "amax", "amin", "prod", "all", "any", "var", "std", "logsumexp", "nansum",
@@ -107,16 +103,9 @@ def sort(t: Tracer, out: Any, x: Tensor, *rest: Any, **kwargs: Any) -> list[Labe
 @rule("glu")
 def glu(t: Tracer, out: Tensor, x: Tensor, dim: int = -1) -> Label:
     """The first half times the sigmoid of the second."""
-    from gmn_opt.graph.rules.shape import cut
-
     label = t.label(x)
     dim %= len(label.axes)
     first, second = cut(t, label.axes[dim], [out.shape[dim]] * 2)
     axes = list(label.axes)
     axes[dim] = t.meet(first, second, "product")
     return label.with_axes(axes)
-
-
-def axes_except(axes: Sequence[Axis], dims: set[int]) -> list[Axis]:
-    """All axes but some."""
-    return [a for d, a in enumerate(axes) if d not in dims]

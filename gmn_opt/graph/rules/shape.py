@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -71,7 +70,7 @@ def _regroup(t: Tracer, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis
                 for axis in axes:
                     t.fix_axis(axis, f"{t.op} regroups axes that do not fit")
                 return [
-                    (Leg(Node(s, f"{t.op} regroups axes that do not fit"), legs and legs[0].site),)
+                    (Leg(Node(s, f"{t.op} regroups axes that do not fit"), leg.site),)
                     if s > 1 else () for s in sizes
                 ]  # fmt: skip
             legs[:0] = [
@@ -287,9 +286,9 @@ def _member(axis: Axis, over: Node, index: int) -> Axis:
     """An axis with the families over a selected index replaced by their chosen members."""
     out: list[Leg] = []
     for leg in lab.expand_axis(axis):
-        if leg.node.members is not None and leg.node.over is not None:
-            if lab.find(leg.node.over) is over:
-                leg = leg._replace(node=leg.node.members[index])
+        mine = leg.node.over is not None and lab.find(leg.node.over) is over
+        if leg.node.members is not None and mine:
+            leg = leg._replace(node=leg.node.members[index])
         out.append(leg)
     return tuple(out)
 
@@ -327,7 +326,7 @@ def _cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
     kinds = {x.kind for x in labels}
     dim %= out.dim()
     if "activation" in kinds:
-        labels = [_join_parameter(t, x, labels, dim) for x in labels]
+        labels = [t.materialize(x) for x in labels]
     kind = "activation" if "activation" in kinds else labels[0].kind
     if "parameter" in kinds and kind != "activation":
         kind = "parameter"
@@ -341,11 +340,7 @@ def _cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
         for other in parts[1:]:
             axis = t.meet(axis, other, "cat")
         axes.append(axis)
-    return Label(tuple(axes), kind)  # type: ignore[arg-type]
-
-
-def _join_parameter(t: Tracer, label: Label, labels: Sequence[Label], dim: int) -> Label:
-    return t.materialize(label)
+    return Label(tuple(axes), kind)
 
 
 def join(parts: Sequence[Axis]) -> Axis:
@@ -390,7 +385,7 @@ def _stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label
     kind = "activation" if "activation" in kinds else labels[0].kind
     if "parameter" in kinds and kind != "activation":
         kind = "parameter"
-    return Label(tuple(axes), kind)  # type: ignore[arg-type]
+    return Label(tuple(axes), kind)
 
 
 @rule("constant_pad_nd", "pad")
@@ -466,8 +461,3 @@ def pixel_unshuffle(t: Tracer, out: Tensor, x: Tensor, r: int) -> Label:
     fixed = tuple((Leg(Node(n, reason)),) for n in out.shape[-2:])
     channel = (*label.axes[-3], Leg(Node(r * r, reason)))
     return label.with_axes((*label.axes[:-3], channel, *fixed))
-
-
-def adjacent(values: Sequence[int]) -> bool:
-    """Whether integers follow one another without a gap."""
-    return all(b - a == 1 for a, b in pairwise(values))

@@ -254,7 +254,7 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
-        return self.head(self.norm(self.block(x))[:, 0])
+        return self.head(self.norm(self.block(x))[:, -1])
 
 
 class Perceiver(nn.Module):

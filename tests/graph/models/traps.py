@@ -16,6 +16,9 @@ Body = Callable[["Trap", Tensor], Tensor]
 class Trap(nn.Module):
     """Linear, something strange in the middle, Linear."""
 
+    ramp: Tensor
+    matrix: Tensor
+
     def __init__(self, middle: Body) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
