@@ -13,8 +13,9 @@ from rich.text import Text
 
 from gmn_opt.cli.errors import fail
 
-_STEPS, _QUICK_STEPS = 500, 150
+_STEPS, _QUICK_STEPS = 500, 100
 _SEEDS, _QUICK_SEEDS = 3, 1
+_PROBES, _QUICK_PROBES = 10, 5
 
 
 def demo(
@@ -67,7 +68,10 @@ def demo(
     plan = Plan(
         models=names,
         seeds=seeds or (_QUICK_SEEDS if quick else _SEEDS),
-        settings=Settings(steps or (_QUICK_STEPS if quick else _STEPS)),
+        settings=Settings(
+            steps or (_QUICK_STEPS if quick else _STEPS),
+            probes=_QUICK_PROBES if quick else _PROBES,
+        ),
         workers=default_workers() if workers is None else workers,
         threads=threads,
     )
