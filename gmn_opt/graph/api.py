@@ -19,7 +19,7 @@ from gmn_opt.graph.uses import Label
 
 MAX_PASSES = 4
 VERIFY_PARAMETERS = 1_000_000
-VERIFY_WORK = 20_000_000
+VERIFY_WORK = 3_000_000
 
 
 class TraceError(RuntimeError):
@@ -55,7 +55,7 @@ def trace(
     if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
         from gmn_opt.graph.verify import repair
 
-        graph = repair(graph, model, args, kwargs)
+        graph = repair(graph, model, args, kwargs, strict=bool(verify))
     return graph
 
 
@@ -148,10 +148,12 @@ def _one_pass(
 
 
 def _is_statistic(model: nn.Module, name: str) -> bool:
+    """Whether a buffer follows its channels: norm statistics, a spectral norm's vectors."""
     owner, _, leaf = name.rpartition(".")
-    if leaf not in ("running_mean", "running_var"):
-        return False
-    return hasattr(model.get_submodule(owner), "num_features")
+    module = model.get_submodule(owner)
+    if leaf in ("_u", "_v"):
+        return type(module).__name__ == "_SpectralNorm"
+    return leaf in ("running_mean", "running_var") and hasattr(module, "num_features")
 
 
 def _failure(

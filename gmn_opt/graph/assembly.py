@@ -110,7 +110,7 @@ class Assembler:
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
         leaves = [(d, leg.node) for d, piece in enumerate(pieces) for leg in piece.legs]
-        met = {key: self._met_at(index, key, pieces[key[0]].where[0]) for key in leaves}
+        met = {key: self._met_at(index, key, pieces[key[0]].start) for key in leaves}
         use_number = self._best_use(met, leaves)
         chosen: dict[tuple[int, Node], Met] = {}
         for key in leaves:
@@ -196,7 +196,7 @@ def _home(ref: SiteRef, wanted: Sequence[Node]) -> Piece | None:
     score = (0, False)
     for piece in lab.distribute(ref.site.axis):
         hits = sum(any(leg.node is w for w in wanted) for leg in piece.legs)
-        mark = (hits, piece.where[0] == ref.offset)
+        mark = (hits, piece.start == ref.offset)
         if hits and mark > score:
             best, score = piece, mark
     return best

@@ -24,9 +24,9 @@ class Node:
     """An index set of ``size`` elements; equal nodes share a root.
 
     At most one of ``factors`` (this set is a product, outermost first) and ``segments`` (this set
-    is a concatenation of axes) is given; a node with neither is a leaf. A leaf with ``members`` is a
-    family: the set depends on the index along the node ``over``, which every tensor that has the
-    family has too. Where it does not, the family collapses: its members become one.
+    is a concatenation of axes) is given; a node with neither is a leaf. A leaf with ``members``
+    is a family: the set depends on the index along the node ``over``, which every tensor that
+    has the family has too. Where it does not, the family collapses: its members become one.
     """
 
     __slots__ = ("factors", "fixed", "members", "over", "parent", "segments", "serial", "size")
@@ -413,38 +413,62 @@ class Piece(NamedTuple):
     where: Sequence[int]
     legs: tuple[Leg, ...]
 
+    @property
+    def start(self) -> int:
+        """The first index."""
+        return self.where[0] if self.where else 0
+
 
 def distribute(axis: Axis) -> list[Piece]:
-    """Write an axis as pieces that are plain products of leaves, each with its index set."""
+    """Write an axis as pieces that are plain products of leaves, each with its index set.
+
+    The legs of a piece stand for the part of their axis that begins at the piece's first index.
+    """
     legs = expand_axis(axis)
     if not legs:
         return [Piece(range(1), ())]
-    options: list[list[Piece]] = []
-    for k, leg in enumerate(legs):
-        if leg.node.segments is None or leg.node.fixed is not None:
-            options.append([Piece(range(leg.node.size), (leg,))])
-            continue
-        pieces: list[Piece] = []
-        at = 0
-        inner = size_of(x.node for x in legs[k + 1 :])
-        parts = leg.parts if _parts_fit(leg) else None
-        for i, seg in enumerate(leg.node.segments):
-            here = leg.shifted(at * inner)
-            sub = parts[i] if parts else tuple(here._replace(node=n, parts=None) for n in seg)
-            for piece in distribute(sub):
-                shifted = shift(piece.where, at)
-                pieces.append(Piece(shifted, piece.legs))
-            at += size_of(seg)
-        options.append(pieces)
-    result = [Piece(range(1), ())]
-    for leg, pieces in zip(legs, options, strict=True):
+    if any(leg.node.size == 0 for leg in legs):
+        return [Piece(range(0), ())]
+    result: list[tuple[Sequence[int], tuple[tuple[Leg, bool], ...]]] = [(range(1), ())]
+    for leg in legs:
         size = leg.node.size
         result = [
-            Piece(combine(outer.where, inner.where, size), (*outer.legs, *inner.legs))
-            for outer in result
-            for inner in pieces
+            (combine(outer, inner, size), (*left, *right))
+            for outer, left in result
+            for inner, right in _leg_pieces(leg)
         ]
-    return result
+    return [
+        Piece(where, tuple(g.shifted(where[0]) if moves else g for g, moves in found))
+        for where, found in result
+    ]
+
+
+def _leg_pieces(leg: Leg) -> list[tuple[Sequence[int], tuple[tuple[Leg, bool], ...]]]:
+    """Pieces of one leg; of each of their legs, whether its offset counts within this axis."""
+    if leg.node.segments is None or is_fixed(leg.node):
+        return [(range(leg.node.size), ((leg, True),))]
+    out: list[tuple[Sequence[int], tuple[tuple[Leg, bool], ...]]] = []
+    at = 0
+    parts = leg.parts if _parts_fit(leg) else None
+    for i, seg in enumerate(leg.node.segments):
+        if parts:
+            found = [(p.where, tuple((g, False) for g in p.legs)) for p in distribute(parts[i])]
+        else:
+            sub = tuple(leg._replace(node=n, parts=None) for n in seg)
+            base = [(p.where, p.legs) for p in distribute(sub)]
+            found = [(w, tuple((g.shifted(-w[0]), True) for g in gs)) for w, gs in base]
+        out.extend((shift(where, at), legs) for where, legs in found)
+        at += size_of(seg)
+    return out
+
+
+def is_fixed(root: Node) -> bool:
+    """Whether a set, or everything that it is made of, is fixed; remembered on the set."""
+    if root.fixed is None:
+        parts = [find(c) for c in children(root)]
+        if parts and all(is_fixed(p) for p in parts):
+            root.fixed = next(p.fixed for p in parts)
+    return root.fixed is not None
 
 
 def _parts_fit(leg: Leg) -> bool:

@@ -75,9 +75,10 @@ class Block:
 
     ``index`` holds the indices of the slice along each dim of the tensor: a ``range``, or a tuple
     where they are no run (one part of an interleaved ``(heads (q k v))``). ``dims`` holds the
-    factors of each dim of that slice (outermost first), and ``roles`` says of each of those factors whether it
-    runs over destination nodes, source nodes, or parallel edges (``"kernel"``: kernel positions,
-    pixels behind a flattened channel, positions of a positional embedding).
+    factors of each dim of that slice (outermost first), and ``roles`` says of each of those
+    factors whether it runs over destination nodes, source nodes, or parallel edges
+    (``"kernel"``: kernel positions, pixels behind a flattened channel, positions of a positional
+    embedding).
     """
 
     tensor: str

@@ -288,11 +288,16 @@ class Tracer(TorchDispatchMode):
                 made = self.pointwise(name, outputs, inputs)
             else:
                 raise NoRuleError(f"{func.namespace}::{name} has no rule")
-            self._attach(outputs, made, inputs)
+            self._attach(outputs, made, inputs, reshapes=torch.Tag.inplace_view in func.tags)
         except NoRuleError as error:
             self._give_up(str(error), outputs, inputs)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # A form of the operator that its rule did not foresee must not stop the trace.
+            self._give_up(f"{name}: {type(error).__name__} in its rule", outputs, inputs)
 
-    def _attach(self, outputs: list[Tensor], made: Any, inputs: list[Tensor]) -> None:
+    def _attach(
+        self, outputs: list[Tensor], made: Any, inputs: list[Tensor], reshapes: bool
+    ) -> None:
         if callable(made):
             self.deferred[id(outputs[0])] = made
             self.kept.append(outputs[0])
@@ -307,7 +312,7 @@ class Tracer(TorchDispatchMode):
                 if sizes != tuple(tensor.shape):
                     raise NoRuleError(f"{self.op}: an unforeseen output shape")
                 self.see(label.axes)
-            if id(tensor) in known and id(tensor) in self.labels:
+            if id(tensor) in known and id(tensor) in self.labels and not reshapes:
                 old = self.label(tensor)
                 for a, b in zip(old.axes, label.axes, strict=True):
                     self.unify(a, b)

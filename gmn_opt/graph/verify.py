@@ -122,7 +122,7 @@ class Checker:
 
     def change(self, symmetry: Symmetry) -> float:
         """Largest relative change of any output under a symmetry."""
-        return self._change(self._outputs(symmetry.apply(self.drawn)))
+        return self._change(self._outputs(symmetry.apply({**self.plain, **self.drawn})))
 
     def _change(self, outputs: list[list[Tensor]]) -> float:
         worst = 0.0
@@ -180,18 +180,26 @@ def verify(
 
 
 def repair(
-    graph: ParameterGraph, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    graph: ParameterGraph,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    strict: bool = False,
 ) -> ParameterGraph:
-    """The graph with every space fixed that changes the outputs of the model."""
+    """The graph with every space fixed that changes the outputs of the model.
+
+    Some models cannot be checked: they cannot be copied, run in one precision only, or are
+    random in evaluation mode. What the rules found then stands, unless ``strict``.
+    """
     if not graph.spaces:
         return graph
     try:
         checker = Checker(model, args, kwargs)
         if not checker.repeats():
-            return graph
+            raise ValueError("the model gives different outputs for the same seed and inputs")
     except Exception:
-        # Some models run in one precision only, or cannot be copied: what the rules
-        # found stands unchecked.
+        if strict:
+            raise
         return graph
     if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
         return graph

@@ -67,13 +67,14 @@ def test_leaving_a_tensor_behind_breaks_the_outputs(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     for space in graph.spaces:
         symmetry = moving(graph, space.id, generator)
-        moved = symmetry.apply(checker.drawn)
+        before = {**checker.plain, **checker.drawn}
+        moved = symmetry.apply(before)
         along = tensors_along(graph, space.id)
         for tensor in along:
             # A single tensor's order alone may not matter (latents that are averaged).
             if tensor in case.inert or len(along) == 1:
                 continue
-            state = {**moved, tensor: checker.drawn[tensor]}
+            state = {**moved, tensor: before[tensor]}
             change = checker._change(checker._outputs(state))
             assert change > 1e-7, f"{tensor} may be left behind along {space}"
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmn_opt.graph import Factor, ParameterGraph, TraceError, trace
+from gmn_opt.graph import Block, Factor, ParameterGraph, TraceError, trace
 from tests.cases import BY_NAME, CASES
 from tests.graph import models as m
 
@@ -183,13 +183,21 @@ def test_groups_and_links_of_a_residual_network() -> None:
 
 
 def test_query_key_and_value_are_different_groups() -> None:
-    for name in ("attention_packed", "attention_packed_chunk", "attention_mha"):
+    kinds = ("packed", "packed_chunk", "mha", "einops", "interleaved", "strided")
+    for name in (f"attention_{kind}" for kind in kinds):
         model, inputs = BY_NAME[name].make()
         graph = trace(model, *inputs)
-        packed = [
-            b for b in graph.blocks if b.numel == 64 and b.index[0].stop - b.index[0].start == 8
-        ]
-        assert len({b.dst for b in packed if "in_proj" in b.tensor or "qkv" in b.tensor}) == 3
+        packed = [b for b in graph.blocks if b.numel == 64 and b.shape != model_shape(graph, b)]
+        assert len(packed) == len({b.dst for b in packed}) == 3, name
+        assert {b.src for b in graph.blocks if graph.shapes[b.tensor] == (8, 8)} & {
+            b.dst for b in packed
+        }, name
+        kinds_of_links = [link.kind for link in graph.links]
+        assert kinds_of_links.count("product") == 1, name
+
+
+def model_shape(graph: ParameterGraph, block: Block) -> tuple[int, ...]:
+    return graph.shapes[block.tensor]
 
 
 def test_convolution_attributes_and_roles() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label
 
@@ -277,9 +277,23 @@ def _select(t: Tracer, label: Label, dim: int, index: int, size: int) -> Label:
         rest = [_member(axis, leg.node, index) for axis in rest]
     t.fix_axis(label.axes[dim], reason)
     if len(legs) == 1 and leg.site is not None:
-        whole = lab.size_of(lab.nodes_of(leg.site.site.axis))
-        rest = [shifted(axis, leg, index * (whole // size)) for axis in rest]
+        by = _start(leg.site, leg.node, index, size, [g.node for a in rest for g in a])
+        rest = [shifted(axis, leg, by) for axis in rest]
     return label.with_axes(rest)
+
+
+def _start(site: SiteRef, node: Node, index: int, size: int, left: Sequence[Node]) -> int:
+    """Where in its site's axis the part begins that an index of ``node`` selects."""
+    legs = lab.expand_axis(site.site.axis)
+    for k, leg in enumerate(legs):
+        if leg.node is node:
+            return index * lab.size_of(g.node for g in legs[k + 1 :])
+    found = [lab.find(n) for n in left]
+    for piece in lab.distribute(site.site.axis):
+        if any(g.node is n for g in piece.legs for n in found if n.fixed is None):
+            if len(piece.where) * size == lab.size_of(g.node for g in legs):
+                return piece.start - site.offset
+    return index * (lab.size_of(g.node for g in legs) // size)
 
 
 def _member(axis: Axis, over: Node, index: int) -> Axis:

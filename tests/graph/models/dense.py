@@ -296,3 +296,120 @@ class DropoutNet(nn.Sequential):
             nn.Linear(4, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 5), nn.Tanh(),
             nn.AlphaDropout(), nn.Linear(5, 3),
         )  # fmt: skip
+
+
+class SpectralNorm(nn.Module):
+    """The power iteration's vectors are buffers, so the check needs them to move too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6))
+        self.b = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class HardMoE(nn.Module):
+    """Top-1 routing with Python loops; every expert gets some of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.router = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6)) for _ in range(2)
+        )
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        weight, chosen = self.router(x).softmax(-1).max(-1)
+        out = torch.zeros_like(x)
+        for i, expert in enumerate(self.experts):
+            (rows,) = torch.where(chosen == i)
+            out.index_add_(0, rows, expert(x[rows]) * weight[rows, None])
+        return self.head(x + out)
+
+
+class MaskedWeight(nn.Module):
+    """A weight times a constant mask, as in pruning: the mask's order matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+        self.register_buffer("mask", torch.tensor([[1.0], [0], [1], [1], [0], [1]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask
+        assert isinstance(mask, Tensor)
+        x = torch.relu(F.linear(x, self.a.weight * mask, self.a.bias))
+        return self.c(torch.relu(self.b(x)))
+
+
+class LayerScale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 7), nn.Linear(7, 6)
+        self.gamma = nn.Parameter(torch.randn(6))
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        y = self.down(F.gelu(self.up(F.rms_norm(x, (6,)))))
+        return self.head((x + self.gamma * y) * self.temperature)
+
+
+class Vmapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(4, 6, 5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.vmap(self.net)(x)
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 5), nn.Linear(11, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.zeros(x.shape[0], 11, dtype=x.dtype)
+        both[:, :6] = self.a(x)
+        both[:, 6:] = self.b(x)
+        both.relu_()
+        both[:, :6].mul_(2)
+        return self.c(both)
+
+
+class FourierFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, 5))
+        self.net = mlp(10, 6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frequencies = self.frequencies
+        assert isinstance(frequencies, Tensor)
+        angle = x @ frequencies
+        return self.net(torch.cat([angle.sin(), angle.cos()], -1))
+
+
+class FourierOperator(nn.Module):
+    """One layer of a Fourier neural operator in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.out = nn.Linear(2, 5), nn.Linear(5, 1)
+        self.real = nn.Parameter(torch.randn(5, 5, 3))
+        self.imag = nn.Parameter(torch.randn(5, 5, 3))
+        self.skip = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        modes = torch.fft.rfft(x, dim=1)[:, :3]
+        weight = torch.complex(self.real, self.imag)
+        mixed = torch.einsum("bmi,iom->bmo", modes, weight)
+        y = torch.fft.irfft(mixed, n=x.shape[1], dim=1)
+        return self.out(F.gelu(y + self.skip(x)))
