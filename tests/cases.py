@@ -2,7 +2,8 @@
 
 ``spaces`` is the number of free index sets where it can be derived by hand, None where the count
 is not the point. Tags: ``adversarial`` (full of traps; nothing wrong may be claimed), ``noisy``
-(random even in evaluation mode), ``stats`` (has running statistics).
+(random even in evaluation mode), ``stats`` (has running statistics), ``partial`` (a hidden layer is
+fixed for a good reason).
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ CASES: list[Case] = [
     case("soft_moe", m.SoftMoE, floats((3, 4)), 3),
     case("spectral_norm", m.SpectralNorm, floats((3, 4)), 1, "stats"),
     case("hard_moe", m.HardMoE, floats((12, 4)), 3),
-    case("masked_weight", m.MaskedWeight, floats((3, 4)), 1),
+    case("masked_weight", m.MaskedWeight, floats((3, 4)), 1, "partial"),
     case("layer_scale", m.LayerScale, floats((3, 4)), 2),
     case("vmapped", m.Vmapped, floats((3, 4)), 2),
     case("in_place", m.InPlace, floats((3, 4)), 2),

@@ -1,0 +1,229 @@
+"""Operators that cut axes into parts, select from them, and join them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gmn_opt.graph import labels as lab
+from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
+from gmn_opt.graph.rules.table import NoRuleError, rule
+from gmn_opt.graph.uses import Label
+
+if TYPE_CHECKING:
+    from gmn_opt.graph.tracing import Tracer
+
+
+def cut(t: Tracer, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+    """An axis cut into consecutive axes of ``sizes``."""
+    if len(sizes) == 1:
+        return [axis]
+    legs = [leg for leg in lab.expand_axis(axis) if leg.node.size > 1]
+    if len(legs) == 1 and legs[0].parts is not None:
+        parts = legs[0].parts
+        if [lab.size_of(lab.nodes_of(p)) for p in parts] == list(sizes):
+            return list(parts)
+    made = lab.segment(lab.nodes_of(tuple(legs)), sizes)
+    if made is None:
+        t.fix_axis(axis, f"{t.op} cuts it at places that do not fit")
+        site = legs[0].site if legs else None
+        return [(Leg(Node(s, f"{t.op} cuts it at places that do not fit"), site),) for s in sizes]
+    if not legs:
+        return [tuple(Leg(n) for n in part) for part in made]
+    first, rest = legs[0], legs[1:]
+    out: list[Axis] = []
+    start = 0
+    for part, size in zip(made, sizes, strict=True):
+        head = part[: len(part) - len(lab.expand(lab.nodes_of(tuple(rest))))]
+        whole = (*(Leg(n, first.site, first.origins) for n in head), *rest)
+        out.append(shifted(whole, first, start))
+        start += size
+    return out
+
+
+def shifted(axis: Axis, like: Leg, by: int) -> Axis:
+    """The same axis; legs of the same place as ``like`` stand for the part ``by`` further on."""
+    if by == 0:
+        return axis
+    same = (like.site, like.origins)
+    return tuple(g.shifted(by) if (g.site, g.origins) == same else g for g in axis)
+
+
+@rule("slice", "slice_copy", "narrow")
+def slice_(
+    t: Tracer,
+    out: Tensor,
+    x: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Label:
+    """A run of indices: the axis falls into what is before, inside and after."""
+    label = t.label(x)
+    dim %= len(label.axes)
+    size, taken = x.shape[dim], out.shape[dim]
+    if taken == size and step == 1:
+        return label
+    axes = list(label.axes)
+    if step != 1:
+        t.fix_axis(axes[dim], f"{t.op} with a step")
+        axes[dim] = (Leg(Node(taken, f"{t.op} with a step"), axes[dim][-1].site),)
+        return label.with_axes(axes)
+    start = min(max((start or 0) + (size if (start or 0) < 0 else 0), 0), size)
+    if taken == 0:
+        axes[dim] = (Leg(Node(0)),)
+        return label.with_axes(axes)
+    sizes = [start, taken, size - start - taken]
+    pieces = cut(t, axes[dim], [s for s in sizes if s])
+    axes[dim] = pieces[1 if start else 0]
+    return label.with_axes(axes)
+
+
+@rule("select", "select_copy")
+def select(t: Tracer, out: Tensor, x: Tensor, dim: int, index: int) -> Label:
+    """One index of an axis."""
+    label = t.label(x)
+    dim %= len(label.axes)
+    return _select(t, label, dim, int(index) % x.shape[dim], x.shape[dim])
+
+
+def _select(t: Tracer, label: Label, dim: int, index: int, size: int) -> Label:
+    rest = [a for d, a in enumerate(label.axes) if d != dim]
+    legs = [leg for leg in lab.expand_axis(label.axes[dim]) if leg.node.size > 1]
+    if not legs:
+        return label.with_axes(rest)
+    reason = "single indices are selected"
+    leg = legs[0]
+    if len(legs) == 1:
+        t.selected((leg,))
+        rest = [_member(axis, leg.node, index) for axis in rest]
+    t.fix_axis(label.axes[dim], reason)
+    if len(legs) == 1 and leg.site is not None:
+        by = _start(leg.site, leg.node, index, size, [g.node for a in rest for g in a])
+        rest = [shifted(axis, leg, by) for axis in rest]
+    return label.with_axes(rest)
+
+
+def _start(site: SiteRef, node: Node, index: int, size: int, left: Sequence[Node]) -> int:
+    """Where in its site's axis the part begins that an index of ``node`` selects."""
+    legs = lab.expand_axis(site.site.axis)
+    for k, leg in enumerate(legs):
+        if leg.node is node:
+            return index * lab.size_of(g.node for g in legs[k + 1 :])
+    found = [lab.find(n) for n in left]
+    pieces = lab.distribute(site.site.axis)
+    hits = [sum(any(g.node is n for n in found) for g in piece.legs) for piece in pieces]
+    if len(pieces) == size and max(hits):
+        # Packed parts may share index sets by now; then the order of the pieces decides.
+        best = [k for k, n in enumerate(hits) if n == max(hits)]
+        return pieces[index if index in best else best[0]].start - site.offset
+    return index * (lab.size_of(g.node for g in legs) // size)
+
+
+def _member(axis: Axis, over: Node, index: int) -> Axis:
+    """An axis with the families over a selected index replaced by their chosen members."""
+    out: list[Leg] = []
+    for leg in lab.expand_axis(axis):
+        mine = leg.node.over is not None and lab.find(leg.node.over) is over
+        if leg.node.members is not None and mine:
+            leg = leg._replace(node=leg.node.members[index])
+        out.append(leg)
+    return tuple(out)
+
+
+@rule("unbind", "unbind_copy")
+def unbind(t: Tracer, out: Sequence[Tensor], x: Tensor, dim: int = 0) -> list[Label]:
+    """Every index of an axis."""
+    label = t.label(x)
+    dim %= len(label.axes)
+    return [_select(t, label, dim, i, x.shape[dim]) for i in range(x.shape[dim])]
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy",
+      "split_with_sizes_copy", "chunk", "unsafe_chunk", "tensor_split")  # fmt: skip
+def split(t: Tracer, out: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0) -> list[Label]:
+    """Consecutive runs of an axis."""
+    label = t.label(x)
+    dim %= len(label.axes)
+    runs = [piece.shape[dim] for piece in out]
+    if 0 in runs:
+        raise NoRuleError(f"{t.op} into empty parts")
+    made = cut(t, label.axes[dim], runs)
+    return [label.with_axes([*label.axes[:dim], m, *label.axes[dim + 1 :]]) for m in made]
+
+
+@rule("cat", "concat", "concatenate")
+def cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Axes one after the other; the other axes meet, once somebody reads the result."""
+    return lambda: _cat(t, out, tensors, dim)
+
+
+def _cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
+    inputs = [x for x in tensors if x.numel() or x.dim() > 1]
+    labels = [t.label(x) for x in inputs]
+    kinds = {x.kind for x in labels}
+    dim %= out.dim()
+    if "activation" in kinds:
+        labels = [t.materialize(x) for x in labels]
+    kind = "activation" if "activation" in kinds else labels[0].kind
+    if "parameter" in kinds and kind != "activation":
+        kind = "parameter"
+    axes: list[Axis] = []
+    for d in range(out.dim()):
+        parts = [x.axes[d] for x in labels]
+        if d == dim:
+            axes.append(join(parts))
+            continue
+        axis = parts[0]
+        for other in parts[1:]:
+            axis = t.meet(axis, other, "cat")
+        axes.append(axis)
+    return Label(tuple(axes), kind)
+
+
+def join(parts: Sequence[Axis]) -> Axis:
+    """The concatenation of axes."""
+    sizes = [lab.size_of(lab.nodes_of(p)) for p in parts]
+    kept = [
+        p if p else (Leg(Node(1, "an axis of size one")),)
+        for p, s in zip(parts, sizes, strict=True)
+        if s
+    ]
+    if len(kept) == 1:
+        return kept[0]
+    node = Node(sum(sizes))
+    node.segments = tuple(lab.nodes_of(p) for p in kept)
+    legs = [leg for p in kept for leg in p]
+    sites = [leg.site for leg in legs if leg.site is not None]
+    origins = tuple(o for leg in legs for o in leg.origins)
+    site = max(sites, key=lambda r: r.site.id) if sites else None
+    return (Leg(node, site, origins, tuple(kept)),)
+
+
+@rule("stack", "_stack", "hstack", "vstack")
+def stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """A new, fixed axis over tensors of the same axes, which meet when the result is read."""
+    if t.op not in ("stack", "_stack"):
+        raise NoRuleError(f"{t.op} was not decomposed")
+    return lambda: _stack(t, out, tensors, dim)
+
+
+def _stack(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
+    labels = [t.label(x) for x in tensors]
+    kinds = {x.kind for x in labels}
+    if "activation" in kinds:
+        labels = [t.materialize(x) for x in labels]
+    axes: list[Axis] = []
+    for d in range(len(labels[0].axes)):
+        axis = labels[0].axes[d]
+        for other in labels[1:]:
+            axis = t.meet(axis, other.axes[d], "cat")
+        axes.append(axis)
+    axes.insert(dim % out.dim(), (Leg(Node(len(tensors), "the order of a stack")),))
+    kind = "activation" if "activation" in kinds else labels[0].kind
+    if "parameter" in kinds and kind != "activation":
+        kind = "parameter"
+    return Label(tuple(axes), kind)
