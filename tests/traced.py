@@ -29,7 +29,7 @@ def random_tensors(
     generator = torch.Generator().manual_seed(seed)
     tail = (features,) if features else ()
     return {
-        name: torch.randn(*lead, *shape, *tail, generator=generator, dtype=torch.float64)
+        name: torch.randn((*lead, *shape, *tail), generator=generator, dtype=torch.float64)
         for name, shape in graph.shapes.items()
     }
 

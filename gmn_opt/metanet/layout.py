@@ -311,17 +311,24 @@ class BlockedGraph:
                 )
 
     @cached_property
-    def message_counts(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Messages per node, incoming, outgoing and along links: float64 ``[N, 1]`` per group."""
-        counts = tuple([torch.zeros(n, 1, dtype=torch.float64) for n in self.group_sizes]
-                       for _ in range(3))  # fmt: skip
-        for b in self.blocks:
-            counts[0][b.dst.group] += b.dst.coverage()
-            counts[1][b.src.group] += b.src.coverage()
-        for link in self.graph.links:
-            counts[2][link.dst] += 1
-            counts[2][link.src] += 1
-        return counts[0], counts[1], counts[2]
+    def message_counts(self) -> list[list[int | Tensor]]:
+        """Messages per node, incoming, outgoing and along links: at least 1, per group.
+
+        A float64 ``[N, 1]`` where the nodes of a group differ, else a number.
+        """
+        found: list[list[int | Tensor]] = []
+        ends = [[b.dst for b in self.blocks], [b.src for b in self.blocks], []]
+        for side in ends:
+            counts = [torch.zeros(n, 1, dtype=torch.float64) for n in self.group_sizes]
+            for end in side:
+                counts[end.group] += end.coverage()
+            if side is ends[2]:
+                for link in self.graph.links:
+                    counts[link.src] += 1
+                    counts[link.dst] += 1
+            counts = [c.clamp_min(1) for c in counts]
+            found.append([int(c[0]) if bool((c == c[0]).all()) else c for c in counts])
+        return found
 
     @cached_property
     def edge_counts(self) -> tuple[int, ...]:

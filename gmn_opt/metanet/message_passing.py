@@ -105,7 +105,7 @@ class MessageLayer(nn.Module):
             dst = b.dst.read(as_dst[b.dst.group]) + per_block[i].unsqueeze(-2)
             h = mix_channels(self.edge.weight, e)
             h = _activate(h, src.mT.contiguous().unsqueeze(-2), dst.mT.contiguous().unsqueeze(-1))
-            at_dst, at_src = h.mean(-1).mT, b.pool_src(h.mean(-2).mT)
+            at_dst, at_src = _mean(h, -1).mT, b.pool_src(_mean(h, -2).mT)
             messages[0][b.dst.group].append(b.dst.write(at_dst))
             messages[1][b.src.group].append(b.src.write(at_src))
             to_block.append(at_dst.mean(-2))
@@ -143,7 +143,11 @@ def _activate(h: Tensor, *terms: Tensor) -> Tensor:
     return silu(h, inplace=True)
 
 
-def _pool(messages: list[list[Tensor]], counts: list[Tensor], like: tuple[Tensor, ...]) -> Tensor:
+def _mean(h: Tensor, dim: int) -> Tensor:
+    return h.sum(dim) if h.shape[dim] == 1 else h.mean(dim)  # never a view: h may be overwritten
+
+
+def _pool(messages: list[list[Tensor]], counts: list[int | Tensor], like: tuple[Tensor, ...]) -> Tensor:
     """Mean of the messages to every node, zero where there is none: ``[..., N, f]``."""
     rows = []
     for group, count, x in zip(messages, counts, like, strict=True):
@@ -152,5 +156,6 @@ def _pool(messages: list[list[Tensor]], counts: list[Tensor], like: tuple[Tensor
         elif len(group) == 1:
             rows.append(group[0])
         else:
-            rows.append(torch.stack(group).sum(0) / count.to(x).clamp_min(1))
+            total = torch.stack(group).sum(0)
+            rows.append(total / (count if isinstance(count, int) else count.to(x)))
     return torch.cat(rows, -2)

@@ -16,6 +16,7 @@ one and carries over from narrow networks to wide ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 
 import torch
@@ -78,41 +79,59 @@ def direction_factors(layout: BlockedGraph, like: Tensor) -> tuple[Tensor, list[
     return like.new_tensor(rows), [row[0] for row in rows]
 
 
+@cache
+def _pair_index(device: torch.device) -> Tensor:
+    """Where the pairs of channels stand in a flattened Gram matrix."""
+    return torch.tensor([i * len(CHANNELS) + j for i, j in _PAIRS], device=device)
+
+
 def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, step: int) -> Reading:
     """Channels and scalars from flat ``theta``, ``grad`` [..., P] and ``moments`` [..., 3, P].
 
     ``moments`` have seen ``step`` gradients (at least 1), ``grad`` being the latest.
     """
-    correction = moments.new_tensor([1 / (1 - d**step) for d in DECAYS]).unsqueeze(-1)
-    corrected = moments * correction
-    second = corrected[..., 2, :]
+    fast, slow, second = moments.unbind(-2)
+    c_fast, c_slow, c_second = (1 / (1 - d**step) for d in DECAYS)
+    second = second * c_second
     scale = (second + EPS**2).rsqrt()
-    momenta = corrected[..., :2, :]
-    adam = momenta * scale.unsqueeze(-2)
-    matrices = torch.stack([corrected[..., 0, :], momenta.mean(-2), second], -2)
+    mean = torch.add(fast, slow, alpha=c_slow / c_fast)
 
-    shaped = []
-    for block, part in zip(layout.blocks, layout.blocks_of_flat(matrices), strict=True):
-        fast, mean, v = part.unbind(-3)
+    factored, orthogonal = [], []
+    for block, f, m, v in zip(
+        layout.blocks,
+        layout.blocks_of_flat(fast),
+        layout.blocks_of_flat(mean),
+        layout.blocks_of_flat(second),
+        strict=True,
+    ):
         rows, columns = v.mean(-1, keepdim=True), v.mean(-2, keepdim=True)
         overall = rows.mean(-2, keepdim=True)
         rows = ((overall + EPS**2) / (rows + EPS**2)).sqrt()
-        factored = fast * rows * (columns + EPS**2).rsqrt()
+        factored.append((f * rows * (columns + EPS**2).rsqrt()).flatten(-2))
         if block.block.kind == "embedding":
-            orthogonal = mean * (mean.square().mean(-2, keepdim=True) + EPS**2).rsqrt()
+            made = m * (m.square().mean(-2, keepdim=True) + EPS**2).rsqrt()
         else:
-            orthogonal = orthogonalize(mean)
-        shaped.append(torch.stack([factored, orthogonal], -3).flatten(-2))
-    elementwise = torch.stack([theta, grad * scale], -2)
-    flat = torch.cat([elementwise, adam, torch.cat(shaped, -1)], -2)
+            made = orthogonalize(m)
+        orthogonal.append(made.flatten(-2))
+    flat = torch.stack(
+        [
+            theta,
+            grad * scale,
+            fast * scale * c_fast,
+            slow * scale * c_slow,
+            torch.cat(factored, -1),
+            torch.cat(orthogonal, -1),
+        ],
+        -2,
+    )
 
     channels = layout.blocks_of_flat(flat)
     grams = [part @ part.mT / part.shape[-1] for part in (c.flatten(-2) for c in channels)]
     gram = torch.stack(grams, -3)
     rms = (gram.diagonal(dim1=-2, dim2=-1) + EPS**2).sqrt()
     cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
-    i, j = (torch.tensor(index, device=gram.device) for index in zip(*_PAIRS, strict=True))
+    pairs = cosine.flatten(-2)[..., _pair_index(gram.device)]
     fan_in = rms.new_tensor([float(b.fan_in) for b in layout.blocks])
     known = torch.stack([rms[..., 0] * fan_in.sqrt(), *rms[..., 1:4].unbind(-1)], -1)
-    scalars = torch.cat([cosine[..., i, j], torch.asinh(0.5 * (known + 1e-6).log())], -1)
+    scalars = torch.cat([pairs, torch.asinh(0.5 * (known + 1e-6).log())], -1)
     return Reading(channels, 1 / rms, scalars)
