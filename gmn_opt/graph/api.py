@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gmn_opt.graph.assembly import assemble
+from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.labels import Site
-from gmn_opt.graph.tracing import Escapes, PackedKey, Tracer
+from gmn_opt.graph.tracing import PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
 MAX_PASSES = 4
@@ -218,6 +220,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)
         try:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
-from gmn_opt.graph import labels as lab
 from gmn_opt.graph.conditions import parents_of
 from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.labels import Leg, Node, Piece, SiteRef
+from gmn_opt.graph.labels import Leg, Node, SiteRef
+from gmn_opt.graph.pieces import Piece, distribute
 from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, Link, NodeGroup
 from gmn_opt.graph.uses import Label, Record, Use
 
@@ -46,7 +46,7 @@ class Assembler:
 
     def _read_use(self, number: int, use: Use) -> None:
         for pair in use.pairs:
-            mine, theirs = lab.distribute(pair.parameter), lab.distribute(pair.activation)
+            mine, theirs = distribute(pair.parameter), distribute(pair.activation)
             for i, piece in enumerate(mine):
                 other = theirs[i].legs if len(theirs) == len(mine) else ()
                 for k, leg in enumerate(piece.legs):
@@ -80,7 +80,7 @@ class Assembler:
         key: GroupKey = (site.id, index[0], leaves)
         if key not in self.groups:
             name = _short(site.name)
-            if len(lab.distribute(site.axis)) > 1 and site.kind == "hidden":
+            if len(distribute(site.axis)) > 1 and site.kind == "hidden":
                 name += f"[{index[0]}:{index[-1] + 1}]"
             ids = tuple(self.factor(n, name) for n in leaves)
             role = "input" if site.kind in ("input", "index") else "hidden"
@@ -105,7 +105,7 @@ class Assembler:
         """All blocks of a parameter."""
         name = self.names[index]
         label = self.record.parameters[index]
-        pieces = [lab.distribute(axis) for axis in label.axes]
+        pieces = [distribute(axis) for axis in label.axes]
         return [self._block(index, name, combo) for combo in product(*pieces)]
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
@@ -194,7 +194,7 @@ def _home(ref: SiteRef, wanted: Sequence[Node]) -> Piece | None:
     """The piece of a site's axis that holds most of ``wanted``, at its offset if in doubt."""
     best: Piece | None = None
     score = (0, False)
-    for piece in lab.distribute(ref.site.axis):
+    for piece in distribute(ref.site.axis):
         hits = sum(any(leg.node is w for w in wanted) for leg in piece.legs)
         mark = (hits, piece.start == ref.offset)
         if hits and mark > score:
@@ -210,7 +210,7 @@ def _short(name: str) -> str:
 def _belongs(ref: SiteRef, node: Node) -> bool:
     if ref.site.kind != "hidden":
         return True
-    return any(leg.node is node for p in lab.distribute(ref.site.axis) for leg in p.legs)
+    return any(leg.node is node for p in distribute(ref.site.axis) for leg in p.legs)
 
 
 def _main_site(found: Sequence[tuple[Node, SiteRef | None]]) -> SiteRef | None:
@@ -263,14 +263,14 @@ def assemble(
 
 
 def _reason(axis: Sequence[Leg]) -> str:
-    leaves = [leg.node for piece in lab.distribute(tuple(axis)) for leg in piece.legs]
+    leaves = [leg.node for piece in distribute(tuple(axis)) for leg in piece.legs]
     if any(n.fixed is None and n.size > 1 for n in leaves):
         return ""
     return next((n.fixed for n in leaves if n.fixed), "an axis of size one")
 
 
 def _buffer(a: Assembler, name: str, label: Label, blocks: list[Block]) -> list[Block]:
-    pieces = [lab.distribute(axis) for axis in label.axes]
+    pieces = [distribute(axis) for axis in label.axes]
     known = {id(n) for n in a.factors}
     if not any(id(g.node) in known for ps in pieces for p in ps for g in p.legs):
         return []

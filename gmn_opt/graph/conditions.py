@@ -13,6 +13,7 @@ from itertools import product
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Node
+from gmn_opt.graph.pieces import distribute
 from gmn_opt.graph.uses import Record
 
 
@@ -46,8 +47,7 @@ def _cells(
     pieces = []
     for axis in axes:
         options = {
-            tuple(leg.node for leg in piece.legs if leg.node.size > 1)
-            for piece in lab.distribute(axis)
+            tuple(leg.node for leg in piece.legs if leg.node.size > 1) for piece in distribute(axis)
         }
         pieces.append(tuple(options))
     if any(len(set(p)) > 32 for p in pieces):

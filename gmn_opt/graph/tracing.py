@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph import labels as lab
@@ -65,6 +64,11 @@ class Tracer(TorchDispatchMode):
         self.parameter_ids: dict[int, int] = {}
         self.touched: set[int] = set()
         self.output_labels: list[Label] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Spare the first trace of a process the import of the compiler, over a second."""
+        return False
 
     # ------------------------------------------------------------------ labels of tensors
 
@@ -349,7 +353,8 @@ class Tracer(TorchDispatchMode):
             self.created += 1
             self.constants[storage] = number
         if number in self.mutated:
-            self.set(tensor, Label(tuple((Leg(Node(n)),) for n in tensor.shape), "constant"))
+            axes = tuple((Leg(Node(n)),) for n in tensor.shape)
+            self.set(tensor, Label(axes, "activation"))
         else:
             self.set(tensor, Label((), "constant", uniform=True))
 
@@ -451,43 +456,11 @@ class Tracer(TorchDispatchMode):
         return out
 
 
-class Escapes(TorchFunctionMode):
-    """Catch the ways in which values leave or enter tensors without an operator being run."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-        self.leaks: frozenset[Any] = frozenset(
-            {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
-        )
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in self.leaks and args and isinstance(args[0], Tensor):
-            self.tracer.fix(self.tracer.label(args[0]), f"its values leave the graph in {_n(func)}")
-        out = func(*args, **(kwargs or {}))
-        if func is _DATA_GETTER and isinstance(out, Tensor):
-            self.tracer.set(out, self.tracer.label(args[0]))
-        return out
-
-
-_DATA_GETTER = Tensor.data.__get__  # type: ignore[attr-defined]
-
-
 def is_pointwise(func: Any, name: str) -> bool:
     """Whether an operator acts on each element alone."""
     if name in NOT_POINTWISE:
         return False
     return torch.Tag.pointwise in func.tags or name in POINTWISE or name.rstrip("_") in POINTWISE
-
-
-def _n(func: Any) -> str:
-    return str(getattr(func, "__name__", func))
 
 
 def _age(leg: Leg) -> int:

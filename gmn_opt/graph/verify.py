@@ -32,6 +32,10 @@ _SEED = 20231204
 class _Double(TorchDispatchMode):
     """Raise every request for a lower floating-point precision to float64."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

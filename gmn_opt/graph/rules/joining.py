@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
+from gmn_opt.graph.pieces import distribute
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label
 
@@ -114,7 +115,7 @@ def _start(site: SiteRef, node: Node, index: int, size: int, left: Sequence[Node
         if leg.node is node:
             return index * lab.size_of(g.node for g in legs[k + 1 :])
     found = [lab.find(n) for n in left]
-    pieces = lab.distribute(site.site.axis)
+    pieces = distribute(site.site.axis)
     hits = [sum(any(g.node is n for n in found) for g in piece.legs) for piece in pieces]
     if len(pieces) == size and max(hits):
         # Packed parts may share index sets by now; then the order of the pieces decides.
