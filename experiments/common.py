@@ -12,11 +12,16 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """``"auto"`` takes CUDA where there is one; raises ValueError if CUDA is asked for in vain."""
+    """``"auto"`` takes CUDA where there is one.
+
+    Raises ValueError for any other name, and if CUDA is asked for in vain.
+    """
+    if name.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"Unknown device {name!r}; choose cpu, cuda or auto.")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was asked for, but torch sees no CUDA device; use cpu.")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name} was asked for, but torch sees no CUDA device; use cpu.")
     return torch.device(name)
 
 

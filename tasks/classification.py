@@ -50,6 +50,24 @@ class ImageClassification(Task):
     overlay: float = 0.0
     gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        norms = {"mlp": ("none", "layer"), "cnn": ("none", "batch")}
+        for what, received, known in (
+            ("kind", self.kind, norms),
+            ("activation", self.activation, ACTIVATIONS),
+            ("norm", self.norm, norms.get(self.kind, ())),
+        ):
+            if received not in known:
+                raise ValueError(
+                    f"Unknown {what} {received!r} for kind={self.kind!r}; choose one of "
+                    f"{', '.join(known)}."
+                )
+        if self.kind == "cnn" and self.size >> len(self.hidden) < 1:
+            raise ValueError(
+                f"{len(self.hidden)} poolings leave nothing of {self.size}x{self.size} pixels. "
+                "Take fewer layers."
+            )
+
     @property
     def name(self) -> str:
         """Data, size, architecture and batch size."""
@@ -73,7 +91,7 @@ class ImageClassification(Task):
                     layers.append(nn.LayerNorm(hidden))
                 layers.append(act())
                 width = hidden
-        elif self.kind == "cnn":
+        else:
             channels, side = 1, self.size
             for hidden in self.hidden:
                 layers.append(nn.Conv2d(channels, hidden, 3, padding=1))
@@ -83,8 +101,6 @@ class ImageClassification(Task):
                 channels, side = hidden, side // 2
             layers.append(nn.Flatten())
             width = channels * side**2
-        else:
-            raise ValueError(f"Unknown kind {self.kind!r}; choose 'mlp' or 'cnn'.")
         layers.append(nn.Linear(width, images_of(self.data, self.size).classes))
         network = nn.Sequential(*layers)
         if self.gain != 1.0:
@@ -119,5 +135,3 @@ class ImageClassification(Task):
     def judge(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross entropy in nats."""
         return F.cross_entropy(output, batch["y"])
-
-

@@ -18,7 +18,8 @@ HELD_OUT_DATA = ("fashion_mnist",)
 
 
 def _choose(options: list[Any], weights: list[float], generator: torch.Generator) -> Any:
-    return options[int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))]
+    shares = torch.tensor(weights, dtype=torch.float64)
+    return options[int(torch.multinomial(shares, 1, generator=generator))]
 
 
 def _log_uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -62,10 +63,18 @@ class MetaTrainSuite:
         return ImageClassification(size=size, hidden=hidden, norm=norm, **common)
 
     def restore(self, spec: dict[str, Any]) -> ImageClassification:
-        """The task with the fields of ``spec``."""
+        """The task that ``spec`` describes; raises ValueError when it is of another kind."""
         fields = {k: v for k, v in spec.items() if k != "task"}
-        fields["hidden"] = tuple(fields["hidden"])
-        return ImageClassification(**fields)
+        try:
+            if spec["task"] != "image_classification":
+                raise ValueError(f"unknown task {spec['task']!r}")
+            fields["hidden"] = tuple(fields["hidden"])
+            return ImageClassification(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{spec} does not describe a task of this suite ({error}). Use the version that "
+                "wrote it."
+            ) from error
 
 
 def validation() -> list[ImageClassification]:

@@ -1,38 +1,28 @@
-"""Files that a meta-training run leaves behind, written so that a crash loses nothing."""
+"""Checkpoints of a meta-training run, written so that a crash loses nothing."""
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gmn_opt.weights.atomic import write_atomically
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
-
-    If ``write`` fails (a full disk, a kill), the file that stood at ``path`` survives whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["load_checkpoint", "save_checkpoint", "write_atomically"]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save a trainer's ``state_dict`` at ``path``."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    """Save ``state`` (tensors and plain values) at ``path``, whole or not at all.
+
+    Raises OSError when it cannot be written; what stood at ``path`` is kept then.
+    """
+    # torch's own writer hides the reason of a failed write, a full disk for example
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,10 +35,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"No checkpoint at {path}. Start without --resume, or name the folder of a run."
         )
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
         raise ValueError(
             f"{path} is not a whole checkpoint ({error}). Delete it and start again, or restore "
             "a copy."
         ) from error
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path} holds a {type(state).__name__}, not the state of a run. Name the folder of "
+            "a meta-training run."
+        )
     return state

@@ -55,6 +55,20 @@ class MetaConfig:
     diverged: float = 3.0
     rule: RuleConfig = field(default_factory=RuleConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("truncation", "horizon"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise ValueError(
+                    f"{name} is (shortest, longest) in inner steps, both at least 1; received "
+                    f"{(low, high)}."
+                )
+        if min(self.runs, self.max_networks) < 1:
+            raise ValueError(
+                "A run needs at least one network, received "
+                f"runs={self.runs}, max_networks={self.max_networks}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of the format."""
         return {"version": CONFIG_VERSION, **asdict(self)}
@@ -76,5 +90,8 @@ class MetaConfig:
             if name in given:
                 given[name] = tuple(given[name])
         if isinstance(given.get("rule"), dict):
+            sizes = {f.name for f in fields(RuleConfig)}
+            if unknown := sorted(set(given["rule"]) - sizes):
+                raise ValueError(f"Unknown sizes {unknown} of the rule; known: {sorted(sizes)}.")
             given["rule"] = RuleConfig(**given["rule"])
         return MetaConfig(**given)

@@ -77,13 +77,27 @@ class Task(ABC):
         """What the network reads of a batch; by default its ``"x"``."""
         return (batch["x"],)
 
+    def _buffers(self, like: Tensor) -> dict[str, Tensor]:
+        """The template's buffers on the device of ``like``."""
+        cache: dict[torch.device, dict[str, Tensor]] = self.__dict__.setdefault("_on_device", {})
+        if like.device not in cache:
+            named = self.template.named_buffers()
+            cache[like.device] = {n: b.to(like.device) for n, b in named}
+        return cache[like.device]
+
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Scalar loss of one network; vectorize it with ``torch.func.vmap``.
 
         Raises ValueError if :meth:`judge` does not return a scalar.
         """
-        output = functional_call(self.template, dict(params), self.inputs(batch))
-        value = self.judge(output, batch)
+        inputs = self.inputs(batch)
+        given = {**self._buffers(next(iter(params.values()))), **params}
+        value = self.judge(functional_call(self.template, given, inputs), batch)
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"Task {self.name}: the loss must be a scalar tensor, received "
+                f"{type(value).__name__}. Return a tensor from judge()."
+            )
         if value.dim() != 0:
             raise ValueError(
                 f"Task {self.name}: the loss must be a scalar, received shape "

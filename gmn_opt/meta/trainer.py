@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class InnerRun:
 class MetaStep:
     """What one outer step did.
 
-    ``loss`` is the mean inner loss over the window, ``meta_loss`` the meta-objective; ``event`` is
-    ``"ok"``, ``"finished"``, ``"diverged"`` or ``"non-finite"`` and tells how the inner run went on.
+    ``loss`` is the mean inner loss over the window, ``meta_loss`` the meta-objective. ``event``
+    tells how the inner run went on: ``"ok"``, ``"finished"``, ``"diverged"`` or ``"non-finite"``.
     """
 
     step: int
@@ -133,9 +134,7 @@ class MetaTrainer:
         event = "ok"
         if math.isfinite(loss):
             out.meta_loss.backward()
-            norm = float(
-                torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.config.clip)
-            )
+            norm = float(torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.config.clip))
         if math.isfinite(norm):
             self.outer.step()
         else:
@@ -158,8 +157,16 @@ class MetaTrainer:
         self.step += 1
         self.inner_steps += steps * run.state.theta.shape[0]
         return MetaStep(
-            self.step, run.task.name, started, run.horizon, run.known, loss,
-            float(out.meta_loss.detach()), norm, lr, event,
+            self.step,
+            run.task.name,
+            started,
+            run.horizon,
+            run.known,
+            loss,
+            float(out.meta_loss.detach()),
+            norm,
+            lr,
+            event,
         )
 
     @torch.no_grad()
@@ -175,7 +182,8 @@ class MetaTrainer:
 
     def averaged_rule(self) -> LearnedRule:
         """The rule with averaged meta-parameters: what is validated and kept."""
-        rule = LearnedRule(self.config.rule).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            rule = LearnedRule(self.config.rule).to(self.device)
         rule.load_state_dict(self.average)
         return rule
 
@@ -193,6 +201,7 @@ class MetaTrainer:
             "runs": [
                 {
                     "task": run.task.spec(),
+                    "layout": _layout_of(run.task),
                     "theta": run.state.theta,
                     "moments": run.state.moments,
                     "step": run.state.step,
@@ -207,36 +216,66 @@ class MetaTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``. The configuration stays this trainer's own.
+        """Go on from ``state``, of which nothing is shared. The configuration stays one's own.
 
-        Raises ValueError when the metanet's sizes differ.
+        Raises ValueError, before anything is changed, when ``state`` is no state of a trainer, is
+        of another version, or does not fit the sizes of the metanet or the layout of the tasks.
         """
+        keys = ("config", "rule", "average", "outer", "generator", "step", "inner_steps", "counts")
+        if missing := [k for k in (*keys, "runs") if k not in state]:
+            raise ValueError(f"This is not the state of a meta-training run: it lacks {missing}.")
         saved = MetaConfig.from_dict(state["config"])
         if saved.rule != self.config.rule:
             raise ValueError(
                 f"The checkpoint holds a metanet of sizes {saved.rule}, this run asks for "
                 f"{self.config.rule}. Resume with the same sizes or start a new run."
             )
+        own = {n: p.shape for n, p in self.rule.named_parameters()}
+        for part in ("rule", "average"):
+            if own != {n: t.shape for n, t in state[part].items()}:
+                raise ValueError(
+                    "The checkpoint's meta-parameters have other names or shapes than this "
+                    "package's. Use the package that wrote it, or start a new run."
+                )
+        runs = [self._restored_run(run) for run in state["runs"]]
         self.rule.load_state_dict(state["rule"])
-        self.average = {n: t.clone().to(self.device) for n, t in state["average"].items()}
-        self.outer.load_state_dict(state["outer"])
+        self.average = {n: t.to(self.device, copy=True) for n, t in state["average"].items()}
+        self.outer.load_state_dict(copy.deepcopy(state["outer"]))
+        for group in self.outer.param_groups:
+            group.update(betas=self.config.betas, weight_decay=self.config.weight_decay)
         self.generator.set_state(state["generator"])
         self.step, self.inner_steps = state["step"], state["inner_steps"]
         self.counts = dict(state["counts"])
-        self.runs = []
-        for run in state["runs"]:
-            generator = torch.Generator()
-            generator.set_state(run["generator"])
-            inner = InnerState(run["theta"].clone(), run["moments"].clone(), run["step"])
-            self.runs.append(
-                InnerRun(
-                    self.source.restore(run["task"]),
-                    inner.to(self.device),
-                    run["horizon"],
-                    run["known"],
-                    run["window"],
-                    generator,
-                    run["first_loss"],
-                )
-            )
+        self.runs = runs
 
+    def _restored_run(self, saved: dict[str, Any]) -> InnerRun:
+        task = self.source.restore(saved["task"])
+        # checkpoints of the first release have no layout
+        if saved.get("layout", _layout_of(task)) != _layout_of(task):
+            raise ValueError(
+                f"The checkpoint stores the networks of {task.name} in another order of blocks "
+                "than this package. Use the package that wrote it, or start a new run."
+            )
+        generator = torch.Generator()
+        generator.set_state(saved["generator"])
+        inner = InnerState(saved["theta"].clone(), saved["moments"].clone(), saved["step"])
+        return InnerRun(
+            task,
+            inner.to(self.device),
+            saved["horizon"],
+            saved["known"],
+            saved["window"],
+            generator,
+            saved["first_loss"],
+        )
+
+
+def _layout_of(task: Task) -> list[str]:
+    """Which numbers stand where in the flat parameters of ``task``."""
+    layout = blocked(task.graph)
+    return [
+        f"{b.block.tensor}{[list(r) for r in b.block.index]}: {b.pattern} {b.axis_sizes}"
+        if not b.is_whole
+        else f"{b.block.tensor}: {b.pattern} {b.axis_sizes}"
+        for b in layout.blocks
+    ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,15 @@ def flat_gradients(task: Task) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor
     return vmap(grad_and_value(loss), randomness="different")
 
 
+@contextmanager
+def _own_randomness(generator: torch.Generator, state: InnerState) -> Iterator[None]:
+    """Random draws inside a network (dropout) that depend on the run and its step alone."""
+    device = state.theta.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed((generator.initial_seed() + state.step) % 2**63)
+        yield
+
+
 def unroll(
     rule: LearnedRule,
     task: Task,
@@ -115,15 +125,16 @@ def unroll(
 
     theta, moments = state.theta, state.moments
     losses = []
-    grad, value = evaluate(theta)
-    losses.append(value)
-    for i in range(steps):
-        delta, moments = rule.flat_update(
-            task.graph, theta, grad, moments, state.step + i, horizon, not second_order
-        )
-        theta = theta + delta
+    with _own_randomness(generator, state):
         grad, value = evaluate(theta)
         losses.append(value)
+        for i in range(steps):
+            delta, moments = rule.flat_update(
+                task.graph, theta, grad, moments, state.step + i, horizon, not second_order
+            )
+            theta = theta + delta
+            grad, value = evaluate(theta)
+            losses.append(value)
     stacked = torch.stack(losses)
     detached = stacked.detach()
     scale = 1.0 / detached.mean(0).clamp(_SMALLEST_LOSS, max(largest_loss, _SMALLEST_LOSS))
@@ -144,17 +155,25 @@ def train_inner(
     horizon: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[InnerState, Tensor]:
-    """A whole run without meta-gradients: the final state and losses ``[steps, count]``."""
+    """A whole run without meta-gradients: the final state and losses ``[steps, count]``.
+
+    Raises ValueError when there is nothing to do.
+    """
+    if min(steps, count) < 1:
+        raise ValueError(
+            f"A run needs a step and a network, received steps={steps}, count={count}."
+        )
     generator = torch.Generator().manual_seed(seed)
     state = InnerState.initial(task, count, generator).to(device)
     gradients = flat_gradients(task)
     losses = []
-    for step in range(steps):
-        batch = {n: t.to(device) for n, t in task.batch("inner_train", count, generator).items()}
-        grad, value = gradients(state.theta, batch)
-        losses.append(value)
-        delta, moments = rule.flat_update(
-            task.graph, state.theta, grad, state.moments, step, horizon
-        )
-        state = InnerState(state.theta + delta, moments, step + 1)
+    with _own_randomness(generator, state):
+        for step in range(steps):
+            fresh = task.batch("inner_train", count, generator)
+            grad, value = gradients(state.theta, {n: t.to(device) for n, t in fresh.items()})
+            losses.append(value)
+            delta, moments = rule.flat_update(
+                task.graph, state.theta, grad, state.moments, step, horizon
+            )
+            state = InnerState(state.theta + delta, moments, step + 1)
     return state, torch.stack(losses)

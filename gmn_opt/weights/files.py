@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
+
+from gmn_opt.weights.atomic import write_atomically
 
 #: Raised whenever the same tensors would mean another function.
 FORMAT_VERSION = 1
@@ -33,34 +36,39 @@ class WeightSet:
 
 
 def save(path: str | os.PathLike[str], weights: WeightSet) -> None:
-    """Write ``weights`` to ``path`` (safetensors), whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``weights`` to ``path`` (safetensors), whole or not at all.
+
+    The name is not written: it is that of the file. Raises OSError when it cannot be written.
+    """
     about = {"version": FORMAT_VERSION, "kind": weights.kind, "config": weights.config}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in weights.tensors.items()}
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = {
+        # copies, because safetensors refuses tensors that share memory
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, t in weights.tensors.items()
+    }
+    content = serialize(tensors, metadata={_KEY: json.dumps(about, sort_keys=True)})
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def _about(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
+    foreign = WeightsError(
+        f"{path} is a safetensors file, but not one of gmn-opt's: it does not say what it is. "
+        "Pass a file that gmn-opt wrote."
+    )
     try:
         about = json.loads((metadata or {})[_KEY])
-        version = about["version"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, json.JSONDecodeError) as error:
+        raise foreign from error
+    if not isinstance(about, dict) or "version" not in about:
+        raise foreign
+    if about["version"] != FORMAT_VERSION:
         raise WeightsError(
-            f"{path} is a safetensors file, but not one of gmn-opt's: it does not say what it is. "
-            "Pass a file that gmn-opt wrote."
-        ) from error
-    if version != FORMAT_VERSION:
-        raise WeightsError(
-            f"{path} has format version {version}, this gmn-opt reads version {FORMAT_VERSION}. "
-            "Install the gmn-opt that wrote it, or meta-train again."
+            f"{path} has format version {about['version']}, this gmn-opt reads version "
+            f"{FORMAT_VERSION}. Install the gmn-opt that wrote it, or meta-train again."
         )
-    return dict(about)
+    if "kind" not in about or "config" not in about:
+        raise foreign
+    return about
 
 
 def load(path: str | os.PathLike[str], kind: str) -> WeightSet:

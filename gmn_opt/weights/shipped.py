@@ -29,5 +29,10 @@ def path_of(name: str) -> Path:
 def card(name: str) -> dict[str, Any]:
     """The model card of shipped weights: command, commit, seed, data, compute, results."""
     path = path_of(name).with_suffix(".json")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"The model card {path} is missing or damaged ({error}). Install gmn-opt again."
+        ) from error
     return content
