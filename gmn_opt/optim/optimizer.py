@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, overload
 
 import torch
@@ -77,12 +78,11 @@ class GMNOptimizer(Optimizer):
                 "GMNOptimizer received an empty list of parameters. Pass model.parameters() of a "
                 "model that has some; a generator can be read only once."
             )
-        rule = load_rule(weights)
         defaults = {"lr": lr, "weight_decay": weight_decay, "total_steps": total_steps}
         self._bindings: list[Binding] | None = None
         super().__init__(items, defaults)
         self._rules: dict[tuple[torch.dtype, torch.device], LearnedRule] = {}
-        self._rule = rule
+        self._rule = load_rule(weights)
         self._step = 0
         self._warned = False
         self._model = model if model is not None else found
@@ -249,9 +249,7 @@ class GMNOptimizer(Optimizer):
     def _rule_for(self, dtype: torch.dtype, device: torch.device) -> LearnedRule:
         key = (dtype, device)
         if key not in self._rules:
-            copy = LearnedRule(self._rule.config).to(device, dtype)
-            copy.load_state_dict(self._rule.state_dict())
-            self._rules[key] = copy.requires_grad_(False)
+            self._rules[key] = deepcopy(self._rule).to(device, dtype).requires_grad_(False)
         return self._rules[key]
 
     def _update(

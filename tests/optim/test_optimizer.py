@@ -1,0 +1,426 @@
+"""GMNOptimizer keeps what torch.optim promises."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gmn_opt import GMNOptimizer
+from gmn_opt.optim import GraphWarning, LearnedRule, RuleConfig, save_rule
+from gmn_opt.weights import WeightsError
+from tests.cases import BY_NAME
+
+
+@pytest.fixture
+def rule() -> LearnedRule:
+    """A small float32 rule, far from its initial outputs."""
+    torch.manual_seed(3)
+    made = LearnedRule(RuleConfig(hidden=8, edge_hidden=4, layers=1))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return made.requires_grad_(False)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def batches(count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(16, 4, generator=generator), torch.randint(3, (16,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def train(model: nn.Module, opt: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> None:
+    for x, y in data:
+        opt.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        opt.step()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_trains_and_finds_its_model(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    assert opt.graphs == []
+    before = weights_of(model)
+    train(model, opt, batches(2))
+    (graph,) = opt.graphs
+    assert set(graph.shapes) == set(before)
+    assert len(graph.spaces) == 1
+    assert all(not torch.equal(before[n], p) for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "resnet", "gpt", "attention", "lstm"])
+@pytest.mark.parametrize("total_steps", [None, 30])
+def test_default_weights_reduce_the_loss(name: str, total_steps: int | None) -> None:
+    model, inputs = BY_NAME[name].make()
+    model.train()
+    opt = GMNOptimizer(model.parameters(), total_steps=total_steps)
+
+    def loss() -> Tensor:
+        out = model(*inputs)
+        return F.mse_loss(out, torch.ones_like(out))
+
+    first = float(loss().detach())
+    for _ in range(30):
+        opt.zero_grad()
+        value = loss()
+        value.backward()
+        opt.step()
+    assert float(value.detach()) < 0.5 * first
+
+
+FORMS: dict[str, Callable[[nn.Module], Any]] = {
+    "generator": lambda m: m.parameters(),
+    "list": lambda m: list(m.parameters()),
+    "named": lambda m: m.named_parameters(),
+    "expression": lambda m: (p for p in m.parameters()),
+    "filter": lambda m: filter(lambda p: p.requires_grad, m.parameters()),
+    "groups": lambda m: [{"params": m[0].parameters()}, {"params": m[2].parameters(), "lr": 1.0}],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_way_to_pass_parameters_gives_the_same_training(
+    form: str, rule: LearnedRule
+) -> None:
+    expected, model = network(), network()
+    train(expected, GMNOptimizer(expected.parameters(), weights=rule, model=expected), batches(3))
+    train(model, GMNOptimizer(FORMS[form](model), weights=rule), batches(3))
+    assert_same(expected, model)
+
+
+def test_partial_list_trains_only_its_part(rule: LearnedRule) -> None:
+    model = network()
+    before = weights_of(model)
+    opt = GMNOptimizer(list(model[2].parameters()), weights=rule, model=model)
+    train(model, opt, batches(2))
+    assert torch.equal(before["0.weight"], model[0].weight)
+    assert not torch.equal(before["2.weight"], model[2].weight)
+    assert len(opt.graphs[0].blocks) == 4
+
+
+def test_closure_and_return_value(rule: LearnedRule) -> None:
+    model, expected = network(), network()
+    data = batches(2)
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    for x, y in data:
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Any:
+            opt.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        assert float(opt.step(closure).detach()) > 0  # type: ignore[attr-defined]
+    train(expected, GMNOptimizer(expected.parameters(), weights=rule), data)
+    assert_same(expected, model)
+
+
+@pytest.mark.parametrize("through_file", [False, True])
+def test_resume_is_bitwise_exact(through_file: bool, rule: LearnedRule, tmp_path: Path) -> None:
+    data = batches(8)
+    whole = network()
+    opt = GMNOptimizer(whole.parameters(), weights=rule, total_steps=8)
+    train(whole, opt, data)
+
+    first = network()
+    opt = GMNOptimizer(first.parameters(), weights=rule, total_steps=8)
+    train(first, opt, data[:4])
+    state = {"model": first.state_dict(), "opt": opt.state_dict()}
+    if through_file:
+        torch.save(state, tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+    else:
+        state = copy.deepcopy(state)
+    train(first, opt, data[4:])  # must not disturb what was saved
+    assert_same(whole, first)
+
+    second = network(seed=9)
+    second.load_state_dict(state["model"])
+    opt = GMNOptimizer(second.parameters(), weights=rule)
+    opt.load_state_dict(state["opt"])  # before the model's first call
+    assert opt.graphs, "the state carries the graph"
+    assert opt.param_groups[0]["total_steps"] == 8
+    train(second, opt, data[4:])
+    assert_same(whole, second)
+
+
+def test_state_before_the_first_step_loads(rule: LearnedRule) -> None:
+    a, b = network(), network()
+    opt = GMNOptimizer(b.parameters(), weights=rule)
+    opt.load_state_dict(GMNOptimizer(a.parameters(), weights=rule).state_dict())
+    train(a, GMNOptimizer(a.parameters(), weights=rule), batches(2))
+    train(b, opt, batches(2))
+    assert_same(a, b)
+
+
+def test_foreign_states_are_refused(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    with pytest.raises(ValueError, match="not the state of a GMNOptimizer"):
+        opt.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
+    wide = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
+    other = GMNOptimizer(wide.parameters(), weights=rule)
+    train(wide, other, batches(1))
+    before = weights_of(model)
+    with pytest.raises(ValueError, match="Build the same model"):
+        opt.load_state_dict(other.state_dict())
+    train(model, opt, batches(1))
+    assert not torch.equal(before["0.weight"], model[0].weight)
+
+
+def test_deepcopy_and_pickle_keep_the_state(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    train(model, opt, batches(2))
+    twin_model, twin = copy.deepcopy((model, opt))
+    file = io.BytesIO()
+    pickle.dump((model, opt), file)
+    third_model, third = pickle.loads(file.getvalue())
+    for m, o in ((model, opt), (twin_model, twin), (third_model, third)):
+        train(m, o, batches(3, seed=5))
+    assert_same(model, twin_model)
+    assert_same(model, third_model)
+
+
+def test_scheduler_scales_the_updates(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda step: 0.0 if step == 1 else 1.0)
+    data = batches(3)
+    train(model, opt, data[:1])
+    schedule.step()
+    before = weights_of(model)
+    train(model, opt, data[1:2])
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
+    schedule.step()
+    train(model, opt, data[2:])
+    assert not torch.equal(before["0.weight"], model[0].weight)
+
+
+def test_lr_and_weight_decay(rule: LearnedRule) -> None:
+    start = weights_of(network())
+    moved = {}
+    for lr, decay in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.1)):
+        model = network()
+        opt = GMNOptimizer(model.parameters(), lr, weight_decay=decay, weights=rule)
+        train(model, opt, batches(1))
+        moved[lr, decay] = model[0].weight - start["0.weight"]
+    assert torch.allclose(moved[1.0, 0.0], 2 * moved[0.5, 0.0], atol=1e-6)
+    shrunk = moved[0.5, 0.1] - moved[0.5, 0.0]
+    assert torch.allclose(shrunk, -0.05 * start["0.weight"], atol=1e-6)
+
+
+def test_add_param_group(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model[0].parameters(), weights=rule, model=model)
+    train(model, opt, batches(1))
+    opt.add_param_group({"params": model[2].parameters(), "lr": 0.5})
+    before = weights_of(model)
+    train(model, opt, batches(1))
+    assert not torch.equal(before["2.weight"], model[2].weight)
+    with pytest.raises(TypeError, match="floating-point"):
+        opt.add_param_group({"params": [torch.zeros(3, dtype=torch.long)]})
+    assert len(opt.param_groups) == 2
+
+
+def test_missing_gradients_and_frozen_parameters(rule: LearnedRule) -> None:
+    model = network()
+    model[0].weight.requires_grad_(False)
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    opt.step()  # no gradients at all: nothing happens
+    before = weights_of(model)
+    train(model, opt, batches(2))
+    assert torch.equal(before["0.weight"], model[0].weight)
+    assert not torch.equal(before["0.bias"], model[0].bias)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_gradients_skip_the_step_with_one_warning(bad: float, rule: LearnedRule) -> None:
+    model, twin = network(), network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    other = GMNOptimizer(twin.parameters(), weights=rule)
+    data = batches(4)
+    train(model, opt, data[:2])
+    train(twin, other, data[:2])
+    before = weights_of(model)
+    model(data[0][0]).sum().backward()
+    model[0].bias.grad[0] = bad
+    with pytest.warns(RuntimeWarning, match="skipped a step"):
+        opt.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opt.step()  # says so only once
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
+    train(model, opt, data[2:])
+    train(twin, other, data[2:])
+    assert_same(model, twin)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_keep_fine_state(dtype: torch.dtype, rule: LearnedRule) -> None:
+    model = network().to(dtype)
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    x = torch.randn(5, 4, dtype=dtype)
+    for _ in range(2):
+        opt.zero_grad()
+        model(x).square().mean().backward()
+        opt.step()
+    fine = torch.float64 if dtype == torch.float64 else torch.float32
+    assert all(opt.state[p]["moments"].dtype == fine for p in model.parameters())
+    assert all(p.dtype == dtype and torch.isfinite(p).all() for p in model.parameters())
+    saved = copy.deepcopy(opt.state_dict())
+    opt.load_state_dict(saved)
+    for index, p in enumerate(model.parameters()):
+        assert torch.equal(opt.state[p]["moments"], saved["state"][index]["moments"])
+
+
+def test_compiled_model(rule: LearnedRule) -> None:
+    expected, model = network(), network()
+    compiled = torch.compile(model, backend="eager")
+    train(expected, GMNOptimizer(expected.parameters(), weights=rule), batches(2))
+    opt = GMNOptimizer(compiled.parameters(), weights=rule)  # type: ignore[attr-defined]
+    train(compiled, opt, batches(2))  # type: ignore[arg-type]
+    assert_same(expected, model)
+    assert len(opt.graphs[0].spaces) == 1
+
+
+def test_works_without_structure_and_says_so_once(rule: LearnedRule) -> None:
+    loose = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))]
+    opt = GMNOptimizer(loose, weights=rule)
+    before = [p.detach().clone() for p in loose]
+    for p in loose:
+        p.grad = torch.randn_like(p)
+    with pytest.warns(GraphWarning, match="without their graph: no module"):
+        opt.step()
+    opt.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, loose, strict=True))
+
+
+class Raises(nn.Module):
+    """A model whose forward cannot be traced on the inputs that it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("only once")
+        return self.linear(x)
+
+
+def test_a_forward_that_raises_falls_back(rule: LearnedRule) -> None:
+    model = Raises()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    model(torch.randn(2, 4)).sum().backward()
+    before = weights_of(model)
+    with pytest.warns(GraphWarning, match="tracing Raises failed.*only once"):
+        opt.step()
+    assert not torch.equal(before["linear.weight"], model.linear.weight)
+
+
+def test_forward_called_without_hooks(rule: LearnedRule) -> None:
+    model = network()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    model.forward(torch.randn(2, 4)).sum().backward()
+    with pytest.warns(GraphWarning, match="was not called before the first step"):
+        opt.step()
+    other = network()
+    opt = GMNOptimizer(other.parameters(), weights=rule, example_inputs=torch.randn(2, 4))
+    other.forward(torch.randn(2, 4)).sum().backward()
+    opt.step()
+    assert len(opt.graphs[0].spaces) == 1
+
+
+def test_training_mode_buffers_and_randomness_are_untouched(rule: LearnedRule) -> None:
+    def run(with_opt: bool) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+        opt = GMNOptimizer(model.parameters(), lr=0.0, weights=rule) if with_opt else None
+        for x, _ in batches(3):
+            loss = model(x).sum()
+            loss.backward()
+            if opt is not None:
+                opt.step()
+        assert model.training
+        return loss.detach(), model[1].running_mean
+
+    for a, b in zip(run(False), run(True), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: GMNOptimizer([]), ValueError, "empty list of parameters"),
+        (lambda: GMNOptimizer(iter(())), ValueError, "empty list of parameters"),
+        (lambda: GMNOptimizer([torch.zeros(2).long()]), TypeError, r"torch\.int64"),
+        (
+            lambda: GMNOptimizer([torch.zeros(2, dtype=torch.complex64, requires_grad=True)]),
+            TypeError,
+            "complex64.*view_as_real",
+        ),
+        (lambda: GMNOptimizer(network().parameters(), lr=-1.0), ValueError, "lr must be"),
+        (lambda: GMNOptimizer(network().parameters(), lr=float("nan")), ValueError, "lr must be"),
+        (lambda: GMNOptimizer(network().parameters(), total_steps=0), ValueError, "total_steps"),
+        (lambda: GMNOptimizer(network().parameters(), weight_decay=-1), ValueError, "weight_decay"),
+        (lambda: GMNOptimizer(network().parameters(), weights="nope"), WeightsError, "No weights"),
+        (
+            lambda: GMNOptimizer(network().parameters(), weights="gone.safetensors"),
+            WeightsError,
+            "no weights file",
+        ),
+    ],
+)
+def test_bad_settings(make: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_damaged_weights_file(rule: LearnedRule, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_rule(path, rule)
+    model = network()
+    train(model, GMNOptimizer(model.parameters(), weights=path), batches(1))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match="cut off or damaged"):
+        GMNOptimizer(network().parameters(), weights=path)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(rule: LearnedRule) -> None:
+    model = network().cuda()
+    opt = GMNOptimizer(model.parameters(), weights=rule)
+    data = [(x.cuda(), y.cuda()) for x, y in batches(3)]
+    train(model, opt, data)
+    on_cpu = network()
+    train(on_cpu, GMNOptimizer(on_cpu.parameters(), weights=rule), batches(3))
+    for p, q in zip(model.parameters(), on_cpu.parameters(), strict=True):
+        assert torch.allclose(p.cpu(), q, atol=1e-4)
