@@ -1,4 +1,4 @@
-"""Draw the learning curves of a meta-training run: ``python -m experiments.plot_meta_training DIR``.
+"""Learning curves of a meta-training run: ``python -m experiments.plot_meta_training DIR``.
 
 Reads DIR/log.jsonl, writes DIR/curve.png.
 """
@@ -68,8 +68,8 @@ def plot(log: Path, out: Path) -> bool:
     for event, color in (("diverged", "C3"), ("non-finite", "k")):
         at = [r["step"] for r in records if r["event"] == event]
         for i, step in enumerate(at):
-            label = f"{event} ({len(at)})" if i == 0 else None
-            axes[0].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=label)
+            named = f"{event} ({len(at)})" if i == 0 else None
+            axes[0].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=named)
         if at:
             axes[0].legend()
     axes[2].plot(steps, [r["lr"] for r in records], color="C2")

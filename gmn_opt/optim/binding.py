@@ -78,4 +78,3 @@ def bind(
         )
         found.append(bind_islands(rest))
     return found
-

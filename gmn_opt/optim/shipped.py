@@ -23,9 +23,7 @@ KIND = "learned rule"
 def save_rule(path: str | os.PathLike[str], rule: LearnedRule) -> None:
     """Write a rule's meta-parameters and sizes to a safetensors file."""
     tensors: Mapping[str, Tensor] = rule.state_dict()
-    files.save(
-        path, files.WeightSet(Path(path).stem, KIND, rule.config.to_dict(), dict(tensors))
-    )
+    files.save(path, files.WeightSet(Path(path).stem, KIND, rule.config.to_dict(), dict(tensors)))
 
 
 def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> LearnedRule:
