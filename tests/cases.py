@@ -121,6 +121,7 @@ CASES: list[Case] = [
     case("pixel_unshuffle", m.PixelUnshuffleNet, image, None),
     case("shuffle_net", m.ShuffleNet, image, None),
     case("convnext", m.ConvNeXt, image, 2),
+    case("patch_merging", m.PatchMerging, image, 2),
     case("vae_mean", m.VAE, image, 3, "noisy"),
     case("dropout", m.DropoutNet, floats((3, 4)), 2),
     # Sequences
@@ -138,6 +139,7 @@ CASES: list[Case] = [
     case("attention_cross", m.CrossAttention, floats((2, 5, 8), (2, 7, 8)), 5),
     case("attention_einops", m.EinopsAttention, floats((2, 5, 8)), 4),
     case("attention_rope", m.RoPEAttention, floats((2, 5, 8)), None),
+    case("attention_relative", m.RelativePositions, floats((2, 5, 8)), 4, inert=("k.bias",)),
     case("transformer_encoder", m.Encoder, floats((2, 5, 8)), 9),
     case("transformer_decoder", m.Decoder, floats((2, 5, 8), (2, 4, 8)), 8),
     case("gpt", m.GPT, tokens(11, 2, 6), 9),

@@ -19,6 +19,7 @@ from gmn_opt.graph.labels import Site
 from gmn_opt.graph.tracing import PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
+CACHES = frozenset({"past_key_values", "past_key_value"})
 MAX_PASSES = 4
 VERIFY_PARAMETERS = 1_000_000
 VERIFY_WORK = 3_000_000
@@ -239,7 +240,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested sequences, mappings and objects."""
+    """All tensors in nested sequences, mappings and objects, but for caches of inner states."""
     yield from _walk(value, set())
 
 
@@ -253,8 +254,9 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
         return
     seen.add(id(value))
     if isinstance(value, dict):
-        for item in value.values():
-            yield from _walk(item, seen)
+        for key, item in value.items():
+            if key not in CACHES:
+                yield from _walk(item, seen)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             yield from _walk(item, seen)

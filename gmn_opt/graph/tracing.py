@@ -21,23 +21,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
+from gmn_opt.graph.meetings import Meetings
 from gmn_opt.graph.rules import RULES, NoRuleError
 from gmn_opt.graph.rules.names import (
     FACTORIES,
     KEEPS_UNIFORM,
-    NONLINEAR,
     NOT_POINTWISE,
     POINTWISE,
     RANDOM,
 )
-from gmn_opt.graph.structure import BlockKind
-from gmn_opt.graph.uses import Label, Pair, Record, Use
+from gmn_opt.graph.uses import Label, Record
 
 MAX_PACKED = 8
 PackedKey = tuple[int, int, int]
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(Meetings, TorchDispatchMode):
     """The dispatch mode that labels tensors. One instance follows one pass."""
 
     def __init__(self, mutated: set[int], packed: set[PackedKey]) -> None:
@@ -185,62 +184,6 @@ class Tracer(TorchDispatchMode):
                 if lab.find(node) is lab.find(leg.node):
                     self.newly_packed.add(number)
 
-    # ------------------------------------------------------------------ meetings of axes
-
-    def unify(self, a: Axis, b: Axis, reason: str = "") -> None:
-        """Make two axes the same index set."""
-        lab.unify(lab.nodes_of(a), lab.nodes_of(b), reason or f"axes that do not fit in {self.op}")
-
-    def meet(self, a: Axis, b: Axis, kind: str = "residual") -> Axis:
-        """Unify two activation axes; the newest site goes on, and the meeting is linked."""
-        if a == b:
-            return a
-        self.unify(a, b)
-        left, right = lab.expand_axis(a), lab.expand_axis(b)
-        if [x.node for x in left] != [x.node for x in right]:
-            return a if len(a) else b
-        out: list[Leg] = []
-        for x, y in zip(left, right, strict=True):
-            old, new = (x, y) if _age(x) <= _age(y) else (y, x)
-            self.record.link(old.site, new.site, kind)
-            parts = _meet_parts(self, old, new, kind)
-            out.append(Leg(new.node, new.site, x.origins + y.origins, parts))
-        return tuple(out)
-
-    def new_site(self, axis: Axis, name: str, kind: str = "hidden") -> Axis:
-        """The same axis, as neurons of a new site."""
-        site = Site(name, kind)
-        legs = tuple(Leg(leg.node, SiteRef(site), ()) for leg in lab.expand_axis(axis))
-        site.axis = legs
-        self.record.sites.append(site)
-        return legs
-
-    def use(self, kind: BlockKind, pairs: list[Pair], **attributes: float) -> None:
-        """Remember how parameters act on activations."""
-        self.record.uses.append(Use(kind, pairs, attributes))
-
-    def origin_name(self, axes: Iterable[Axis]) -> str:
-        """The name of the parameter behind some axes."""
-        for axis in axes:
-            for leg in axis:
-                for index, _, _ in leg.origins:
-                    return self.names[index]
-        return "constant"
-
-    def materialize(self, label: Label) -> Label:
-        """Turn a tensor of parameters into activations of a site of its own."""
-        if label.kind != "parameter":
-            return label
-        flat = tuple(leg for axis in label.axes for leg in axis)
-        sited = iter(self.new_site(flat, self.origin_name([flat])))
-        axes, pairs = [], []
-        for axis in label.axes:
-            new = tuple(next(sited) for _ in lab.expand_axis(axis))
-            axes.append(new)
-            pairs.append(Pair("dst", axis, new))
-        self.use("other", pairs)
-        return Label(tuple(axes), "activation")
-
     # ------------------------------------------------------------------ the mode itself
 
     def __torch_dispatch__(
@@ -289,7 +232,8 @@ class Tracer(TorchDispatchMode):
             if handler is not None:
                 made = handler(self, out, *args, **kwargs)
             elif is_pointwise(func, name):
-                made = self.pointwise(name, outputs, inputs)
+                labels = [self.label(t) for t in inputs]
+                made = self.pointwise(name, outputs, labels)
             else:
                 raise NoRuleError(f"{func.namespace}::{name} has no rule")
             self._attach(outputs, made, inputs, reshapes=torch.Tag.inplace_view in func.tags)
@@ -384,110 +328,12 @@ class Tracer(TorchDispatchMode):
             if number is not None:
                 self.newly_mutated.add(number)
 
-    # ------------------------------------------------------------------ pointwise operators
-
-    def pointwise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> list[Label]:
-        """Any operator that acts on each element alone, with broadcasting."""
-        if not inputs:
-            raise NoRuleError(f"{name} makes a tensor from nothing")
-        result = self.broadcast([self.label(t) for t in inputs], outputs[0].shape, _flavour(name))
-        if name.rstrip("_") in NONLINEAR:
-            for axis in result.axes:
-                for leg in axis:
-                    site = leg.site.site if leg.site is not None else None
-                    if site is not None and site.kind == "hidden" and site.activation is None:
-                        site.activation = name.rstrip("_")
-        return [result for _ in outputs]
-
-    def broadcast(self, operands: list[Label], shape: Sequence[int], flavour: str) -> Label:
-        """The label of broadcast operands, with all uses and links that the meeting makes."""
-        if any(x.kind == "parameter" and any(x.axes) for x in operands):
-            # A number computed on the way, such as a spectral norm, leaves a weight a weight.
-            operands = [x if any(x.axes) else x._replace(kind="constant") for x in operands]
-        kinds = {x.kind for x in operands}
-        if "activation" in kinds:
-            acts = [x for x in operands if x.kind == "activation"]
-            params = [x for x in operands if x.kind == "parameter"]
-            others = [x for x in operands if x.kind == "constant"]
-            axes = self._merge_all([*acts, *others], shape, flavour)
-            for param in params:
-                axes = self._apply_parameter(param, axes, shape, flavour)
-            return Label(tuple(axes), "activation")
-        kind = "parameter" if "parameter" in kinds else "constant"
-        return Label(tuple(self._merge_all(operands, shape, flavour)), kind)  # type: ignore[arg-type]
-
-    def _merge_all(self, operands: list[Label], shape: Sequence[int], flavour: str) -> list[Axis]:
-        link = "product" if flavour == "scale" else "residual"
-        out: list[Axis] = []
-        for k, size in enumerate(shape):
-            axis: Axis | None = None
-            for x in operands:
-                other = _aligned(x, k, len(shape), size)
-                if other is not None:
-                    axis = other if axis is None else self.meet(axis, other, link)
-            out.append(axis if axis is not None else ())
-        return out
-
-    def _apply_parameter(
-        self, param: Label, axes: list[Axis], shape: Sequence[int], flavour: str
-    ) -> list[Axis]:
-        pairs: list[Pair] = []
-        own: list[tuple[int, Axis]] = []
-        out = list(axes)
-        for k, size in enumerate(shape):
-            other = _aligned(param, k, len(shape), size)
-            if other is None:
-                continue
-            if not axes[k] and size == 1:
-                continue
-            if lab.size_of(lab.nodes_of(axes[k])) != size:
-                own.append((k, other))
-                continue
-            self.unify(axes[k], other)
-            pairs.append(Pair("dst", other, axes[k]))
-        if own:
-            flat = tuple(leg for _, axis in own for leg in axis)
-            sited = iter(self.new_site(flat, self.origin_name([flat])))
-            for k, axis in own:
-                out[k] = tuple(next(sited) for _ in lab.expand_axis(axis))
-                pairs.append(Pair("dst", axis, out[k]))
-        kind: BlockKind = "scale" if flavour == "scale" else "bias"
-        self.use(kind if flavour in ("scale", "bias") else "other", pairs)
-        return out
-
 
 def is_pointwise(func: Any, name: str) -> bool:
     """Whether an operator acts on each element alone."""
     if name in NOT_POINTWISE:
         return False
     return torch.Tag.pointwise in func.tags or name in POINTWISE or name.rstrip("_") in POINTWISE
-
-
-def _age(leg: Leg) -> int:
-    return -1 if leg.site is None else leg.site.site.id
-
-
-def _meet_parts(tracer: Tracer, old: Leg, new: Leg, kind: str) -> tuple[Axis, ...] | None:
-    if old.parts is None or new.parts is None or len(old.parts) != len(new.parts):
-        return new.parts if new.parts is not None else old.parts if new.site is None else None
-    return tuple(tracer.meet(a, b, kind) for a, b in zip(old.parts, new.parts, strict=True))
-
-
-def _flavour(name: str) -> str:
-    base = name.rstrip("_")
-    if base in ("add", "sub", "rsub", "addcmul", "addcdiv", "copy"):
-        return "bias"
-    return "scale" if base in ("mul", "div", "true_divide") else "other"
-
-
-def _aligned(label: Label, k: int, ndim: int, size: int) -> Axis | None:
-    at = k - (ndim - len(label.axes))
-    if at < 0:
-        return None
-    axis = label.axes[at]
-    if not axis and size == 1:
-        return None
-    return axis if lab.size_of(lab.nodes_of(axis)) == size else None
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 
 import pytest
 import torch
@@ -236,6 +237,11 @@ def test_errors_say_what_was_received() -> None:
         trace(lambda x: x, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(TraceError, match="no parameters"):
         trace(nn.ReLU(), torch.zeros(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = nn.Sequential(nn.Linear(2, 3), torch.ao.nn.quantized.dynamic.Linear(3, 2))
+    with pytest.raises(TraceError, match="Module '1'.*quantized"):
+        trace(packed, torch.zeros(1, 2))
     with pytest.raises(TraceError, match="uninitialized"):
         trace(nn.LazyLinear(3), torch.zeros(2, 3))
     with pytest.raises(TraceError, match=r"module '2' \(Linear\).*\n.*float32\[3, 5\]") as caught:
@@ -247,3 +253,17 @@ def test_errors_say_what_was_received() -> None:
 
 def test_every_name_is_unique() -> None:
     assert len({c.name for c in CASES}) == len(CASES)
+
+
+def test_caches_of_keys_and_values_are_no_results() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> dict[str, object]:
+            key = self.key(x)
+            return {"logits": self.out(torch.relu(key)), "past_key_values": (key,)}
+
+    graph = trace(Cached(), torch.randn(2, 3))
+    assert [s.size for s in graph.spaces] == [4]

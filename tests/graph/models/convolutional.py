@@ -263,3 +263,18 @@ class VAE(nn.Module):
         h = F.relu(self.enc(x.flatten(1)))
         mean, spread = self.mean(h), self.spread(h)
         return self.dec(mean + torch.randn_like(mean) * torch.exp(spread / 2))
+
+
+class PatchMerging(nn.Module):
+    """Shifted windows and merged patches, as in Swin: four slices of the channels' copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.merge, self.out = nn.Linear(16, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.roll(self.stem(x).permute(0, 2, 3, 1), (-1, -1), (1, 2))
+        x = F.pad(x, (0, 0, 0, 1, 0, 1))[:, :8, :8]
+        parts = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        return self.out(torch.relu(self.merge(torch.cat(parts, -1)))).mean((1, 2))

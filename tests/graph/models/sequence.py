@@ -379,3 +379,22 @@ class StridedAttention(InterleavedAttention):
         q, k, v = packed[..., 0, :], packed[..., 1, :], packed[..., 2, :]
         y = F.scaled_dot_product_attention(q, k, v)
         return self.out(x + self.o(y.transpose(1, 2).reshape(b, n, c)))
+
+
+class RelativePositions(Attention):
+    """A table of biases per head, indexed by relative position, as in Swin and T5."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+        self.table = nn.Parameter(torch.randn(9, 2))
+        self.register_buffer("index", torch.arange(5)[:, None] - torch.arange(5) + 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        b, n, c = x.shape
+        q, k, v = (f(x).view(b, n, 2, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        index = self.index
+        assert isinstance(index, Tensor)
+        bias = self.table[index.view(-1)].view(n, n, 2).permute(2, 0, 1)
+        y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
+        return self.head(x + self.o(y.transpose(1, 2).reshape(b, n, c)))
