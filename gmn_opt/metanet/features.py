@@ -110,7 +110,8 @@ def kernel_features(layout: BlockLayout) -> Tensor | None:
     The last two kernel factors are read as (row, column) in [-1, 1], beside their squared radius.
     A factor that may be permuted has no positions: its coordinate is 0.
     """
-    if math.prod(n for n, fixed in zip(layout.kernel, layout.kernel_fixed, strict=True) if fixed) == 1:
+    sizes = zip(layout.kernel, layout.kernel_fixed, strict=True)
+    if math.prod(n for n, fixed in sizes if fixed) == 1:
         return None
     axes = [
         torch.linspace(-1, 1, n, dtype=torch.float64)

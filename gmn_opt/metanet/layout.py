@@ -117,8 +117,9 @@ class BlockLayout:
     def where(self, device: torch.device) -> tuple[Any, ...]:
         """Index of the block's slice in its tensor, behind any leading dimensions."""
         index = self.block.index
-        if all(isinstance(r, range) for r in index):
-            return (..., *(slice(r.start, r.stop, r.step) for r in index))
+        ranges = [r for r in index if isinstance(r, range)]
+        if len(ranges) == len(index):
+            return (..., *(slice(r.start, r.stop, r.step) for r in ranges))
         grids = [torch.tensor(list(r), device=device) for r in index]
         return (..., *torch.meshgrid(*grids, indexing="ij"))
 

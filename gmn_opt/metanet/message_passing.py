@@ -85,9 +85,7 @@ class MessageLayer(nn.Module):
         self.block_mlp = TwoLayer(2 * c + f, c, c)
         self.graph_mlp = TwoLayer(3 * c, c, c)
 
-    def forward(
-        self, layout: BlockedGraph, states: States, kernels: list[Tensor | None]
-    ) -> States:
+    def forward(self, layout: BlockedGraph, states: States, kernels: list[Tensor | None]) -> States:
         """Return the states after one round; shapes as they came."""
         nodes = self.node_norm(states.nodes)
         blocks = self.block_norm(states.blocks)
@@ -133,7 +131,7 @@ class MessageLayer(nn.Module):
 
 
 def _activate(h: Tensor, *terms: Tensor) -> Tensor:
-    """silu of ``h`` plus ``terms``; overwrites ``h`` where no gradient is recorded."""
+    """The silu of ``h`` plus ``terms``; overwrites ``h`` where no gradient is recorded."""
     if torch.is_grad_enabled():
         for term in terms:
             h = h + term
@@ -147,7 +145,9 @@ def _mean(h: Tensor, dim: int) -> Tensor:
     return h.sum(dim) if h.shape[dim] == 1 else h.mean(dim)  # never a view: h may be overwritten
 
 
-def _pool(messages: list[list[Tensor]], counts: list[int | Tensor], like: tuple[Tensor, ...]) -> Tensor:
+def _pool(
+    messages: list[list[Tensor]], counts: list[int | Tensor], like: tuple[Tensor, ...]
+) -> Tensor:
     """Mean of the messages to every node, zero where there is none: ``[..., N, f]``."""
     rows = []
     for group, count, x in zip(messages, counts, like, strict=True):

@@ -65,7 +65,9 @@ class GraphMetanet(nn.Module):
                 f"hidden={hidden}, edge_hidden={edge_hidden}, layers={layers}."
             )
         self.in_features, self.out_features, self.block_inputs = (
-            in_features, out_features, block_inputs,
+            in_features,
+            out_features,
+            block_inputs,
         )
         self.edge_encoder = nn.Linear(in_features, edge_hidden, bias=False)
         self.node_encoder = nn.Linear(NODE_FEATURES, hidden)
@@ -148,6 +150,7 @@ class GraphMetanet(nn.Module):
         rows = torch.cat([e.flatten(-2).mT for e in states.edges], -2)
         states = replace(states, edges=[rows])
         for layer in self.layers:
+            assert isinstance(layer, MessageLayer)
             states = sparse_layer(layer, layout, topology, states, kernels)
         parts = states.edges[0].split([s.numel() for s in shapes], -2)
         edges = [part.mT.unflatten(-1, s) for part, s in zip(parts, shapes, strict=True)]

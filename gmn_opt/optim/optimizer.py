@@ -184,8 +184,8 @@ class GMNOptimizer(Optimizer):
         for index, saved in state_dict["state"].items():
             # torch casts the state to the parameter's dtype, which would round float32 moments
             p = params[index]
-            self.state[p]["moments"] = saved["moments"].to(_compute_dtype(p), copy=True).to(
-                p.device
+            self.state[p]["moments"] = (
+                saved["moments"].to(_compute_dtype(p), copy=True).to(p.device)
             )
         self._step = int(extra["step"])
         self._bindings = self._restore(extra["graphs"], params) or self._bindings
@@ -222,9 +222,7 @@ class GMNOptimizer(Optimizer):
             if inputs is None and self._capture is not None:
                 inputs = self._capture.inputs
                 model = self._capture.module or model
-            bindings = [
-                part for whole in bind(params, model, inputs) for part in _by_device(whole)
-            ]
+            bindings = [part for whole in bind(params, model, inputs) for part in _by_device(whole)]
             self._bindings = bindings
             if self._capture is not None and inputs is not None:
                 self._example, self._capture = inputs, None
@@ -252,9 +250,7 @@ class GMNOptimizer(Optimizer):
             self._rules[key] = deepcopy(self._rule).to(device, dtype).requires_grad_(False)
         return self._rules[key]
 
-    def _update(
-        self, binding: Binding, grads: dict[int, Tensor], trained: set[int]
-    ) -> None:
+    def _update(self, binding: Binding, grads: dict[int, Tensor], trained: set[int]) -> None:
         layout = blocked(binding.graph)
         tensors = binding.tensors
         first = next(iter(tensors.values()))
@@ -280,9 +276,9 @@ class GMNOptimizer(Optimizer):
         for group in self.param_groups:
             decay = 1.0 - group["lr"] * group["weight_decay"]
             for p in group["params"]:
-                name = name_of.get(id(p))
-                if name is None or id(p) not in grads:
+                if id(p) not in name_of or id(p) not in grads:
                     continue
+                name = name_of[id(p)]
                 if decay != 1.0:
                     p.mul_(decay)
                 p.add_(deltas[name].to(p.dtype), alpha=float(group["lr"]))
@@ -292,7 +288,7 @@ class GMNOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the watch on the model's first call."""
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state: dict[str, Any] = super().__getstate__()
         kept = ("_bindings", "_rule", "_step", "_warned", "_model", "_example")
         state.update({name: self.__dict__[name] for name in kept})
         return {**state, "_rules": {}, "_capture": None}

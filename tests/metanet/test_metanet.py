@@ -126,6 +126,6 @@ def test_bad_input() -> None:
         GraphMetanet(0, 3)
     with pytest.raises(ValueError, match="blocks"):
         net.states(graph, [])
+    edges = [torch.zeros(2, *e.shape) for e in blocked(graph).split(random_tensors(graph))]
     with pytest.raises(ValueError, match="inputs per block"):
-        edges = [torch.zeros(2, *e.shape) for e in blocked(graph).split(random_tensors(graph))]
         metanet(block_inputs=2).states(graph, edges)

@@ -32,7 +32,7 @@ def rule() -> LearnedRule:
     return made.requires_grad_(False)
 
 
-def network(seed: int = 0) -> nn.Sequential:
+def network(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -104,9 +104,7 @@ FORMS: dict[str, Callable[[nn.Module], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_way_to_pass_parameters_gives_the_same_training(
-    form: str, rule: LearnedRule
-) -> None:
+def test_every_way_to_pass_parameters_gives_the_same_training(form: str, rule: LearnedRule) -> None:
     expected, model = network(), network()
     train(expected, GMNOptimizer(expected.parameters(), weights=rule, model=expected), batches(3))
     train(model, GMNOptimizer(FORMS[form](model), weights=rule), batches(3))
