@@ -219,7 +219,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast("cpu", enabled=False))
+        for kind in {"cpu", *(p.device.type for p in model.parameters())} & {"cpu", "cuda"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -264,11 +265,18 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
         yield from _walk(vars(value), seen)
 
 
-def copy_inputs(value: Any) -> Any:
-    """Inputs with every tensor cloned, so that a pass that writes to them leaves no trace."""
+def copy_inputs(value: Any, double: bool = False) -> Any:
+    """Inputs with every tensor cloned, so that a pass that writes to them leaves no trace.
+
+    With ``double``, on the CPU and with floating-point numbers in float64.
+    """
     memo: dict[int, Any] = {}
     for tensor in tensors_in(value):
-        memo[id(tensor)] = tensor.detach().clone()
+        copied = tensor.detach().clone()
+        if double:
+            copied = copied.cpu()
+            copied = copied.double() if copied.is_floating_point() else copied
+        memo[id(tensor)] = copied
     return copy.deepcopy(value, memo)
 
 

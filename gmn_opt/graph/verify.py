@@ -55,7 +55,7 @@ class Checker:
         self.seed = seed
         with undisturbed(model):
             self.model = copy.deepcopy(model).cpu().double().eval()
-        first = _doubled(copy_inputs((args, kwargs)))
+        first = copy_inputs((args, kwargs), double=True)
         self.inputs = [first, self._other(first)]
         self.plain = {k: v.detach().clone() for k, v in self._tensors()}
         self.drawn: dict[str, Tensor] = {}
@@ -159,13 +159,6 @@ def default_double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(old)
-
-
-def _doubled(value: Any) -> Any:
-    for t in tensors_in(value):
-        if t.is_floating_point():
-            t.data = t.data.double()
-    return value
 
 
 def verify(
