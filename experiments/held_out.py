@@ -1,0 +1,243 @@
+"""The held-out suite: ``python -m experiments.held_out --weights RUN/weights.safetensors``.
+
+Trains the networks of ``tasks.suites.held_out`` with the learned rule (knowing the number of steps
+and not), with the same rule before meta-training, and with AdamW at its default and at the best of
+five constant rates, from the same initializations. The best rate is the one of the lowest mean
+training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.func import vmap
+
+from experiments.common import choose_device, environment, keep_freed_memory
+from gmn_opt.meta import InnerState, Task, train_inner
+from gmn_opt.meta.unroll import flat_gradients
+from gmn_opt.metanet import blocked
+from gmn_opt.optim import LearnedRule, load_rule
+from gmn_opt.weights.atomic import write_atomically
+from tasks.classification import ImageClassification
+from tasks.data.images import images_of
+from tasks.suites import held_out, validation
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+DEFAULT_RATE = 1e-3
+_JUDGED = 2000
+SUITES = {"held_out": held_out, "validation": validation}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Per seed: final loss on fixed training images, test accuracy; ``losses`` [steps, seeds]."""
+
+    loss: list[float]
+    accuracy: list[float]
+    losses: Tensor
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean final loss over the seeds."""
+        return sum(self.loss) / len(self.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every tenth minibatch loss, averaged over seeds, stands for the curve."""
+        curve = self.losses.mean(1)[::10].tolist()
+        return {
+            "final_train_loss": self.loss,
+            "test_accuracy": self.accuracy,
+            "seconds": self.seconds,
+            "curve_every_10_steps": [round(x, 5) for x in curve],
+        }
+
+
+def train_adamw(task: Task, steps: int, count: int, seed: int, lr: float) -> tuple[Tensor, Tensor]:
+    """AdamW on ``count`` networks at once: final parameters [count, P], losses [steps, count].
+
+    AdamW treats every element by itself, so one flat parameter is the same as many. Initial
+    weights and batches are those of ``train_inner`` with the same seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    theta = InnerState.initial(task, count, generator).theta.requires_grad_()
+    gradients = flat_gradients(task)
+    opt = torch.optim.AdamW([theta], lr=lr)
+    losses = []
+    for _ in range(steps):
+        batch = task.batch("inner_train", count, generator)
+        theta.grad, value = gradients(theta.detach(), batch)
+        losses.append(value)
+        opt.step()
+    return theta.detach(), torch.stack(losses)
+
+
+@torch.no_grad()
+def judge(task: ImageClassification, theta: Tensor) -> tuple[list[float], list[float]]:
+    """Training loss on fixed images and test accuracy of every network of ``theta`` [count, P]."""
+    layout = blocked(task.graph)
+    found: list[list[float]] = []
+    for split in ("inner_train", "test"):
+        x, y, _ = images_of(task.data, task.size).split(split)
+        x, y = x[:_JUDGED], y[:_JUDGED]
+
+        def loss(flat: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
+            return task.loss(layout.unflatten(flat), {"x": x, "y": y})
+
+        def accuracy(flat: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
+            out = torch.func.functional_call(task.template, layout.unflatten(flat), (x,))
+            return (out.argmax(-1) == y).float().mean()
+
+        found.append(vmap(loss if split == "inner_train" else accuracy)(theta).tolist())
+    return found[0], found[1]
+
+
+def contestants(
+    rule: LearnedRule, steps: int, count: int, seed: int
+) -> dict[str, Callable[[Task], tuple[Tensor, Tensor]]]:
+    """Name to a function that trains: final parameters and losses."""
+
+    def learned(rule: LearnedRule, horizon: int | None) -> Callable[[Task], tuple[Tensor, Tensor]]:
+        def run(task: Task) -> tuple[Tensor, Tensor]:
+            state, losses = train_inner(rule, task, steps, count, seed, horizon)
+            return state.theta, losses
+
+        return run
+
+    def adamw(lr: float) -> Callable[[Task], tuple[Tensor, Tensor]]:
+        return lambda task: train_adamw(task, steps, count, seed, lr)
+
+    runs = {
+        "gmn": learned(rule, None),
+        "gmn, total_steps": learned(rule, steps),
+        "gmn, frozen": learned(load_rule("initial"), None),
+    }
+    return runs | {f"adamw {lr:g}": adamw(lr) for lr in RATES}
+
+
+def summary(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """Losses of the learned rule, of AdamW at its default and best rate, and their ratios."""
+    rates = {lr: outcomes[f"adamw {lr:g}"] for lr in RATES}
+    best = min(RATES, key=lambda lr: rates[lr].mean)
+    gmn = {name: o for name, o in outcomes.items() if name.startswith("gmn")}
+
+    def ratios(name: str, other: Outcome) -> list[float]:
+        return [a / b for a, b in zip(gmn[name].loss, other.loss, strict=True)]
+
+    return {
+        "best_rate": best,
+        "best_rate_at_edge": best in (RATES[0], RATES[-1]),
+        "final_train_loss": {
+            **{name: o.mean for name, o in gmn.items()},
+            "adamw default": rates[DEFAULT_RATE].mean,
+            "adamw best": rates[best].mean,
+        },
+        "ratio_to_adamw_default": {name: ratios(name, rates[DEFAULT_RATE]) for name in gmn},
+        "ratio_to_adamw_best": {name: ratios(name, rates[best]) for name in gmn},
+    }
+
+
+def table(results: dict[str, Any]) -> Table:
+    """A line per task."""
+    made = Table(title="final training loss, mean over seeds")
+    made.add_column("task")
+    columns: list[str] = []
+    for facts in results.values():
+        losses = facts["summary"]["final_train_loss"]
+        if not columns:
+            columns = list(losses)
+            for name in columns:
+                made.add_column(name, justify="right")
+    for name, facts in results.items():
+        losses = facts["summary"]["final_train_loss"]
+        made.add_row(name, *(f"{losses[c]:.4f}" for c in columns))
+    return made
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Training loss over steps, one panel per task."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = {"gmn": "C0", "gmn, total_steps": "C2", "gmn, frozen": "C7"}
+    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 3.2), squeeze=False)
+    for axis, (name, facts) in zip(axes[0], results.items(), strict=True):
+        best = f"adamw {facts['summary']['best_rate']:g}"
+        colours = {**shown, f"adamw {DEFAULT_RATE:g}": "C1", best: "C3"}
+        for who, colour in colours.items():
+            curve = torch.tensor(facts["outcomes"][who]["curve_every_10_steps"])
+            smooth = curve.unfold(0, 5, 1).mean(1) if len(curve) > 10 else curve
+            steps = 10 * torch.arange(len(smooth)) + (20 if len(curve) > 10 else 0)
+            axis.semilogy(steps, smooth, colour, label=who, linewidth=1.2)
+        axis.set_title(name, fontsize=8)
+        axis.set_xlabel("step")
+        axis.legend(fontsize=6)
+    axes[0][0].set_ylabel("training loss (minibatch)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(
+    weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
+    out: Annotated[Path, typer.Option()] = Path("runs/held_out"),
+    suite: Annotated[str, typer.Option(help="held_out or validation")] = "held_out",
+    steps: Annotated[int, typer.Option()] = 500,
+    seeds: Annotated[int, typer.Option(help="Networks per task.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 2024,
+    threads: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Compare the learned rule with AdamW on a suite."""
+    console = Console()
+    if suite not in SUITES:
+        console.print(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
+        raise typer.Exit(2)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    choose_device("cpu")
+    runs = contestants(load_rule(weights), steps, seeds, seed)
+    tasks = SUITES[suite]()
+    jobs = [(task, name) for task in tasks for name in runs]
+    outcomes: dict[str, dict[str, Outcome]] = {task.name: {} for task in tasks}
+    for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
+        started = time.perf_counter()
+        theta, losses = runs[name](task)
+        seconds = time.perf_counter() - started
+        loss, accuracy = judge(task, theta)
+        outcomes[task.name][name] = Outcome(loss, accuracy, losses, seconds)
+    results = {
+        task: {"summary": summary(found), "outcomes": {n: o.to_json() for n, o in found.items()}}
+        for task, found in outcomes.items()
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "command": " ".join(sys.argv),
+        "suite": suite,
+        "steps": steps,
+        "seeds": seeds,
+        "seed": seed,
+        "weights": str(weights),
+        "tasks": results,
+        "environment": environment(),
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    plot(results, out / "curves.png")
+    console.print(table(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
