@@ -33,23 +33,62 @@ from gmn_opt.metanet.layout import BlockedGraph
 class States:
     """What a metanet knows: per node, per edge, per block and per graph.
 
-    nodes: ``[..., N, c]``, the groups one after the other; edges: one ``[..., f, D, E]`` per
-    block; blocks: ``[..., blocks, c]``; graph: ``[..., c]``.
+    nodes: ``[..., N, c]``, the groups one after the other; edges: ``[..., f, D, E]`` per block,
+    as a sum; blocks: ``[..., blocks, c]``; graph: ``[..., c]``.
     """
 
     nodes: Tensor
-    edges: list[Tensor]
+    edges: list[Edges]
     blocks: Tensor
     graph: Tensor
 
 
-def mix_channels(weight: Tensor, edges: Tensor) -> Tensor:
-    """``weight`` [..., g, f] applied to the channels of ``edges`` [..., f, D, E]."""
-    flat = edges.flatten(-2)
-    if weight.dim() == 2 and flat.dim() > 2:
-        # torch.matmul would fold the batch into the rows, which copies the edges
-        weight = weight.expand(*flat.shape[:-2], *weight.shape)
-    return (weight @ flat).unflatten(-1, edges.shape[-2:])
+def mix_channels(weight: Tensor, edges: Tensor, base: Tensor | None = None) -> Tensor:
+    """``weight`` [..., g, f] applied to the channels of ``edges`` [..., f, D, E], plus ``base``.
+
+    ``base`` [..., g, D, E] is overwritten where no gradient is recorded.
+    """
+    f, d, e = edges.shape[-3:]
+    lead, g = edges.shape[:-3], weight.shape[-2]
+    flat = edges.reshape(-1, f, d * e)
+    # as a batch of its own: torch.matmul would fold the batch into the rows, and copy the edges
+    weight = weight.expand(*lead, g, f).reshape(-1, g, f)
+    if base is None:
+        mixed = torch.bmm(weight, flat)
+    elif torch.is_grad_enabled():
+        mixed = torch.baddbmm(base.reshape(-1, g, d * e), weight, flat)
+    else:
+        mixed = base.view(-1, g, d * e).baddbmm_(weight, flat)
+    return mixed.view(*lead, g, d, e)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Edge states of a block as a sum that is never written out.
+
+    ``terms`` are pairs of a matrix ``[..., f, g]`` (None for the identity) and a tensor
+    ``[..., g, D, E]``. Whoever reads the states multiplies them by a matrix anyway, and a product
+    of small matrices is cheaper than a pass over all edges.
+    """
+
+    terms: tuple[tuple[Tensor | None, Tensor], ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[D, E]``."""
+        return self.terms[0][1].shape[-2:]
+
+    def plus(self, tensor: Tensor) -> Edges:
+        """The states plus ``tensor`` [..., f, D, E]."""
+        return Edges((*self.terms, (None, tensor)))
+
+    def mix(self, weight: Tensor, base: Tensor | None = None) -> Tensor:
+        """``weight`` [g, f] applied to the channels, plus ``base``: ``[..., g, D, E]``."""
+        for matrix, tensor in self.terms:
+            both = weight if matrix is None else weight @ matrix
+            base = mix_channels(both, tensor, base)
+        assert base is not None
+        return base
 
 
 class TwoLayer(nn.Module):
@@ -101,13 +140,13 @@ class MessageLayer(nn.Module):
             if kernel is not None:
                 src = src + self.from_kernel(kernel)
             dst = b.dst.read(as_dst[b.dst.group]) + per_block[i].unsqueeze(-2)
-            h = mix_channels(self.edge.weight, e)
-            h = _activate(h, src.mT.contiguous().unsqueeze(-2), dst.mT.contiguous().unsqueeze(-1))
+            ends = src.mT.contiguous().unsqueeze(-2) + dst.mT.contiguous().unsqueeze(-1)
+            h = silu(e.mix(self.edge.weight, ends), inplace=not torch.is_grad_enabled())
             at_dst, at_src = _mean(h, -1).mT, b.pool_src(_mean(h, -2).mT)
             messages[0][b.dst.group].append(b.dst.write(at_dst))
             messages[1][b.src.group].append(b.src.write(at_src))
             to_block.append(at_dst.mean(-2))
-            edges.append(e + h if torch.is_grad_enabled() else h.add_(e))
+            edges.append(e.plus(h))
         if layout.graph.links:
             along = self.along_link(nodes).split(layout.group_sizes, -2)
             against = self.against_link(nodes).split(layout.group_sizes, -2)
@@ -130,19 +169,8 @@ class MessageLayer(nn.Module):
         return States(new_nodes, edges, new_blocks, new_graph)
 
 
-def _activate(h: Tensor, *terms: Tensor) -> Tensor:
-    """The silu of ``h`` plus ``terms``; overwrites ``h`` where no gradient is recorded."""
-    if torch.is_grad_enabled():
-        for term in terms:
-            h = h + term
-        return silu(h)
-    for term in terms:
-        h.add_(term)
-    return silu(h, inplace=True)
-
-
 def _mean(h: Tensor, dim: int) -> Tensor:
-    return h.sum(dim) if h.shape[dim] == 1 else h.mean(dim)  # never a view: h may be overwritten
+    return h.squeeze(dim) if h.shape[dim] == 1 else h.mean(dim)
 
 
 def _pool(

@@ -18,7 +18,7 @@ from gmn_opt.metanet.features import (
     node_features,
 )
 from gmn_opt.metanet.layout import BlockedGraph, blocked
-from gmn_opt.metanet.message_passing import MessageLayer, States, mix_channels
+from gmn_opt.metanet.message_passing import Edges, MessageLayer, States
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -130,7 +130,7 @@ class GraphMetanet(nn.Module):
         blocks = self.block_encoder(block_known)
         states = States(
             self.node_encoder(node_known).expand(*lead, -1, -1),
-            [mix_channels(self._edge_weight(edge_scale, i), e) for i, e in enumerate(edges)],
+            [Edges(((self._edge_weight(edge_scale, i), e),)) for i, e in enumerate(edges)],
             blocks.expand(*lead, -1, -1),
             self.graph_state.expand(*lead, -1),
         )
@@ -146,14 +146,17 @@ class GraphMetanet(nn.Module):
         from gmn_opt.metanet.sparse import Topology, sparse_layer
 
         topology = Topology.of(layout)
-        shapes = [e.shape[-2:] for e in states.edges]
-        rows = torch.cat([e.flatten(-2).mT for e in states.edges], -2)
-        states = replace(states, edges=[rows])
+        shapes = [e.shape for e in states.edges]
+        eye = torch.eye(self.edge_encoder.out_features).to(states.nodes)
+        rows = torch.cat([e.mix(eye).flatten(-2).mT for e in states.edges], -2)
         for layer in self.layers:
             assert isinstance(layer, MessageLayer)
-            states = sparse_layer(layer, layout, topology, states, kernels)
-        parts = states.edges[0].split([s.numel() for s in shapes], -2)
-        edges = [part.mT.unflatten(-1, s) for part, s in zip(parts, shapes, strict=True)]
+            states, rows = sparse_layer(layer, layout, topology, states, rows, kernels)
+        parts = rows.split([s.numel() for s in shapes], -2)
+        edges = [
+            Edges(((None, part.mT.unflatten(-1, s)),))
+            for part, s in zip(parts, shapes, strict=True)
+        ]
         return replace(states, edges=edges)
 
     def _edge_weight(self, scale: Tensor | None, block: int) -> Tensor:
@@ -174,5 +177,5 @@ class GraphMetanet(nn.Module):
         layout.check(tensors, self.in_features)
         edges = layout.split({name: t.movedim(-1, 0) for name, t in tensors.items()})
         states = self.states(graph, [e.movedim(0, -3) for e in edges])
-        out = [mix_channels(self.readout.weight, e).movedim(-3, 0) for e in states.edges]
+        out = [e.mix(self.readout.weight).movedim(-3, 0) for e in states.edges]
         return {name: t.movedim(0, -1) for name, t in layout.join(out).items()}

@@ -87,10 +87,10 @@ def sparse_layer(
     layout: BlockedGraph,
     topology: Topology,
     states: States,
+    edges: Tensor,
     kernels: list[Tensor | None],
-) -> States:
-    """``layer`` on an edge list; ``states.edges`` is one tensor ``[..., all edges, f]``."""
-    (edges,) = states.edges
+) -> tuple[States, Tensor]:
+    """``layer`` on an edge list with edge states ``edges`` [..., all edges, f]."""
     count, total = edges.shape[-2], states.nodes.shape[-2]
     nodes, blocks = layer.node_norm(states.nodes), layer.block_norm(states.blocks)
     graph = layer.graph_norm(states.graph)
@@ -126,9 +126,10 @@ def sparse_layer(
     block_in = torch.cat([blocks, to_block, u.expand(*blocks.shape[:-1], -1)], -1)
     mean_node = scatter(nodes, topology.group, -2, len(layout.group_sizes), "mean").mean(-2)
     graph_in = torch.cat([graph, blocks.mean(-2), mean_node], -1)
-    return States(
+    after = States(
         states.nodes + layer.node_mlp(node_in),
-        [edges + h],
+        [],
         states.blocks + layer.block_mlp(block_in),
         states.graph + layer.graph_mlp(graph_in),
     )
+    return after, edges + h

@@ -146,7 +146,7 @@ class LearnedRule(nn.Module):
         updates = []
         for i, (block, channels) in enumerate(zip(layout.blocks, reading.channels, strict=True)):
             mixed = mix_channels(block_weights[i], channels[..., 1:, :, :]).squeeze(-3)
-            bent = torch.tanh(mix_channels(self.edge_head.weight, states.edges[i])).unbind(-3)
+            bent = torch.tanh(states.edges[i].mix(self.edge_head.weight)).unbind(-3)
             mixed = torch.addcmul(mixed, mixed, bent[0])
             mixed = torch.add(mixed, bent[1], alpha=adam_scales[i])
             rows = block.dst.read(dst_gains[block.dst.group]) * sizes[i].unsqueeze(-1)
