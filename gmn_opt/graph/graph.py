@@ -13,7 +13,9 @@ import torch
 from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
 
 if TYPE_CHECKING:
-    from torch import nn
+    import networkx as nx  # type: ignore[import-untyped]
+    from torch import Tensor, nn
+    from torch_geometric.data import Data
 
     from gmn_opt.graph.symmetry import Symmetry
 
@@ -221,6 +223,28 @@ class ParameterGraph:
             {n: tuple(r) for n, r in data["fixed_reasons"].items()},
             dict(data["aliases"]),
         )
+
+    def to_pyg(self, tensors: Mapping[str, Tensor]) -> Data:
+        """Named tensors ``[*shape]`` or ``[*shape, f]`` as torch_geometric ``Data``, lossless.
+
+        One node per neuron, one edge per parameter element; see
+        :func:`gmn_opt.graph.interchange.to_pyg` for all attributes.
+        """
+        from gmn_opt.graph.interchange import to_pyg
+
+        return to_pyg(self, tensors)
+
+    def from_pyg(self, data: Data) -> dict[str, Tensor]:
+        """The tensors in the edge features of :meth:`to_pyg`'s result, or in what replaced them."""
+        from gmn_opt.graph.interchange import from_pyg
+
+        return from_pyg(self, data)
+
+    def to_networkx(self, tensors: Mapping[str, Tensor] | None = None) -> nx.MultiDiGraph:
+        """The graph, and values if given, for networkx; for small networks."""
+        from gmn_opt.graph.interchange import to_networkx
+
+        return to_networkx(self, tensors)
 
     def __str__(self) -> str:
         from gmn_opt.graph.show import table
