@@ -231,8 +231,9 @@ class GMNOptimizer(Optimizer):
     # ------------------------------------------------------------------ one update
 
     def _finite(self, grads: list[Tensor]) -> bool:
-        total = torch.stack([g.abs().max().float().cpu() for g in grads if g.numel()])
-        if bool(torch.isfinite(total).all()):
+        values = [g.coalesce().values() if g.is_sparse else g for g in grads]
+        largest = [v.abs().max().float().cpu() for v in values if v.numel()]
+        if not largest or bool(torch.isfinite(torch.stack(largest)).all()):
             return True
         if not self._warned:
             self._warned = True

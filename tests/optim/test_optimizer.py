@@ -297,6 +297,20 @@ def test_other_dtypes_keep_fine_state(dtype: torch.dtype, rule: LearnedRule) -> 
         assert torch.equal(opt.state[p]["moments"], saved["state"][index]["moments"])
 
 
+def test_sparse_gradients(rule: LearnedRule) -> None:
+    torch.manual_seed(0)
+    expected = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3))
+    model = copy.deepcopy(expected)
+    model[0].sparse = True  # type: ignore[assignment]
+    for m in (expected, model):
+        opt = GMNOptimizer(m.parameters(), weights=rule)
+        for tokens in (torch.tensor([1, 2, 2]), torch.tensor([2, 5, 6])):
+            opt.zero_grad()
+            m(tokens).square().sum().backward()
+            opt.step()
+    assert_same(expected, model)
+
+
 def test_compiled_model(rule: LearnedRule) -> None:
     expected, model = network(), network()
     compiled = torch.compile(model, backend="eager")
