@@ -117,8 +117,8 @@ def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, ste
         [
             theta,
             grad * scale,
-            fast * scale * c_fast,
-            slow * scale * c_slow,
+            fast * scale,
+            slow * scale,
             torch.cat(factored, -1),
             torch.cat(orthogonal, -1),
         ],
@@ -132,6 +132,7 @@ def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, ste
     cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
     pairs = cosine.flatten(-2)[..., _pair_index(gram.device)]
     fan_in = rms.new_tensor([float(b.fan_in) for b in layout.blocks])
-    known = torch.stack([rms[..., 0] * fan_in.sqrt(), *rms[..., 1:4].unbind(-1)], -1)
+    n, f, s = rms[..., 1:4].unbind(-1)  # the bias corrections scale no direction, but these
+    known = torch.stack([rms[..., 0] * fan_in.sqrt(), n, f * c_fast, s * c_slow], -1)
     scalars = torch.cat([pairs, torch.asinh(0.5 * (known + 1e-6).log())], -1)
     return Reading(channels, 1 / rms, scalars)
