@@ -35,7 +35,7 @@ class MetaConfig:
         rule: sizes of the metanet.
     """
 
-    meta_steps: int = 4000
+    meta_steps: int = 2500
     seed: int = 0
     runs: int = 8
     edges_per_batch: int = 30_000
