@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from gmn_opt.meta.task import Batch, Split, Task
+from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def unroll(
 
     def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
         if second_order:
-            return gradients(theta, fresh())
+            with twice_differentiable():
+                return gradients(theta, fresh())
         with torch.no_grad():
             grad, value = gradients(theta, fresh())
         # the value of the loss, with its gradient as a constant
