@@ -19,7 +19,10 @@ from gmn_opt.graph.labels import Site
 from gmn_opt.graph.tracing import PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
-CACHES = frozenset({"past_key_values", "past_key_value"})
+CACHES = frozenset({"past_key_values", "past_key_value", "cache_params", "mems"})
+"""Entries of an output that hold inner states for the next call."""
+BESIDE = frozenset({"encoder_last_hidden_state", "text_model_output", "vision_model_output"})
+"""Entries that a ``transformers`` output always carries along beside its result."""
 MAX_PASSES = 4
 VERIFY_PARAMETERS = 1_000_000
 VERIFY_WORK = 3_000_000
@@ -140,7 +143,7 @@ def _one_pass(
                 output = model(*args, **kwargs)
         except Exception as error:
             raise _failure(model, seen, error, args, kwargs) from error
-        for tensor in tensors_in(output):
+        for tensor in results_in(output):
             label = tracer.materialize(tracer.label(tensor))
             tracer.fix(label, "model output")
             tracer.output_labels.append(label)
@@ -241,11 +244,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested sequences, mappings and objects, but for caches of inner states."""
-    yield from _walk(value, set())
+    """All tensors in nested sequences, mappings and objects."""
+    yield from _walk(value, set(), results=False)
 
 
-def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def results_in(output: Any) -> Iterator[Tensor]:
+    """The tensors of a model's output that a symmetry has to leave as they are.
+
+    Caches of keys, values and states are not among them; nor is what an output object of
+    ``transformers`` carries beside its logits, losses or embeddings: the encoder's last state.
+    """
+    yield from _walk(output, set(), results=True)
+
+
+def _walk(value: Any, seen: set[int], results: bool) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
         return
@@ -255,14 +267,21 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
         return
     seen.add(id(value))
     if isinstance(value, dict):
+        skipped = _skipped(value) if results else frozenset()
         for key, item in value.items():
-            if key not in CACHES:
-                yield from _walk(item, seen)
+            if key not in skipped:
+                yield from _walk(item, seen, results)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            yield from _walk(item, seen)
+            yield from _walk(item, seen, results)
     elif hasattr(value, "__dict__"):
-        yield from _walk(vars(value), seen)
+        yield from _walk(vars(value), seen, results)
+
+
+def _skipped(output: dict[Any, Any]) -> frozenset[str]:
+    hub = any(c.__name__ == "ModelOutput" for c in type(output).__mro__)
+    rest = output.keys() - CACHES - BESIDE
+    return CACHES | BESIDE if hub and rest else CACHES
 
 
 def copy_inputs(value: Any, double: bool = False) -> Any:

@@ -3,30 +3,36 @@
 A leaf d may use a permutation of its own per index of h (the dims of each attention head) if every
 tensor that was seen has h wherever it has d, statistics hidden inside of operators included. An
 operator that combines different h at one d leaves behind a tensor, or a hidden statistic, that has
-d but not h.
+d but not h, or that has d once and h twice: then no single h belongs to that d.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import product
+from math import prod
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Node
-from gmn_opt.graph.pieces import distribute
+from gmn_opt.graph.pieces import Piece, distribute
 from gmn_opt.graph.uses import Record
+
+MAX_CELLS = 4096
+Cell = tuple[tuple[Node, ...], ...]
 
 
 def parents_of(record: Record, factors: dict[Node, int]) -> dict[int, tuple[int, ...]]:
     """Factor id to the ids of the factors that its permutation may depend on."""
     together: dict[Node, set[Node]] = {}
     everything = [label.axes for label in record.parameters]
-    done: set[tuple[tuple[Node, ...], ...]] = set()
+    done: set[tuple[Cell, ...]] = set()
     for axes in [*everything, *record.seen]:
-        for leaves in _cells(axes, done):
-            for node in leaves:
+        for cell in _cells(axes, done):
+            count = Counter(node for axis in cell for node in axis)
+            for node in count:
                 if node.fixed is None and node.size > 1 and node in factors:
-                    here = set(leaves) - {node}
+                    here = {p for p in count if p is not node and _leads(p, node, cell, count)}
                     together[node] = together[node] & here if node in together else here
     out: dict[int, tuple[int, ...]] = {}
     for node, always in together.items():
@@ -40,29 +46,39 @@ def parents_of(record: Record, factors: dict[Node, int]) -> dict[int, tuple[int,
     return out
 
 
-def _cells(
-    axes: Iterable[Axis], done: set[tuple[tuple[Node, ...], ...]]
-) -> Iterable[frozenset[Node]]:
-    """The leaves that occur together, one set per combination of the axes' segments."""
+def _leads(parent: Node, node: Node, cell: Cell, count: Counter[Node]) -> bool:
+    """Whether it is clear which index of ``parent`` belongs to each ``node`` of a tensor."""
+    if count[parent] == 1:
+        return True
+    return all(axis.count(parent) == axis.count(node) == 1 for axis in cell if node in axis)
+
+
+def _cells(axes: Iterable[Axis], done: set[tuple[Cell, ...]]) -> Iterable[Cell]:
+    """The leaves that occur together, axis by axis, for every combination of their segments."""
     pieces = []
     for axis in axes:
-        options = {
-            tuple(leg.node for leg in piece.legs if leg.node.size > 1) for piece in distribute(axis)
-        }
-        pieces.append(tuple(options))
-    if any(len(set(p)) > 32 for p in pieces):
-        pieces = [p[:32] for p in pieces]
-    key = tuple(tuple(n for option in p for n in option) for p in pieces)
+        pieces.append(tuple(dict.fromkeys(_leaves(piece) for piece in distribute(axis))))
+    key = tuple(pieces)
     if key in done:
         return
     done.add(key)
-    for combo in product(*pieces):
-        leaves = [n for option in combo for n in option]
-        width = max((len(n.members) for n in leaves if n.members), default=0)
+    combos: Iterable[Cell] = product(*pieces)
+    if prod(map(len, pieces)) > MAX_CELLS:
+        # Axis by axis, leaves have fewer company: that can only take conditions away.
+        combos = ((option,) for options in pieces for option in options)
+    for combo in combos:
+        width = max((len(n.members) for axis in combo for n in axis if n.members), default=0)
         for i in range(width):
-            yield frozenset(m for n in leaves for m in _member(n, i))
+            yield tuple(tuple(m for n in axis for m in _member(n, i)) for axis in combo)
         if not width:
-            yield frozenset(leaves)
+            yield combo
+
+
+def _leaves(piece: Piece) -> tuple[Node, ...]:
+    """The leaves of a piece, and those that they run along."""
+    nodes = [leg.node for leg in piece.legs if leg.node.size > 1]
+    above = lab.expand(node.along[0] for node in nodes if node.along is not None)
+    return (*above, *nodes)
 
 
 def _member(node: Node, index: int) -> list[Node]:

@@ -27,9 +27,13 @@ class Node:
     is a concatenation of axes) is given; a node with neither is a leaf. A leaf with ``members``
     is a family: the set depends on the index along the node ``over``, which every tensor that
     has the family has too. Where it does not, the family collapses: its members become one.
+    ``along`` says that each index of this set belongs to one of another set (tokens sorted by
+    expert), and by which of all such routings.
     """
 
-    __slots__ = ("factors", "fixed", "members", "over", "parent", "segments", "serial", "size")
+    __slots__ = (
+        "along", "factors", "fixed", "members", "over", "parent", "segments", "serial", "size",
+    )  # fmt: skip
 
     def __init__(self, size: int, fixed: str | None = None) -> None:
         self.size = size
@@ -39,6 +43,7 @@ class Node:
         self.segments: tuple[tuple[Node, ...], ...] | None = None
         self.members: tuple[Node, ...] | None = None
         self.over: Node | None = None
+        self.along: tuple[Node, int] | None = None
         self.serial = next(_serial)
 
     def __repr__(self) -> str:
@@ -370,6 +375,10 @@ def _merge(x: Node, y: Node, reason: str) -> bool:
     if keep.segments is None and keep.serial > drop.serial:
         keep, drop = drop, keep
     why = keep.fixed or drop.fixed
+    if keep.along is None or drop.along is None:
+        keep.along = keep.along or drop.along
+    elif keep.along[1] != drop.along[1]:
+        keep.along = None
     drop.parent = keep
     drop.segments = None
     keep.fixed = None

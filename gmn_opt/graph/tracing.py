@@ -46,6 +46,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
         self.deferred: dict[int, Callable[[], Label]] = {}
+        self.routes: dict[int, Axis] = {}
         self.packed = packed
         self.newly_packed: set[PackedKey] = set()
         self.splits: dict[Node, PackedKey] = {}
@@ -58,6 +59,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.constants: dict[int, int] = {}
         self.created = 0
         self.op = ""
+        self.before: tuple[tuple[int, ...], int] = (), 0
         self.work = 0
         self.random = False
         self.parameter_ids: dict[int, int] = {}
@@ -201,6 +203,8 @@ class Tracer(Meetings, TorchDispatchMode):
                 composed = func.decompose(*args, **kwargs)
             if composed is not NotImplemented:
                 return composed
+        if name == "as_strided_":
+            self.before = args[0].stride(), args[0].storage_offset()
         out = func(*args, **kwargs)
         self.op = name
         self.op_count += 1
@@ -279,8 +283,7 @@ class Tracer(Meetings, TorchDispatchMode):
 
     def _leaves_the_graph(self, name: str, args: Any, kwargs: Any) -> None:
         for tensor in [*_tensors(args), *_tensors(kwargs)]:
-            if tensor.dim():
-                self.fix(self.label(tensor), f"its values leave the graph in {name}")
+            self.fix(self.label(tensor), f"its values leave the graph in {name}")
 
     def _is_uniform(self, tensor: Tensor) -> bool:
         known = self.labels.get(id(tensor))

@@ -24,6 +24,8 @@ EXPECTED: dict[str, list[Space]] = {
     "mobilenet": [(4, ()), (8, ()), (6, ())],
     # Groups of a grouped convolution may move, and channels within each group.
     "grouped_conv": [(2, ()), (2, (2,)), (3, (2,)), (3, ())],
+    "grouped_conv_residual": [(3, ()), (4, (3,))],
+    "mixed_heads": [(3, ()), (5, ())],
     "group_norm": [(2, ()), (3, (2,)), (4, ())],
     "unet": [(4, ()), (6, ()), (5, ()), (7, ())],
     "attention": [STREAM, HEADS, PER_HEAD, PER_HEAD],

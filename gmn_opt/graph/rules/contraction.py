@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis
+from gmn_opt.graph.labels import Axis, Leg, Node
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
 
@@ -106,6 +106,35 @@ def baddbmm(t: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any
         raise NoRuleError("addbmm sums over its batch")
     product = contract(t, t.label(a), t.label(b), batch=1)
     return t.broadcast([t.label(bias), product], out.shape, "bias")
+
+
+@rule("_grouped_mm")
+def grouped_mm(
+    t: Tracer, out: Tensor, a: Tensor, b: Tensor, offsets: Tensor | None = None, *rest: Any,
+    **_: Any,
+) -> Label:  # fmt: skip
+    """Rows that are sorted by expert, ``[rows, k]``, times a matrix per expert, ``[e, k, n]``."""
+    data, weight = t.label(a), t.label(b)
+    if offsets is None or a.dim() != 2 or b.dim() != 3 or any(rest):
+        raise NoRuleError("a grouped product other than of rows with stacked matrices")
+    if data.kind == "parameter" or weight.kind != "parameter":
+        raise NoRuleError("a grouped product other than of activations with parameters")
+    expert, inner, free = weight.axes
+    t.fix([expert, *t.label(offsets).axes], "rows are routed to experts")
+    t.unify(data.axes[1], inner)
+    t.unify(expert, t.routes.setdefault(id(offsets), expert))
+    rows = lab.expand(lab.nodes_of(data.axes[0]))
+    if [n.along[1] for n in rows if n.along is not None] != [id(offsets)]:
+        t.hidden([data.axes[1]])
+    new = t.new_site((*expert, *free), t.origin_name([expert]))
+    count = len(lab.expand_axis(expert))
+    pairs = [Pair("src", inner, data.axes[1]), Pair("dst", expert, new[:count])]
+    pairs.append(Pair("dst", free, new[count:]))
+    t.use("linear", pairs, fan_in=a.shape[1], fan_out=out.shape[1])
+    sorted_rows = Node(a.shape[0], "rows are routed to experts")
+    if len(expert) == 1:
+        sorted_rows.along = expert[0].node, id(offsets)
+    return Label(((Leg(sorted_rows),), new[count:]), "activation")
 
 
 @rule("linear", "mkldnn_linear")

@@ -77,6 +77,7 @@ def convolution(
         w_in = w.axes[1]
     t.unify(x_group, w_group)
     t.unify(x_in, w_in)
+    t.hidden((w_group, w_out, w_in))
     made = (*w_group, *w_out)
     channel = t.new_site(made, t.origin_name([made])) if w.kind == "parameter" else made
     if w.kind == "parameter":

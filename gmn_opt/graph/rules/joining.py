@@ -84,11 +84,10 @@ def slice_(
 
 
 @rule("select", "select_copy")
-def select(t: Tracer, out: Tensor, x: Tensor, dim: int, index: int) -> Label:
-    """One index of an axis."""
-    label = t.label(x)
-    dim %= len(label.axes)
-    return _select(t, label, dim, int(index) % x.shape[dim], x.shape[dim])
+def select(t: Tracer, out: Tensor, x: Tensor, dim: int, index: int) -> Any:
+    """One index of an axis, which is fixed once somebody reads the result."""
+    label, size = t.label(x), x.shape[dim]
+    return lambda: _select(t, label, dim % len(label.axes), int(index) % size, size)
 
 
 def _select(t: Tracer, label: Label, dim: int, index: int, size: int) -> Label:

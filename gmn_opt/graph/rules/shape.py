@@ -93,6 +93,20 @@ def view(t: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> Label:
     return reshape(t, t.label(x), out.shape)
 
 
+@rule("as_strided", "as_strided_")
+def as_strided(
+    t: Tracer, out: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], *_: Any
+) -> Label:
+    """Followed where nothing but the strides of axes of size one changes."""
+    label = t.label(x)
+    old, start = t.before if t.op == "as_strided_" else (x.stride(), x.storage_offset())
+    sizes = [lab.size_of(lab.nodes_of(axis)) for axis in label.axes]
+    moved = any(a != b for n, a, b in zip(size, old, stride, strict=True) if n > 1)
+    if moved or sizes != list(size) or out.storage_offset() != start:
+        raise NoRuleError("strides set by hand")
+    return label
+
+
 @rule("view_as_real", "view_as_complex")
 def complex_view(t: Tracer, out: Tensor, x: Tensor) -> Label:
     """A last axis of two appears or goes."""

@@ -125,6 +125,21 @@ class GroupedConv(nn.Sequential):
         )  # fmt: skip
 
 
+class GroupedConvResidual(nn.Module):
+    """A grouped convolution around a residual stream: its groups have the same channels inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 1)
+        self.mix = nn.Conv2d(12, 12, 3, padding=1, groups=3)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x))
+        x = x + torch.tanh(self.mix(x))
+        return self.head(x.mean((2, 3)))
+
+
 class GroupNormNet(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(

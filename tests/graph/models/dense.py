@@ -263,6 +263,33 @@ class EinsumHeads(nn.Module):
         return torch.einsum("bhd,hdo->bo", hidden, self.b)
 
 
+class MixedHeads(nn.Module):
+    """Heads mixed by a matrix and added to themselves: the order of dims is one for all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(3, 4, 5))
+        self.mix = nn.Parameter(torch.randn(3, 3))
+        self.b = nn.Parameter(torch.randn(3, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(torch.einsum("bi,hid->bhd", x, self.a))
+        hidden = hidden + torch.tanh(self.mix @ hidden)
+        return torch.einsum("bhd,hdo->bo", hidden, self.b)
+
+
+class ReadForItsShape(nn.Module):
+    """A single channel is selected, but only its shape is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(x))
+        return self.down(hidden * hidden[..., -1].numel())
+
+
 class StackedExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()

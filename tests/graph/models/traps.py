@@ -224,6 +224,10 @@ def python_max(m: Trap, h: Tensor) -> Tensor:
     return h * (best + 1)
 
 
+def largest_channel(m: Trap, h: Tensor) -> Tensor:
+    return h * (int(h.mean(0).argmax()) + 1)
+
+
 def permuted(m: Trap, h: Tensor) -> Tensor:
     return h + h[:, [5, 4, 3, 2, 1, 0]]
 
@@ -255,5 +259,6 @@ TRAPS: list[Any] = [
         reshaped_oddly, transposed_square, in_place_view, masked_channels, sort_weights,
         split_unevenly, two_views, interpolated, bool_mask, determinant, inverse, strided,
         vmapped, custom_function, python_max, permuted, complex_phase, ema_buffer,
+        largest_channel,
     )
 ]  # fmt: skip

@@ -1,0 +1,171 @@
+"""Models of the ``transformers`` library from tiny configs, with random weights.
+
+The library is optional: it is imported when a model is built. Sizes are chosen so that each space
+is known by its size: residual stream 12, heads 3, dims per head 4, feed-forward layers 20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = dict[str, Tensor]
+
+BATCH, LENGTH, VOCABULARY = 2, 7, 23
+TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 12, "num_hidden_layers": 2,
+    "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 32,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED: dict[str, Any] = {
+    **TEXT, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HubCase:
+    """A model class of ``transformers`` with a config of its own and the names of its inputs."""
+
+    name: str
+    family: str
+    model: str
+    config: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: Callable[[], Inputs] = dict
+
+    def make(self, seed: int = 0) -> tuple[nn.Module, Inputs]:
+        """The model in evaluation mode and its keyword inputs."""
+        import transformers
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            config = getattr(transformers, self.config)(**self.settings)
+            model: nn.Module = getattr(transformers, self.model)(config)
+            return model.eval(), self.inputs()
+
+
+def text() -> Inputs:
+    """Token ids, none of them a special one."""
+    return {"input_ids": torch.randint(3, VOCABULARY, (BATCH, LENGTH))}
+
+
+def pairs() -> Inputs:
+    """Token ids for an encoder and for a decoder."""
+    return {**text(), "decoder_input_ids": torch.randint(3, VOCABULARY, (BATCH, LENGTH - 1))}
+
+
+def images(size: int = 8) -> Callable[[], Inputs]:
+    """Standard normal images."""
+    return lambda: {"pixel_values": torch.randn(BATCH, 3, size, size)}
+
+
+def hub(
+    family: str, name: str, model: str, config: str, inputs: Callable[[], Inputs], **settings: Any
+) -> HubCase:
+    """Short for a row of the table."""
+    return HubCase(name, family, model, config, settings, inputs)
+
+
+IMAGE: dict[str, Any] = {
+    "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+    "image_size": 8, "patch_size": 4, "num_labels": 5,
+}  # fmt: skip
+SEQ2SEQ: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "d_model": 12, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 3, "decoder_attention_heads": 3, "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+
+HUB: list[HubCase] = [
+    # Decoders
+    hub("decoder", "gpt2", "GPT2LMHeadModel", "GPT2Config", text, vocab_size=VOCABULARY,
+        n_embd=12, n_layer=2, n_head=3, n_inner=20, n_positions=32, bos_token_id=1,
+        eos_token_id=2),
+    hub("decoder", "llama", "LlamaForCausalLM", "LlamaConfig", text, **GROUPED),
+    hub("decoder", "mistral", "MistralForCausalLM", "MistralConfig", text, **GROUPED,
+        sliding_window=4),
+    hub("decoder", "qwen2", "Qwen2ForCausalLM", "Qwen2Config", text, **GROUPED),
+    hub("decoder", "qwen3", "Qwen3ForCausalLM", "Qwen3Config", text, **GROUPED),
+    hub("decoder", "gemma2", "Gemma2ForCausalLM", "Gemma2Config", text, **GROUPED,
+        query_pre_attn_scalar=4, sliding_window=4),
+    hub("decoder", "opt", "OPTForCausalLM", "OPTConfig", text, vocab_size=VOCABULARY,
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=3, ffn_dim=20,
+        max_position_embeddings=32, word_embed_proj_dim=12, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2),
+    hub("decoder", "gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", text, **TEXT),
+    hub("decoder", "falcon", "FalconForCausalLM", "FalconConfig", text, vocab_size=VOCABULARY,
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=3, ffn_hidden_size=20,
+        bos_token_id=1, eos_token_id=2),
+    hub("decoder", "phi", "PhiForCausalLM", "PhiConfig", text, **TEXT),
+    # Mixtures of experts
+    hub("moe", "mixtral", "MixtralForCausalLM", "MixtralConfig", text, **GROUPED,
+        num_local_experts=3, num_experts_per_tok=2),
+    hub("moe", "qwen2_moe", "Qwen2MoeForCausalLM", "Qwen2MoeConfig", text, **GROUPED,
+        num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8,
+        shared_expert_intermediate_size=14, decoder_sparse_step=1),
+    # Encoders
+    hub("encoder", "bert", "BertForMaskedLM", "BertConfig", text, **TEXT),
+    hub("encoder", "roberta", "RobertaForSequenceClassification", "RobertaConfig", text, **TEXT),
+    hub("encoder", "distilbert", "DistilBertForMaskedLM", "DistilBertConfig", text,
+        vocab_size=VOCABULARY, dim=12, n_layers=2, n_heads=3, hidden_dim=20,
+        max_position_embeddings=32, pad_token_id=0),
+    hub("encoder", "albert", "AlbertForMaskedLM", "AlbertConfig", text, **TEXT, embedding_size=6),
+    hub("encoder", "deberta", "DebertaV2ForMaskedLM", "DebertaV2Config", text, **TEXT,
+        relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=4,
+        norm_rel_ebd="layer_norm", share_att_key=True, position_biased_input=False,
+        max_relative_positions=8),
+    hub("encoder", "electra", "ElectraForPreTraining", "ElectraConfig", text, **TEXT,
+        embedding_size=6),
+    # Encoder-decoders
+    hub("encoder-decoder", "t5", "T5ForConditionalGeneration", "T5Config", pairs,
+        vocab_size=VOCABULARY, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_heads=3,
+        feed_forward_proj="gated-gelu", relative_attention_num_buckets=8,
+        relative_attention_max_distance=16, pad_token_id=0, eos_token_id=2,
+        decoder_start_token_id=0),
+    hub("encoder-decoder", "bart", "BartForConditionalGeneration", "BartConfig", pairs, **SEQ2SEQ),
+    hub("encoder-decoder", "marian", "MarianMTModel", "MarianConfig", pairs, **SEQ2SEQ),
+    # Vision
+    hub("vision", "vit", "ViTForImageClassification", "ViTConfig", images(), **IMAGE),
+    hub("vision", "deit", "DeiTForImageClassification", "DeiTConfig", images(), **IMAGE),
+    hub("vision", "beit", "BeitForImageClassification", "BeitConfig", images(), **IMAGE,
+        use_relative_position_bias=True),
+    hub("vision", "swin", "SwinForImageClassification", "SwinConfig", images(16), image_size=16,
+        patch_size=2, embed_dim=6, depths=[2, 1], num_heads=[2, 3], window_size=2, num_labels=5,
+        mlp_ratio=2.0),
+    hub("vision", "convnext", "ConvNextForImageClassification", "ConvNextConfig", images(16),
+        hidden_sizes=[6, 10], depths=[1, 1], num_stages=2, patch_size=2, num_labels=5,
+        image_size=16),
+    hub("vision", "resnet", "ResNetForImageClassification", "ResNetConfig", images(16),
+        embedding_size=6, hidden_sizes=[8, 12], depths=[2, 1], num_labels=5),
+    hub("vision", "segformer", "SegformerForSemanticSegmentation", "SegformerConfig", images(32),
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[6, 8],
+        patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2],
+        decoder_hidden_size=10, num_labels=5),
+    # Audio
+    hub("audio", "whisper", "WhisperForConditionalGeneration", "WhisperConfig",
+        lambda: {"input_features": torch.randn(BATCH, 5, 16),
+                 "decoder_input_ids": torch.randint(3, VOCABULARY, (BATCH, LENGTH))},
+        **{k: v for k, v in SEQ2SEQ.items() if k != "max_position_embeddings"},
+        num_mel_bins=5, max_source_positions=8, max_target_positions=16, begin_suppress_tokens=None,
+        suppress_tokens=None),
+    hub("audio", "wav2vec2", "Wav2Vec2ForCTC", "Wav2Vec2Config",
+        lambda: {"input_values": torch.randn(BATCH, 200)},
+        **TEXT, conv_dim=[6, 8], conv_kernel=[5, 3], conv_stride=[3, 2],
+        num_feat_extract_layers=2, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=3),
+    # State-space models
+    hub("state-space", "mamba", "MambaForCausalLM", "MambaConfig", text, vocab_size=VOCABULARY,
+        hidden_size=12, num_hidden_layers=2, state_size=4, expand=2, conv_kernel=3,
+        time_step_rank=5, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+    # Several kinds of input
+    hub("multimodal", "clip", "CLIPModel", "CLIPConfig",
+        lambda: {**text(), **images()()},
+        text_config={**TEXT}, vision_config={**{k: v for k, v in IMAGE.items()
+                                                if k != "num_labels"}}, projection_dim=9),
+]  # fmt: skip
+
+HUB_BY_NAME: dict[str, HubCase] = {c.name: c for c in HUB}
