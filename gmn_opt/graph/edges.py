@@ -41,7 +41,11 @@ _CACHE = "_edge_list"
 
 @dataclass(frozen=True)
 class NodeSet:
-    """The nodes of a group, or auxiliary nodes; ``factors`` as in a ``NodeGroup``."""
+    """The nodes of a group, or auxiliary nodes; ``factors`` as in a ``NodeGroup``.
+
+    Auxiliary nodes that stand for all neurons of a group name it in ``of``; ``toward`` says
+    whether parameters lead to it through them, or from it. Heads stand above several groups.
+    """
 
     name: str
     role: str
@@ -49,6 +53,8 @@ class NodeSet:
     activation: str | None
     start: int
     size: int
+    of: int | None = None
+    toward: bool = False
 
     @property
     def numbers(self) -> range:
@@ -99,12 +105,19 @@ class _Builder:
             self.add(group.name, group.role, group.factors, group.activation)
 
     def add(
-        self, name: str, role: str, factors: Sequence[int], activation: str | None = None
+        self,
+        name: str,
+        role: str,
+        factors: Sequence[int],
+        activation: str | None = None,
+        of: int | None = None,
+        toward: bool = False,
     ) -> int:
         """A new node set; its position."""
         start = self.sets[-1].start + self.sets[-1].size if self.sets else 0
         size = prod(self.size_of[f] for f in factors)
-        self.sets.append(NodeSet(name, role, tuple(factors), activation, start, size))
+        nodes = NodeSet(name, role, tuple(factors), activation, start, size, of, toward)
+        self.sets.append(nodes)
         return len(self.sets) - 1
 
     def number(self, where: int, index: dict[int, Tensor], count: int) -> Tensor:
@@ -185,9 +198,10 @@ class _Builder:
         key = (role, group, *kept)
         if key not in self.auxiliary:
             name = f"{self.sets[group].name} ({'to' if role == 'dst' else 'from'} all)"
-            self.auxiliary[key] = self.add(name, "auxiliary", kept)
+            toward = role == "dst"
+            self.auxiliary[key] = self.add(name, "auxiliary", kept, of=group, toward=toward)
             members, tops = self.members(self.auxiliary[key], group)
-            pair = (tops, members) if role == "dst" else (members, tops)
+            pair = (tops, members) if toward else (members, tops)
             self.emit_plain(*pair, "member")
         return self.auxiliary[key]
 

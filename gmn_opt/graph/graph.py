@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
 
 if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
     import networkx as nx  # type: ignore[import-untyped]
     from torch import Tensor, nn
     from torch_geometric.data import Data
@@ -245,6 +248,22 @@ class ParameterGraph:
         from gmn_opt.graph.interchange import to_networkx
 
         return to_networkx(self, tensors)
+
+    def draw(
+        self, path: str | PathLike[str], level: Literal["auto", "neurons", "layers"] = "auto"
+    ) -> Path:
+        """Draw the graph to a .png, .svg or .pdf file, and return its path.
+
+        ``neurons`` shows every neuron and parameter, ``layers`` a box per group of neurons;
+        ``auto`` takes the first for networks of at most 60 neurons and 600 parameters.
+
+        Raises:
+            ValueError: For another suffix or level, or more neurons than one picture can show.
+            OSError: If the file cannot be written.
+        """
+        from gmn_opt.graph.drawing import draw
+
+        return draw(self, path, level)
 
     def __str__(self) -> str:
         from gmn_opt.graph.show import table

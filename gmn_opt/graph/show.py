@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gmn_opt.graph.structure import Block
 
 
-def _dim_names(graph: ParameterGraph) -> dict[int, str]:
+def dim_names(graph: ParameterGraph) -> dict[int, str]:
     """Short names: letters for free factors, sizes for fixed ones."""
     names: dict[int, str] = {}
     for number, space in enumerate(graph.spaces):
@@ -42,7 +42,7 @@ def pattern(block: Block, names: dict[int, str]) -> str:
 
 def table(graph: ParameterGraph, width: int | None = None) -> str:
     """The graph as text: one row per block, and a line of totals."""
-    names = _dim_names(graph)
+    names = dim_names(graph)
     rows = Table(show_edge=False, pad_edge=False, box=None)
     for title in ("parameter", "kind", "axes", "from", "to"):
         rows.add_column(title, overflow="fold", justify="left")
