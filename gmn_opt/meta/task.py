@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gmn_opt.meta.seeding import seeded
+
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
 
@@ -54,8 +56,7 @@ class Task(ABC):
     @cached_property
     def template(self) -> nn.Module:
         """A network whose modules serve all functional calls; its own values are unused."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             return self.build()
 
     @cached_property
@@ -68,8 +69,7 @@ class Task(ABC):
     def initial_params(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` independent initializations, ``{name: [count, *shape]}``."""
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             draws = [dict(self.build().named_parameters()) for _ in range(count)]
         return {n: torch.stack([d[n].detach() for d in draws]) for n in self.graph.shapes}
 

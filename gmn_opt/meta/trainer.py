@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gmn_opt.meta.config import MetaConfig
+from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Task, TaskSource
 from gmn_opt.meta.unroll import InnerState, unroll
 from gmn_opt.metanet import blocked
@@ -66,8 +67,7 @@ class MetaTrainer:
         self, source: TaskSource, config: MetaConfig, device: torch.device | str = "cpu"
     ) -> None:
         self.source, self.config, self.device = source, config, torch.device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             self.rule = LearnedRule(config.rule).to(self.device)
         self.average = {n: p.detach().clone() for n, p in self.rule.named_parameters()}
         self.outer = torch.optim.AdamW(
@@ -182,7 +182,7 @@ class MetaTrainer:
 
     def averaged_rule(self) -> LearnedRule:
         """The rule with averaged meta-parameters: what is validated and kept."""
-        with torch.random.fork_rng(devices=[]):
+        with seeded(0):
             rule = LearnedRule(self.config.rule).to(self.device)
         rule.load_state_dict(self.average)
         return rule

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Batch, Split, Task
 from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
@@ -73,13 +74,9 @@ def flat_gradients(task: Task) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor
     return vmap(grad_and_value(loss), randomness="different")
 
 
-@contextmanager
-def _own_randomness(generator: torch.Generator, state: InnerState) -> Iterator[None]:
+def _own_randomness(generator: torch.Generator, state: InnerState) -> AbstractContextManager[None]:
     """Random draws inside a network (dropout) that depend on the run and its step alone."""
-    device = state.theta.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed((generator.initial_seed() + state.step) % 2**63)
-        yield
+    return seeded((generator.initial_seed() + state.step) % 2**63, state.theta.device)
 
 
 def unroll(

@@ -14,7 +14,7 @@ from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule, RuleState
 from tests.meta.small_tasks import NOISY, SMALL, Float64, ZeroInputs, busy_rule, double_state
 
-STEPS, COUNT, HORIZON = 4, 2, 9
+STEPS, COUNT, HORIZON = 3, 2, 9
 tasks = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL.keys())
 
 
