@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.labels import Site
 from gmn_opt.graph.tracing import PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
@@ -24,8 +23,10 @@ CACHES = frozenset({"past_key_values", "past_key_value", "cache_params", "mems"}
 BESIDE = frozenset({"encoder_last_hidden_state", "text_model_output", "vision_model_output"})
 """Entries that a ``transformers`` output always carries along beside its result."""
 MAX_PASSES = 4
+MAX_VARIED = 2
 VERIFY_PARAMETERS = 1_000_000
 VERIFY_WORK = 3_000_000
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class TraceError(RuntimeError):
@@ -33,14 +34,24 @@ class TraceError(RuntimeError):
 
 
 def trace(
-    model: nn.Module, *args: Any, verify: bool | None = None, **kwargs: Any
+    model: nn.Module,
+    *args: Any,
+    more_inputs: Sequence[Any] = (),
+    verify: bool | None = None,
+    **kwargs: Any,
 ) -> ParameterGraph:
-    """The parameter graph of ``model``, from one forward pass on example inputs.
+    """The parameter graph of ``model``, from a forward pass on example inputs.
+
+    Parameters that this pass does not read (experts without tokens, branches not taken) are
+    looked for in passes on ``more_inputs`` and, in a small model, on the same inputs with other
+    numbers. What no pass reads is fixed.
 
     Args:
         model: Any module with parameters. Its weights, buffers, mode, gradients and the global
             random state are left exactly as they are.
         args: Inputs of the forward pass.
+        more_inputs: Further inputs to trace: each a tuple of arguments, a dict of keyword
+            arguments, or a single argument. All passes together give one graph.
         verify: Check the symmetries found on a float64 copy of the model, and fix the spaces
             that fail. By default done for small models, where it is cheap.
         kwargs: Further inputs of the forward pass.
@@ -50,7 +61,10 @@ def trace(
             or if its forward pass raises on these inputs.
     """
     _check(model)
-    tracer, buffers = _passes(model, args, kwargs)
+    calls = [(args, kwargs), *map(_call, more_inputs)]
+    tracer, buffers = _passes(model, calls)
+    if tracer.work <= VERIFY_WORK and len(tracer.touched) < len(tracer.names):
+        tracer, buffers, calls = _read_more(model, tracer, buffers, calls)
     outputs = {
         leg.site.site.id for out in tracer.output_labels for axis in out.axes for leg in axis
         if leg.site
@@ -61,7 +75,7 @@ def trace(
     if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
         from gmn_opt.graph.verify import repair
 
-        graph = repair(graph, model, args, kwargs, strict=bool(verify))
+        graph = repair(graph, model, args, kwargs, strict=bool(verify), more=calls[1:])
     return graph
 
 
@@ -101,13 +115,17 @@ def _aliases(model: nn.Module) -> dict[str, str]:
     return out
 
 
-def _passes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tracer, dict[str, Label]]:
+def _call(inputs: Any) -> Call:
+    if isinstance(inputs, dict):
+        return (), inputs
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _passes(model: nn.Module, calls: Sequence[Call]) -> tuple[Tracer, dict[str, Label]]:
     mutated: set[int] = set()
     packed: set[PackedKey] = set()
     for _ in range(MAX_PASSES):
-        tracer, buffers = _one_pass(model, args, kwargs, mutated, packed)
+        tracer, buffers = _one_pass(model, calls, mutated, packed)
         if not (tracer.newly_mutated - mutated or tracer.newly_packed - packed):
             break
         mutated |= tracer.newly_mutated
@@ -115,12 +133,43 @@ def _passes(
     return tracer, buffers
 
 
+def _read_more(
+    model: nn.Module, tracer: Tracer, buffers: dict[str, Label], calls: list[Call]
+) -> tuple[Tracer, dict[str, Label], list[Call]]:
+    """Try a few other inputs; keep those that make the model read further parameters."""
+    if any(p.device.type == "meta" for p in model.parameters()):
+        return tracer, buffers, calls
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(MAX_VARIED):
+        try:
+            tried = [*calls, other_numbers(calls[0], generator)]
+            again, statistics = _passes(model, tried)
+        except Exception:  # the model may well refuse numbers that we made up
+            continue
+        if len(again.touched) > len(tracer.touched):
+            tracer, buffers, calls = again, statistics, tried
+        if len(tracer.touched) == len(tracer.names):
+            break
+    return tracer, buffers, calls
+
+
+def other_numbers(call: Call, generator: torch.Generator) -> Call:
+    """Inputs of the same shapes: other numbers of about the same size, integers shuffled."""
+    again: Call = copy_inputs(call)
+    for t in tensors_in(again):
+        if t.numel() < 2 or t.dtype == torch.bool or t.is_complex():
+            continue
+        if t.is_floating_point():
+            noise = torch.randn(t.shape, generator=generator).to(t)
+            t.copy_(t.mean() + 2 * t.std() * noise)
+        else:
+            order = torch.randperm(t.numel(), generator=generator).to(t.device)
+            t.copy_(t.flatten()[order].reshape(t.shape))
+    return again
+
+
 def _one_pass(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    mutated: set[int],
-    packed: set[PackedKey],
+    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: set[PackedKey]
 ) -> tuple[Tracer, dict[str, Label]]:
     tracer = Tracer(mutated, packed)
     for name, p in model.named_parameters():
@@ -131,13 +180,23 @@ def _one_pass(
             buffers[name] = tracer.add_statistic(b)
         else:
             tracer.add_fixed(b, "a buffer of the model")
+    for args, kwargs in calls:
+        tracer.next_pass()
+        _forward(model, tracer, args, kwargs)
+    for index, label in enumerate(tracer.record.parameters):
+        if index not in tracer.touched:
+            tracer.fix(label, "not read by the traced pass")
+    return tracer, buffers
+
+
+def _forward(
+    model: nn.Module, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     seen: list[tuple[str, nn.Module]] = []
     with undisturbed(model), _hooks(model, seen):
         args, kwargs = copy_inputs((args, kwargs))
         for number, tensor in enumerate(tensors_in((args, kwargs))):
-            site = Site("input" if number == 0 else f"input {number}", "input")
-            tracer.record.sites.append(site)
-            tracer.add_fixed(tensor, "model input", site)
+            tracer.add_input("input" if number == 0 else f"input {number}", tensor)
         try:
             with Escapes(tracer), tracer:
                 output = model(*args, **kwargs)
@@ -147,10 +206,6 @@ def _one_pass(
             label = tracer.materialize(tracer.label(tensor))
             tracer.fix(label, "model output")
             tracer.output_labels.append(label)
-    for index, label in enumerate(tracer.record.parameters):
-        if index not in tracer.touched:
-            tracer.fix(label, "not read by the traced pass")
-    return tracer, buffers
 
 
 def _is_statistic(model: nn.Module, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from gmn_opt.graph.rules.table import NoRuleError
 from gmn_opt.graph.structure import BlockKind
 from gmn_opt.graph.uses import Label, Pair, Record, Use
 
+SiteKey = tuple[str, str, int]
+
 
 class Meetings:
     """The part of a tracer that joins axes and records what parameters do there."""
@@ -20,6 +23,9 @@ class Meetings:
     record: Record
     names: list[str]
     op: str
+    earlier: dict[SiteKey, Site]
+    made_in_pass: dict[SiteKey, Site]
+    made: Counter[tuple[str, str]]
 
     def unify(self, a: Axis, b: Axis, reason: str = "") -> None:
         """Make two axes the same index set."""
@@ -42,12 +48,17 @@ class Meetings:
         return tuple(out)
 
     def new_site(self, axis: Axis, name: str, kind: str = "hidden") -> Axis:
-        """The same axis, as neurons of a new site."""
-        site = Site(name, kind)
-        legs = tuple(Leg(leg.node, SiteRef(site), ()) for leg in lab.expand_axis(axis))
-        site.axis = legs
-        self.record.sites.append(site)
-        return legs
+        """The same axis, as neurons of a new site, or of the one that an earlier pass had here."""
+        legs = lab.expand_axis(axis)
+        key = (name, kind, self.made[name, kind])
+        self.made[name, kind] += 1
+        site = self.earlier.get(key)
+        if site is None or [g.node for g in lab.expand_axis(site.axis)] != [g.node for g in legs]:
+            site = Site(name, kind)
+            self.record.sites.append(site)
+            site.axis = tuple(Leg(leg.node, SiteRef(site), ()) for leg in legs)
+        self.made_in_pass[key] = site
+        return tuple(Leg(leg.node, SiteRef(site), ()) for leg in legs)
 
     def use(self, kind: BlockKind, pairs: list[Pair], **attributes: float) -> None:
         """Remember how parameters act on activations."""

@@ -11,6 +11,7 @@ place); such a constant needs one lasting label, so the pass is repeated knowing
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
-from gmn_opt.graph.meetings import Meetings
+from gmn_opt.graph.meetings import Meetings, SiteKey
 from gmn_opt.graph.rules import RULES, NoRuleError
 from gmn_opt.graph.rules.names import (
     FACTORIES,
@@ -53,6 +54,9 @@ class Tracer(Meetings, TorchDispatchMode):
         self.op_count = 0
         self.record = Record([])
         self.names: list[str] = []
+        self.earlier: dict[SiteKey, Site] = {}
+        self.made_in_pass: dict[SiteKey, Site] = {}
+        self.made: Counter[tuple[str, str]] = Counter()
         self.unknown: set[str] = set()
         self.mutated = mutated
         self.newly_mutated: set[int] = set()
@@ -84,11 +88,24 @@ class Tracer(Meetings, TorchDispatchMode):
         self.record.parameters.append(Label(axes, "parameter"))
         self.set(tensor, self.record.parameters[-1])
 
+    def next_pass(self) -> None:
+        """Begin another forward pass of the same model; its sites are those of the first one."""
+        self.earlier = {**self.made_in_pass, **self.earlier}
+        self.made_in_pass, self.made = {}, Counter()
+
+    def add_input(self, name: str, tensor: Tensor) -> None:
+        """Label an input of the model."""
+        site = self.earlier.get((name, "input", 0)) or Site(name, "input")
+        self.made_in_pass[name, "input", 0] = site
+        if site not in self.record.sites:
+            self.record.sites.append(site)
+        self.add_fixed(tensor, "model input", site)
+
     def add_fixed(self, tensor: Tensor, reason: str, site: Site | None = None) -> None:
         """Label an input or a buffer, whose indices all mean something."""
         ref = SiteRef(site) if site else None
         axes = tuple((Leg(Node(size, reason), ref),) for size in tensor.shape)
-        if site is not None:
+        if site is not None and not site.axis:
             site.axis = tuple(leg for axis in axes for leg in axis)
         self.set(tensor, Label(axes, "activation" if site else "constant"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gmn_opt.graph.api import copy_inputs, results_in, tensors_in, undisturbed
+from gmn_opt.graph.api import Call, copy_inputs, results_in, tensors_in, undisturbed
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.structure import Factor
 from gmn_opt.graph.symmetry import Symmetry
@@ -61,14 +61,20 @@ class Checker:
     """A randomized float64 copy of a model, and its outputs on two sets of inputs."""
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = _SEED
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seed: int = _SEED,
+        more: Sequence[Call] = (),
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.seed = seed
         with undisturbed(model):
             self.model = copy.deepcopy(model).cpu().double().eval()
         first = copy_inputs((args, kwargs), double=True)
-        self.inputs = [first, self._other(first)]
+        further = [copy_inputs(call, double=True) for call in more]
+        self.inputs = [first, self._other(first), *further]
         self.plain = {k: v.detach().clone() for k, v in self._tensors()}
         self.drawn: dict[str, Tensor] = {}
         self.reference: list[list[Tensor]] = []
@@ -194,6 +200,7 @@ def repair(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     strict: bool = False,
+    more: Sequence[Call] = (),
 ) -> ParameterGraph:
     """The graph with every space fixed that changes the outputs of the model.
 
@@ -203,7 +210,7 @@ def repair(
     if not graph.spaces:
         return graph
     try:
-        checker = Checker(model, args, kwargs)
+        checker = Checker(model, args, kwargs, more=more)
         if not checker.repeats():
             raise ValueError("the model gives different outputs for the same seed and inputs")
     except Exception:

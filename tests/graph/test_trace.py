@@ -161,6 +161,46 @@ def test_unread_parameters_are_fixed_with_a_reason() -> None:
     assert len(graph.spaces) == 1
 
 
+class Branches(nn.Module):
+    """One of several branches around a residual stream, chosen by the sign of the first input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.branches = nn.ModuleList(m.mlp(6, 5, 6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        return self.head(h + self.branches[int(x[0, 0] > 0)](h))
+
+
+def test_more_inputs_read_more_parameters() -> None:
+    torch.manual_seed(0)
+    model, up, down = Branches(), torch.ones(2, 3), -torch.ones(2, 3)
+    # Equal numbers stay equal when they are drawn anew around their mean.
+    alone = trace(model, up)
+    assert [s.size for s in alone.spaces] == [6, 5]
+    assert alone.fixed_reasons["branches.0.0.weight"][0] == "not read by the traced pass"
+    for more in ([down], [(down,)], [{"x": down}]):
+        graph = trace(model, up, more_inputs=more)
+        assert [s.size for s in graph.spaces] == [6, 5, 5]
+        assert graph.verify(model, up) < 1e-9
+        assert graph.verify(model, down) < 1e-9
+    names = [g.name for g in graph.groups]
+    assert len(names) == len(set(names)), "passes share their node groups"
+    dst = {b.tensor: b.dst for b in graph.blocks}
+    src = {b.tensor: b.src for b in graph.blocks}
+    assert src["branches.0.0.weight"] == src["branches.1.0.weight"] == dst["stem.weight"]
+
+
+def test_other_numbers_are_tried_when_parameters_are_left_unread() -> None:
+    torch.manual_seed(0)
+    model, x = Branches(), torch.randn(2, 3)
+    graph = trace(model, x)
+    assert [s.size for s in graph.spaces] == [6, 5, 5]
+    assert graph.verify(model, x) < 1e-9
+
+
 def test_tied_weights_are_one_tensor() -> None:
     model, inputs = BY_NAME["gpt_tied"].make()
     graph = trace(model, *inputs)
