@@ -9,6 +9,7 @@ import typer
 import gmn_opt
 from gmn_opt.cli.demo.command import demo
 from gmn_opt.cli.environment import env
+from gmn_opt.cli.graph import graph
 from gmn_opt.cli.weights import weights_app
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
+app.command()(graph)
 app.command()(env)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 

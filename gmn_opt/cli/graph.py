@@ -1,0 +1,274 @@
+"""`gmn-opt graph`: the parameter graph of a model, printed, checked and drawn."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gmn_opt.cli.errors import fail
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from gmn_opt.graph import ParameterGraph
+
+_FLOATS = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16"}
+
+
+def graph(
+    model: Annotated[
+        str, typer.Argument(metavar="MODULE:FACTORY", help="Where the model comes from.")
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]SHAPE",
+            help="Shape of an example input, such as 1x3x32x32. May be repeated.",
+        ),
+    ] = None,
+    dtypes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dtype",
+            metavar="KIND",
+            help="float, double, half, bfloat16, or long:N for integers below N; "
+            "one for all inputs, or one each.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--draw", help="Draw to this .png, .svg or .pdf file.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="What to draw: auto, neurons or layers.")
+    ] = "auto",
+    verify: Annotated[
+        bool, typer.Option(help="Check the symmetries on a float64 copy of the model.")
+    ] = True,
+    meta: Annotated[
+        bool, typer.Option("--meta", help="Build without memory for weights; for large models.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the graph to this file.")
+    ] = None,
+) -> None:
+    """Trace a model and show its parameter graph.
+
+    MODULE:FACTORY is a class, a function that makes a model, or a model, such
+    as torchvision.models:resnet18, or net:Net for net.py in this folder.
+    """
+    specs = [_parse_input(text) for text in inputs or []]
+    kinds = [_parse_dtype(text) for text in dtypes or ["float"]]
+    if len(kinds) not in (1, len(specs)):
+        fail(f"{len(kinds)} times --dtype for {len(specs)} inputs; give one for all, or one each")
+    if level not in ("auto", "neurons", "layers"):
+        fail(f"no level {level!r}; there are auto, neurons, layers")
+    for path in (picture, json_file):
+        if path is not None and not path.absolute().parent.is_dir():
+            fail(f"cannot write {path}: {path.parent} is not a folder")
+    if picture is not None:
+        _check_suffix(picture)
+
+    console = Console()
+    facts: list[tuple[str, Text]] = []
+    with Console(stderr=True).status("Loading the model") as status:
+        network, args, kwargs = _prepare(model, specs, kinds, meta)
+        count = sum(p.numel() for p in network.parameters())
+        status.update(f"Tracing {type(network).__name__}, {count:,} parameters")
+        start = time.perf_counter()
+        traced = _trace(network, args, kwargs, verify and not meta)
+        facts.append(("traced in", Text(f"{time.perf_counter() - start:.2f} s")))
+        wrong = False
+        if verify and not meta:
+            status.update("Checking the symmetries in float64")
+            wrong = _verify(traced, network, args, kwargs, facts)
+        if picture is not None:
+            status.update("Drawing")
+            _draw(traced, picture, level)
+            facts.append(("picture", Text(str(picture))))
+        if json_file is not None:
+            _write(json_file, traced.to_json())
+            facts.append(("graph", Text(str(json_file))))
+    sys.stdout.write(f"{traced}\n\n")
+    _describe(traced, facts)
+    console.print(_grid(facts))
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _describe(traced: ParameterGraph, facts: list[tuple[str, Text]]) -> None:
+    """Add what holds of the graph as a whole."""
+    conditional = sum(bool(s.parents) for s in traced.spaces)
+    spaces = f"{len(traced.spaces)}" + (f", {conditional} of them conditional" * bool(conditional))
+    facts[1:1] = [("spaces", Text(spaces)), ("coverage", Text(f"{traced.coverage():.1%}"))]
+
+
+def _grid(facts: list[tuple[str, Text]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for name, value in facts:
+        grid.add_row(name, value)
+    return grid
+
+
+# ---------------------------------------------------------------------- what the user gave
+
+
+def _parse_input(text: str) -> tuple[str | None, tuple[int, ...]]:
+    """An input's name, if it has one, and its shape."""
+    name, equals, shape = text.rpartition("=")
+    if (equals and not name.isidentifier()) or not re.fullmatch(r"\d+(x\d+)*", shape):
+        fail(f"not a shape: {text!r}; write sizes with an x between, such as 1x3x32x32")
+    return name or None, tuple(int(n) for n in shape.split("x"))
+
+
+def _parse_dtype(text: str) -> tuple[str, int]:
+    """A dtype's name, and the number of different integers."""
+    if text in _FLOATS:
+        return _FLOATS[text], 0
+    if match := re.fullmatch(r"long:([1-9]\d*)", text):
+        return "int64", int(match[1])
+    return fail(f"no dtype {text!r}; there are {', '.join(_FLOATS)}, and long:N such as long:50257")
+
+
+def _check_suffix(picture: Path) -> None:
+    from gmn_opt.graph.drawing import SUFFIXES
+
+    if picture.suffix.lower() not in SUFFIXES:
+        fail(f"cannot draw to {picture}: the name must end in {', '.join(SUFFIXES)}")
+
+
+def _prepare(
+    where: str,
+    specs: list[tuple[str | None, tuple[int, ...]]],
+    kinds: list[tuple[str, int]],
+    meta: bool,
+) -> tuple[nn.Module, list[torch.Tensor], dict[str, torch.Tensor]]:
+    """The model, and example inputs by position and by name."""
+    import torch
+
+    torch.manual_seed(0)
+    with torch.device("meta" if meta else "cpu"):
+        network = _load(where)
+        args: list[torch.Tensor] = []
+        kwargs: dict[str, Any] = {}
+        for number, (name, shape) in enumerate(specs):
+            kind, below = kinds[number if len(kinds) > 1 else 0]
+            tensor = (
+                torch.randint(below, shape)
+                if below
+                else torch.randn(shape).to(getattr(torch, kind))
+            )
+            if name is None:
+                args.append(tensor)
+            else:
+                kwargs[name] = tensor
+    return network, args, kwargs
+
+
+def _load(where: str) -> nn.Module:
+    """The model behind ``package.module:factory``; looks in the current folder first."""
+    from torch import nn
+
+    home, colon, name = where.partition(":")
+    if not colon or not home or not name:
+        fail(f"not MODULE:FACTORY: {where!r}; an example is torchvision.models:resnet18")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name and (home == error.name or home.startswith(f"{error.name}.")):
+            fail(f"no module {home!r} here or among the installed packages")
+        fail(f"importing {home} failed: {error}")
+    except Exception as error:
+        fail(f"importing {home} failed: {type(error).__name__}: {error}")
+    for part in name.split("."):
+        if not hasattr(found, part):
+            fail(f"{home} has no {name!r}")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        fail(f"{where} is {_a(found)}, neither a torch.nn.Module nor something that makes one")
+    try:
+        network = found()
+    except Exception as error:
+        fail(f"{where} could not be called without arguments: {type(error).__name__}: {error}")
+    if not isinstance(network, nn.Module):
+        fail(f"{where} gave {_a(network)}, not a torch.nn.Module")
+    return network
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+# ---------------------------------------------------------------------- what is done with it
+
+
+def _trace(
+    network: nn.Module,
+    args: list[torch.Tensor],
+    kwargs: dict[str, Any],
+    verify: bool,
+) -> ParameterGraph:
+    from gmn_opt.graph import TraceError, trace
+
+    try:
+        return trace(network, *args, verify=None if verify else False, **kwargs)
+    except TraceError as error:
+        hint = "" if args or kwargs else " Give its inputs with --input."
+        return fail(f"{error}{hint}")
+
+
+def _verify(
+    traced: ParameterGraph,
+    network: nn.Module,
+    args: list[torch.Tensor],
+    kwargs: dict[str, Any],
+    facts: list[tuple[str, Text]],
+) -> bool:
+    """Add the largest change of the outputs to the facts; whether it is too large."""
+    from gmn_opt.graph.verify import TOLERANCE
+
+    try:
+        change = traced.verify(network, *args, **kwargs)
+    except Exception as error:
+        text = f"not possible with this model: {type(error).__name__}: {error}"
+        facts.append(("check", Text(text, style="yellow")))
+        return False
+    wrong = not change <= TOLERANCE
+    verdict = "too much" if wrong else "nothing but rounding"
+    text = f"outputs change by {change:.1e} (relative) under random symmetries: {verdict}"
+    facts.append(("check", Text(text, style="red" if wrong else "green")))
+    return wrong
+
+
+def _draw(traced: ParameterGraph, picture: Path, level: str) -> None:
+    try:
+        traced.draw(picture, level)  # type: ignore[arg-type]
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot write {picture}: {error.strerror or error}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot write {path}: {error.strerror or error}")
