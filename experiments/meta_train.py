@@ -109,6 +109,11 @@ def _cut_log(path: Path, step: int) -> None:
     write_atomically(path, lambda temporary: temporary.write_text("".join(f"{x}\n" for x in lines)))
 
 
+def _write_result(folder: Path, result: dict[str, Any]) -> None:
+    text = json.dumps(result, indent=2) + "\n"
+    write_atomically(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def _changed(saved: dict[str, Any], config: MetaConfig) -> str:
     """Settings that differ between a checkpoint and a run that goes on from it."""
     before, now = MetaConfig.from_dict(saved).to_dict(), config.to_dict()
@@ -215,17 +220,6 @@ def main(
                     break
         keep()
         complete = trainer.step >= config.meta_steps
-        validation_record: dict[str, Any] | None = None
-        if validate_rule or (validate_rule is None and complete):
-            steps = VALIDATION_STEPS[preset]
-            results = validate(trainer.averaged_rule(), steps, device=where)
-            initial = LearnedRule(config.rule).to(where)
-            validation_record = {
-                "steps": steps,
-                "tasks": results,
-                "score": score(results),
-                "initial_score": score(validate(initial, steps, device=where)),
-            }
         result = {
             "command": " ".join(sys.argv),
             "preset": preset,
@@ -235,18 +229,29 @@ def main(
             "inner_steps": trainer.inner_steps,
             "seconds": seconds(),
             "events": trainer.counts,
-            "validation": validation_record,
+            "validation": None,
             "environment": environment(),
         }
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+        # before the validation, which takes minutes, so that a kill during it loses nothing
+        _write_result(out, result)
         plot(out / "log.jsonl", out / "curve.png")
+        if validate_rule or (validate_rule is None and complete):
+            steps = VALIDATION_STEPS[preset]
+            tasks = validate(trainer.averaged_rule(), steps, device=where)
+            initial = LearnedRule(config.rule).to(where)
+            result["validation"] = {
+                "steps": steps,
+                "tasks": tasks,
+                "score": score(tasks),
+                "initial_score": score(validate(initial, steps, device=where)),
+            }
+            _write_result(out, result)
     except OSError as error:
         say(f"Cannot write to {out} ({error}). What was written before stands.", "red")
         say("Make room, then go on with --resume.", "red")
         raise typer.Exit(1) from error
-    if validation_record:
-        console.print_json(json.dumps(validation_record))
+    if result["validation"]:
+        console.print_json(json.dumps(result["validation"]))
     if complete:
         say(f"Wrote {out}/weights.safetensors, {out}/result.json and {out}/curve.png")
     else:
