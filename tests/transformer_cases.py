@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
 
 BATCH, LENGTH, VOCABULARY = 2, 7, 23
 TEXT: dict[str, Any] = {
@@ -46,6 +46,11 @@ class HubCase:
             config = getattr(transformers, self.config)(**self.settings)
             model: nn.Module = getattr(transformers, self.model)(config)
             return model.eval(), self.inputs()
+
+    def meta(self) -> tuple[nn.Module, Inputs]:
+        """The same on the meta device: shapes without numbers."""
+        with torch.device("meta"):
+            return self.make()
 
 
 def text() -> Inputs:
@@ -168,4 +173,24 @@ HUB: list[HubCase] = [
                                                 if k != "num_labels"}}, projection_dim=9),
 ]  # fmt: skip
 
-HUB_BY_NAME: dict[str, HubCase] = {c.name: c for c in HUB}
+
+def long_text() -> Inputs:
+    """Zeros as token ids."""
+    return {"input_ids": torch.zeros(1, 16, dtype=torch.long)}
+
+
+BIG: list[HubCase] = [
+    hub("decoder", "gpt2_small", "GPT2LMHeadModel", "GPT2Config", long_text),
+    hub("encoder", "bert_base", "BertForMaskedLM", "BertConfig", long_text),
+    hub("encoder-decoder", "t5_base", "T5ForConditionalGeneration", "T5Config",
+        lambda: {**long_text(), "decoder_input_ids": torch.zeros(1, 8, dtype=torch.long)},
+        d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0),
+    hub("vision", "resnet_50", "ResNetForImageClassification", "ResNetConfig", images(224)),
+    hub("vision", "vit_base", "ViTForImageClassification", "ViTConfig", images(224)),
+    hub("decoder", "llama_8b", "LlamaForCausalLM", "LlamaConfig", long_text, vocab_size=128256,
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=8192),
+]  # fmt: skip
+"""Models of real size, for the meta device."""
+
+HUB_BY_NAME: dict[str, HubCase] = {c.name: c for c in (*HUB, *BIG)}

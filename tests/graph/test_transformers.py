@@ -187,3 +187,21 @@ def test_heads_lead_the_dims_of_queries_keys_and_values(name: str) -> None:
         assert [s.size for s in led] == [4, 4]
         pairs = {d for b in graph.blocks for d in b.dims if head.id in d}
         assert pairs == {(head.id, s.id) for s in led}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "spaces", "seconds"),
+    # A stream, then heads, two kinds of dims and a hidden layer per layer; two channel counts
+    # per bottleneck besides the stem and the four stages.
+    [("gpt2_small", 1 + 12 * 4, 5), ("resnet_50", 5 + 16 * 2, 5), ("llama_8b", 1 + 32 * 4, 30)],
+)
+def test_models_of_real_size_are_traced_without_numbers(
+    name: str, spaces: int, seconds: float
+) -> None:
+    model, inputs = HUB_BY_NAME[name].meta()
+    start = time.perf_counter()
+    graph = trace(model, **inputs)
+    assert time.perf_counter() - start < seconds
+    assert len(graph.spaces) == spaces
+    assert graph.coverage() > 0.99
