@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +15,7 @@ from gmn_opt.graph.interchange import ACTIVATIONS
 from gmn_opt.graph.rules.names import NONLINEAR
 from gmn_opt.graph.symmetry import Symmetry
 from tests.cases import BY_NAME, CASES
+from tests.graph.graphs import graph_of
 
 NAMES = [c.name for c in CASES]
 HONEST = [c.name for c in CASES if "adversarial" not in c.tags]
@@ -28,12 +25,6 @@ HARD = [
     *("convnext", "attention_relative", "vit", "perceiver", "triplane", "attention_gqa"),
     *("swiglu_packed", "attention_interleaved", "lstm", "cnn_3d", "tied_autoencoder"),
 ]
-
-
-@cache
-def graph_of(name: str) -> ParameterGraph:
-    model, inputs = BY_NAME[name].make()
-    return trace(model, *inputs, verify=False)
 
 
 def bits(t: Tensor) -> Tensor:
@@ -316,15 +307,3 @@ def test_a_wide_layer_is_quick() -> None:
     graph = trace(model, torch.randn(1, 784))
     data = graph.to_pyg({n: p.detach() for n, p in model.named_parameters()})
     assert data.num_edges == sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.slow
-def test_torch_geometric_is_loaded_only_when_asked_for() -> None:
-    code = (
-        "import sys, torch, gmn_opt\n"
-        "graph = gmn_opt.trace(torch.nn.Linear(2, 3), torch.zeros(1, 2))\n"
-        "heavy = {'torch_geometric', 'matplotlib', 'networkx.algorithms.isomorphism'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
