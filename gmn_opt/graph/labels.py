@@ -414,3 +414,24 @@ def expand_axis(axis: Axis) -> list[Leg]:
         else:
             out.extend(expand_axis(tuple(Leg(f, leg.site, leg.origins) for f in root.factors)))
     return out
+
+
+def newest(axes: Iterable[Axis]) -> SiteRef | None:
+    """The most recent site among the legs of some axes."""
+    refs = [leg.site for axis in axes for leg in axis if leg.site is not None]
+    return max(refs, key=lambda r: r.site.id) if refs else None
+
+
+def with_sites(axis: Axis, known: dict[Node, Leg]) -> Axis:
+    """The same axis; legs without a site take that of the same index set in ``known``."""
+    out: list[Leg] = []
+    for leg in expand_axis(axis):
+        if leg.site is None and leg.node in known:
+            leg = known[leg.node]
+        elif leg.node.segments is not None and (leg.site is None or leg.parts is not None):
+            parts = leg.parts or tuple(tuple(map(Leg, s)) for s in leg.node.segments)
+            parts = tuple(with_sites(p, known) for p in parts)
+            site = newest(parts)
+            leg = leg._replace(site=site, parts=parts) if site is not None else leg
+        out.append(leg)
+    return tuple(out)

@@ -287,7 +287,17 @@ class Tracer(Meetings, TorchDispatchMode):
                     self.unify(a, b)
                 if old.kind == "activation" and label.kind == "parameter":
                     label = self.materialize(label)
+                self._hand_on(tensor, label)
             self.set(tensor, label)
+
+    def _hand_on(self, written: Tensor, label: Label) -> None:
+        """Tell the tensors that share a written tensor's memory which sites it now comes from."""
+        known = {g.node: g for a in label.axes for g in lab.expand_axis(a) if g.site is not None}
+        for other in self.storages.get(written.untyped_storage()._cdata, ()) if known else ():
+            old = self.labels[id(other)]
+            if other is not written and old.kind == "activation" and not old.uniform:
+                axes = [lab.with_sites(axis, known) for axis in old.axes]
+                self.labels[id(other)] = old.with_axes(axes)
 
     def _give_up(self, reason: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
         self.unknown.add(reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
+from gmn_opt.graph.labels import Axis, Site, SiteRef
 from gmn_opt.graph.structure import BlockKind, DimRole
 
 LabelKind = Literal["constant", "parameter", "activation"]
@@ -57,14 +57,3 @@ class Record:
         if src is None or dst is None or src == dst:
             return
         self.links.setdefault((src, dst, kind), (src, dst))
-
-
-def newest(legs: list[Leg]) -> SiteRef | None:
-    """The most recent site among legs."""
-    refs = [leg.site for leg in legs if leg.site is not None]
-    return max(refs, key=lambda r: r.site.id) if refs else None
-
-
-def leg_sites(label: Label) -> list[SiteRef]:
-    """All sites of a label."""
-    return [leg.site for axis in label.axes for leg in axis if leg.site is not None]

@@ -307,3 +307,48 @@ def test_caches_of_keys_and_values_are_no_results() -> None:
 
     graph = trace(Cached(), torch.randn(2, 3))
     assert [s.size for s in graph.spaces] == [4]
+
+
+class Joined(nn.Module):
+    """Two layers side by side, joined in one of several ways, and one that reads both."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 4), nn.Linear(3, 5), nn.Linear(9, 2)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.relu(self.a(x)), torch.tanh(self.b(x))
+        if self.how == "cat":
+            return self.head(torch.cat([a, b], 1))
+        joined = torch.zeros(len(x), 9)
+        if self.how == "slices":
+            joined[:, :4], joined[:, 4:] = a, b
+        else:
+            joined.narrow(1, 0, 4).copy_(a)
+            joined.narrow(1, 4, 5).add_(b)
+        return self.head(joined.clone())
+
+
+@pytest.mark.parametrize("how", ["cat", "slices", "narrow"])
+def test_joined_activations_keep_their_sources(how: str) -> None:
+    model, x = Joined(how), torch.randn(2, 3)
+    graph = trace(model, x)
+    heads = [b for b in graph.blocks if b.tensor == "head.weight"]
+    assert [graph.groups[b.src].name for b in heads] == ["a", "b"]
+    assert [b.index[1] for b in heads] == [range(4), range(4, 9)]
+    assert len(graph.spaces) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "sources"),
+    [("dense_mlp", "c.weight", 3), ("inception", "head.weight", 3)],
+)
+def test_blocks_after_a_concatenation_come_from_its_parts(
+    name: str, tensor: str, sources: int
+) -> None:
+    model, inputs = BY_NAME[name].make()
+    graph = trace(model, *inputs)
+    found = {b.src for b in graph.blocks if b.tensor == tensor}
+    assert len(found) == sources
+    assert all(graph.groups[g].name in ("input", *dict(model.named_modules())) for g in found)
