@@ -24,7 +24,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 MAX_NODES, MAX_EDGES = 60, 600
 #: Neuron by neuron, beyond this many edges, no line could be told from another.
 MOST_EDGES = 20_000
-_MOST_PIXELS = 30_000
+_MOST_PIXELS = 16_000
 
 
 def draw(graph: ParameterGraph, path: str | os.PathLike[str], level: Level = "auto") -> Path:

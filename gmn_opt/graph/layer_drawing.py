@@ -68,7 +68,7 @@ def _text(graph: ParameterGraph, group: int) -> list[str]:
     rows = []
     for block in graph.blocks:
         if block.dst == group:
-            label = f"{_short(_slice(graph, block), 40)}  {block.kind}  {pattern(block, names)}"
+            label = f"{_slice(graph, block)}  {block.kind}  {pattern(block, names)}"
             rows.append(_short(label, _MOST_CHARS))
     if len(rows) > _MOST_LINES:
         rows = [*rows[: _MOST_LINES - 1], f"and {len(rows) - _MOST_LINES + 1} more"]
@@ -78,8 +78,9 @@ def _text(graph: ParameterGraph, group: int) -> list[str]:
 def _slice(graph: ParameterGraph, block: Block) -> str:
     """A parameter's name, with the part of it that a block is."""
     shape = graph.shapes[block.tensor]
+    name = _tail(block.tensor)
     if block.shape == shape:
-        return block.tensor
+        return name
     parts = []
     for index, size in zip(block.index, shape, strict=True):
         whole = isinstance(index, range) and len(index) == size
@@ -87,7 +88,15 @@ def _slice(graph: ParameterGraph, block: Block) -> str:
         parts.append(":" if whole else f"{index[0]}:{index[-1] + 1}" + ("*" if spread else ""))
     while len(parts) > 1 and parts[-1] == ":":
         parts.pop()
-    return f"{block.tensor}[{', '.join(parts)}]"
+    return f"{name}[{', '.join(parts)}]"
+
+
+def _tail(name: str, most: int = 34) -> str:
+    """As many of the last parts of a dotted name as fit; the title of the box has the others."""
+    whole = name
+    while len(name) > most and "." in name:
+        name = name.partition(".")[2]
+    return name if name == whole else f"….{name}"
 
 
 def _short(text: str, most: int = 44) -> str:
