@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FONT, _LINE, _CHAR = 8.0, 11.5, 5.1
 _PAD, _GAP, _ROW_GAP = 7.0, 16.0, 30.0
 _MARGIN, _HEADER = 14.0, 26.0
-_MOST_LINES, _MOST_CHARS = 10, 62
+_MOST_LINES, _MOST_CHARS = 10, 74
 
 
 def draw_layers(graph: ParameterGraph) -> Any:
@@ -78,7 +78,7 @@ def _text(graph: ParameterGraph, group: int) -> list[str]:
 def _slice(graph: ParameterGraph, block: Block) -> str:
     """A parameter's name, with the part of it that a block is."""
     shape = graph.shapes[block.tensor]
-    name = _tail(block.tensor)
+    name = _tail(block.tensor, 34 if block.shape == shape else 26)
     if block.shape == shape:
         return name
     parts = []
@@ -91,7 +91,7 @@ def _slice(graph: ParameterGraph, block: Block) -> str:
     return f"{name}[{', '.join(parts)}]"
 
 
-def _tail(name: str, most: int = 34) -> str:
+def _tail(name: str, most: int) -> str:
     """As many of the last parts of a dotted name as fit; the title of the box has the others."""
     whole = name
     while len(name) > most and "." in name:
