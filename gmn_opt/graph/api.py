@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.siblings import adopt
 from gmn_opt.graph.tracing import PackedKey, Tracer
 from gmn_opt.graph.uses import Label
 
@@ -44,7 +45,8 @@ def trace(
 
     Parameters that this pass does not read (experts without tokens, branches not taken) are
     looked for in passes on ``more_inputs`` and, in a small model, on the same inputs with other
-    numbers. What no pass reads is fixed.
+    numbers. What no pass reads is taken from siblings in the same container that all behave
+    alike (see :mod:`gmn_opt.graph.siblings`), and otherwise fixed.
 
     Args:
         model: Any module with parameters. Its weights, buffers, mode, gradients and the global
@@ -183,8 +185,11 @@ def _one_pass(
     for args, kwargs in calls:
         tracer.next_pass()
         _forward(model, tracer, args, kwargs)
+    unread = set(range(len(tracer.names))) - tracer.touched
+    if unread:
+        unread -= adopt(model, tracer.names, tracer.record, tracer.touched)
     for index, label in enumerate(tracer.record.parameters):
-        if index not in tracer.touched:
+        if index in unread:
             tracer.fix(label, "not read by the traced pass")
     return tracer, buffers
 
