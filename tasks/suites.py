@@ -95,5 +95,5 @@ def held_out() -> list[ImageClassification]:
         base,
         replace(base, hidden=(128, 128)),
         replace(base, size=8, hidden=(32,)),
-        replace(base, hidden=(16, 32), kind="cnn"),
+        replace(base, size=14, hidden=(16, 32), kind="cnn"),
     ]

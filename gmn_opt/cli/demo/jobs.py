@@ -7,9 +7,11 @@ thread train twice as many. Every contestant is timed in such a process, beside 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,12 +134,21 @@ def _run_here(
 def _work(tasks: Any, events: Any, settings: Settings, threads: int) -> None:
     """What a worker process does: jobs until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     while (job := tasks.get()) is not None:
         try:
             events.put(job.run(settings, events.put))
         except Exception as error:
             events.put(_describe(job, error))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, killed without a chance to say so."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _describe(job: Job, error: Exception) -> _Failure:
