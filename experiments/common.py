@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +42,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 1 << 30)
     except (OSError, AttributeError):
         return
+
+
+def command_line() -> str:
+    """The command that runs this experiment with the same arguments, wherever the checkout is."""
+    return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def _commit() -> str | None:

@@ -9,7 +9,6 @@ training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.func import vmap
 
-from experiments.common import choose_device, environment, keep_freed_memory
+from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
@@ -224,7 +223,7 @@ def main(
     }
     out.mkdir(parents=True, exist_ok=True)
     record = {
-        "command": " ".join(sys.argv),
+        "command": command_line(),
         "suite": suite,
         "steps": steps,
         "seeds": seeds,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.common import choose_device, environment, keep_freed_memory
+from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from experiments.plot_meta_training import plot
 from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer, train_inner
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
@@ -221,7 +220,7 @@ def main(
         keep()
         complete = trainer.step >= config.meta_steps
         result = {
-            "command": " ".join(sys.argv),
+            "command": command_line(),
             "preset": preset,
             "config": config.to_dict(),
             "complete": complete,

@@ -86,6 +86,7 @@ def main(
             "threads": record["environment"]["threads"],
             "torch": record["environment"]["torch"],
         },
+        "notes": record.get("slices_note"),
         "checkpoint": "moving average of the meta-parameters at the last outer step",
         "validation": record["validation"],
         "held_out": _held_out(evaluation),
