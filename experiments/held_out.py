@@ -2,7 +2,7 @@
 
 Trains the networks of ``tasks.suites.held_out`` with the learned rule (knowing the number of steps
 and not), with the same rule before meta-training, and with AdamW at its default and at the best of
-five constant rates, from the same initializations. The best rate is the one of the lowest mean
+six constant rates, from the same initializations. The best rate is the one of the lowest mean
 training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out.
 """
 
@@ -34,7 +34,7 @@ from tasks.classification import ImageClassification
 from tasks.data.images import images_of
 from tasks.suites import held_out, validation
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DEFAULT_RATE = 1e-3
 _JUDGED = 2000
 SUITES = {"held_out": held_out, "validation": validation}
