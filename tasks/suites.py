@@ -78,7 +78,7 @@ class MetaTrainSuite:
 
 
 def validation() -> list[ImageClassification]:
-    """Tasks that choose between checkpoints; their shapes are larger than any meta-trained one."""
+    """Tasks that choose between checkpoints; the last two are wider than any meta-trained one."""
     base = ImageClassification("mnist", 8, (48,), batch_size=128, pixel_noise=0.5, overlay=0.5)
     return [
         base,
