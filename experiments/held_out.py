@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.func import vmap
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import command_line, environment, keep_freed_memory
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
@@ -206,7 +206,6 @@ def main(
         raise typer.Exit(2)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    choose_device("cpu")
     runs = contestants(load_rule(weights), steps, seeds, seed)
     tasks = SUITES[suite]()
     jobs = [(task, name) for task in tasks for name in runs]

@@ -134,7 +134,7 @@ class Symmetry:
                 return self._move(tensor, block, lead)
             if not fresh:
                 out, fresh = tensor.clone(), True
-            at = _indexer(block.index, tensor)
+            at = indexer(block.index, tensor.device)
             out[(..., *at)] = self._move(tensor[(..., *at)], block, lead)
         return out
 
@@ -180,13 +180,13 @@ def _ends_with(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     return tensor.dim() >= len(shape) and tuple(tensor.shape[tensor.dim() - len(shape) :]) == shape
 
 
-def _indexer(index: tuple[Any, ...], tensor: Tensor) -> tuple[Any, ...]:
+def indexer(index: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
     """Index sets as slices where they are runs, otherwise as open grids of integers."""
     if all(isinstance(r, range) for r in index):
         return tuple(slice(r.start, r.stop, r.step) for r in index)
     n = len(index)
     return tuple(
-        torch.tensor(list(r), device=tensor.device).reshape([-1 if i == d else 1 for i in range(n)])
+        torch.tensor(list(r), device=device).reshape([-1 if i == d else 1 for i in range(n)])
         for d, r in enumerate(index)
     )
 

@@ -17,6 +17,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from gmn_opt.graph.symmetry import indexer
+
 if TYPE_CHECKING:
     from gmn_opt.graph import Block, ParameterGraph
 
@@ -116,12 +118,7 @@ class BlockLayout:
 
     def where(self, device: torch.device) -> tuple[Any, ...]:
         """Index of the block's slice in its tensor, behind any leading dimensions."""
-        index = self.block.index
-        ranges = [r for r in index if isinstance(r, range)]
-        if len(ranges) == len(index):
-            return (..., *(slice(r.start, r.stop, r.step) for r in ranges))
-        grids = [torch.tensor(list(r), device=device) for r in index]
-        return (..., *torch.meshgrid(*grids, indexing="ij"))
+        return (..., *indexer(self.block.index, device))
 
     def to_edges(self, tensor: Tensor) -> Tensor:
         """``[..., *tensor_shape]`` to ``[..., D, E]``."""
@@ -317,16 +314,16 @@ class BlockedGraph:
 
         A float64 ``[N, 1]`` where the nodes of a group differ, else a number.
         """
+        met: list[list[tuple[int, Tensor | int]]] = [
+            [(b.dst.group, b.dst.coverage()) for b in self.blocks],
+            [(b.src.group, b.src.coverage()) for b in self.blocks],
+            [(group, 1) for link in self.graph.links for group in (link.src, link.dst)],
+        ]
         found: list[list[int | Tensor]] = []
-        ends = [[b.dst for b in self.blocks], [b.src for b in self.blocks], []]
-        for side in ends:
+        for side in met:
             counts = [torch.zeros(n, 1, dtype=torch.float64) for n in self.group_sizes]
-            for end in side:
-                counts[end.group] += end.coverage()
-            if side is ends[2]:
-                for link in self.graph.links:
-                    counts[link.src] += 1
-                    counts[link.dst] += 1
+            for group, messages in side:
+                counts[group] += messages
             counts = [c.clamp_min(1) for c in counts]
             found.append([int(c[0]) if bool((c == c[0]).all()) else c for c in counts])
         return found

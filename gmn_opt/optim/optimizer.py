@@ -125,7 +125,6 @@ class GMNOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        trained = {id(p) for group in self.param_groups for p in group["params"]}
         grads = {
             id(p): p.grad
             for group in self.param_groups
@@ -136,7 +135,7 @@ class GMNOptimizer(Optimizer):
             return loss
         for binding in self._bound():
             if any(id(p) in grads for p in binding.tensors.values()):
-                self._update(binding, grads, trained)
+                self._update(binding, grads)
         self._step += 1
         return loss
 
@@ -251,7 +250,7 @@ class GMNOptimizer(Optimizer):
             self._rules[key] = deepcopy(self._rule).to(device, dtype).requires_grad_(False)
         return self._rules[key]
 
-    def _update(self, binding: Binding, grads: dict[int, Tensor], trained: set[int]) -> None:
+    def _update(self, binding: Binding, grads: dict[int, Tensor]) -> None:
         layout = blocked(binding.graph)
         tensors = binding.tensors
         first = next(iter(tensors.values()))
@@ -262,7 +261,7 @@ class GMNOptimizer(Optimizer):
             theta[name] = p.detach().to(dtype)
             given = grads.get(id(p))
             grad[name] = torch.zeros_like(theta[name]) if given is None else _dense(given, dtype)
-            kept = self.state[p].get("moments") if id(p) in trained else None
+            kept = self.state[p]["moments"] if p in self.state else None
             moments[name] = theta[name].new_zeros(3, *p.shape) if kept is None else kept.to(dtype)
         delta, after = rule.flat_update(
             binding.graph,
