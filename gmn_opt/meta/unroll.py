@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.utils.checkpoint import checkpoint
 
+from gmn_opt.meta.gradients import flat_gradients
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Batch, Split, Task
-from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
 
 if TYPE_CHECKING:
-    from gmn_opt.optim import LearnedRule
-
+    from gmn_opt.meta.rules import UpdateFunction
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
 _SMALLEST_LOSS = 0.02
@@ -45,9 +46,11 @@ class InnerState:
         """Cut the graph of differentiation, so that what lies behind is freed."""
         return replace(self, theta=self.theta.detach(), moments=self.moments.detach())
 
-    def to(self, device: torch.device | str) -> InnerState:
-        """On another device."""
-        return replace(self, theta=self.theta.to(device), moments=self.moments.to(device))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> InnerState:
+        """On another device, in another precision."""
+        return replace(
+            self, theta=self.theta.to(device, dtype), moments=self.moments.to(device, dtype)
+        )
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,50 @@ class Unrolled:
     state: InnerState
 
 
-def flat_gradients(task: Task) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor]]:
-    """Function from ``theta`` [count, P] and a batch to gradients [count, P] and losses [count]."""
-    layout = blocked(task.graph)
-    _ = task.template  # built here, because vmap forbids random draws inside
-
-    def loss(theta: Tensor, batch: Batch) -> Tensor:
-        return task.loss(layout.unflatten(theta), batch)
-
-    return vmap(grad_and_value(loss), randomness="different")
-
-
 def _own_randomness(generator: torch.Generator, state: InnerState) -> AbstractContextManager[None]:
     """Random draws inside a network (dropout) that depend on the run and its step alone."""
     return seeded((generator.initial_seed() + state.step) % 2**63, state.theta.device)
 
 
+def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
+    """``[steps]``: the part of each step in the meta-loss; the last one counts otherwise."""
+    weights = torch.ones(steps, device=like.device, dtype=like.dtype)
+    weights[-1] = last_weight
+    return weights / weights.sum()
+
+
+def relative_scale(losses: Tensor, largest: float = math.inf) -> Tensor:
+    """1 / mean loss of each network over its window, ``[steps + 1, count]`` to ``[count]``.
+
+    A loss above ``largest`` does not lower the scale any further.
+    """
+    return 1.0 / losses.mean(0).clamp(_SMALLEST_LOSS, max(largest, _SMALLEST_LOSS))
+
+
+class _Batches:
+    """Fresh batches of a run, on its device.
+
+    With ``copies`` > 1 the networks ``i``, ``i + count / copies``, ... see the same data.
+    """
+
+    def __init__(
+        self, task: Task, split: Split, state: InnerState, generator: torch.Generator, copies: int
+    ) -> None:
+        count = state.theta.shape[0]
+        if count % copies:
+            raise ValueError(f"{count} networks cannot share their data {copies} by {copies}.")
+        self._draw = lambda: task.batch(split, count // copies, generator)
+        self._copies, self._device = copies, state.theta.device
+
+    def __call__(self) -> Batch:
+        batch = {name: t.to(self._device) for name, t in self._draw().items()}
+        if self._copies == 1:
+            return batch
+        return {name: torch.cat([t] * self._copies) for name, t in batch.items()}
+
+
 def unroll(
-    rule: LearnedRule,
+    rule: UpdateFunction,
     task: Task,
     state: InnerState,
     steps: int,
@@ -90,6 +119,8 @@ def unroll(
     split: Split = "inner_train",
     last_weight: float = 1.0,
     largest_loss: float = float("inf"),
+    chunk: int | None = None,
+    copies: int = 1,
 ) -> Unrolled:
     """Train for ``steps`` steps with ``rule`` and judge every step on a fresh batch.
 
@@ -103,50 +134,75 @@ def unroll(
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
     window several times cheaper (first-order truncated backpropagation; Andrychowicz et al. 2016
     drop the same terms).
+
+    With ``chunk`` only the states between stretches of that many steps are kept for the backward
+    pass, which computes each stretch again (activation checkpointing; Chen et al. 2016): the same
+    numbers in less memory, for one more forward pass.
+
+    With ``copies`` > 1 networks ``i``, ``i + count / copies``, ... see the same batches.
     """
     if steps < 1:
         raise ValueError(f"An unroll needs at least one step, received steps={steps}.")
-    gradients = flat_gradients(task)
-    device = state.theta.device
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"A chunk needs at least one step, received chunk={chunk}.")
+    gradients = flat_gradients(task, second_order)
+    fresh = _Batches(task, split, state, generator, copies)
 
-    def fresh() -> Batch:
-        batch = task.batch(split, state.theta.shape[0], generator)
-        return {name: t.to(device) for name, t in batch.items()}
-
-    def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         if second_order:
-            with twice_differentiable():
-                return gradients(theta, fresh())
+            return gradients(theta, batch)
         with torch.no_grad():
-            grad, value = gradients(theta, fresh())
+            grad, value = gradients(theta, batch)
+        if not theta.requires_grad:
+            return grad, value
         # the value of the loss, with its gradient as a constant
         return grad, value + (grad * (theta - theta.detach())).sum(-1)
 
-    theta, moments = state.theta, state.moments
-    losses = []
-    with _own_randomness(generator, state):
-        grad, value = evaluate(theta)
-        losses.append(value)
-        for i in range(steps):
+    def stretch(
+        first: int, batches: Iterable[Batch], theta: Tensor, moments: Tensor, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        values = []
+        for i, batch in enumerate(batches, first):
             delta, moments = rule.flat_update(
-                task.graph, theta, grad, moments, state.step + i, horizon, not second_order
+                task.graph, theta, grad, moments, i, horizon, not second_order
             )
             theta = theta + delta
-            grad, value = evaluate(theta)
-            losses.append(value)
-    stacked = torch.stack(losses)
+            grad, value = evaluate(theta, batch)
+            values.append(value)
+        return theta, moments, grad, torch.stack(values)
+
+    theta, moments = state.theta, state.moments
+    with _own_randomness(generator, state):
+        first_batch = fresh()
+        if chunk is not None:
+            # torch.func does not work under the hooks of a checkpoint; recorded operators do
+            gradients.trace(theta, first_batch)
+        grad, value = evaluate(theta, first_batch)
+        losses = [value.unsqueeze(0)]
+        size = steps if chunk is None else chunk
+        for start in range(0, steps, size):
+            count = min(size, steps - start)
+            first = state.step + start
+            if chunk is None:
+                drawn = (fresh() for _ in range(count))
+                theta, moments, grad, values = stretch(first, drawn, theta, moments, grad)
+            else:
+                kept = [fresh() for _ in range(count)]  # drawn once, read twice
+                theta, moments, grad, values = checkpoint(
+                    partial(stretch, first, kept), theta, moments, grad, use_reentrant=False
+                )
+            losses.append(values)
+    stacked = torch.cat(losses)
     detached = stacked.detach()
-    scale = 1.0 / detached.mean(0).clamp(_SMALLEST_LOSS, max(largest_loss, _SMALLEST_LOSS))
-    weights = torch.ones(steps, device=device, dtype=stacked.dtype)
-    weights[-1] = last_weight
-    weights = weights / weights.sum()
+    scale = relative_scale(detached, largest_loss)
+    weights = step_weights(steps, last_weight, stacked)
     meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
     return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps))
 
 
 @torch.no_grad()
 def train_inner(
-    rule: LearnedRule,
+    rule: UpdateFunction,
     task: Task,
     steps: int,
     count: int,
