@@ -1,0 +1,38 @@
+"""Implicit neural representations: networks that are images, and how to fit and render them."""
+
+from gmn_opt.inr.base import Inr, InrConfig, config_from_dict, stack, unstack
+from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
+from gmn_opt.inr.files import load_inr, read_inr, save_inr
+from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch
+from gmn_opt.inr.foreign import siren_from_state_dict
+from gmn_opt.inr.fourier import FourierConfig, FourierMLP
+from gmn_opt.inr.rendering import coordinates, psnr, render
+from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
+from gmn_opt.inr.siren import Siren, SirenConfig
+
+__all__ = [
+    "FeatureGrid",
+    "FitConfig",
+    "FittedInrs",
+    "FourierConfig",
+    "FourierMLP",
+    "GridConfig",
+    "Inr",
+    "InrConfig",
+    "InrSet",
+    "Siren",
+    "SirenConfig",
+    "config_from_dict",
+    "coordinates",
+    "fit_batch",
+    "fit_images",
+    "load_inr",
+    "load_inr_set",
+    "psnr",
+    "read_inr",
+    "render",
+    "save_inr",
+    "siren_from_state_dict",
+    "stack",
+    "unstack",
+]

@@ -1,0 +1,104 @@
+"""A spatial-grid INR: a grid of features, interpolated linearly, and a small MLP.
+
+The idea of dense grids (Sun et al. 2022, DVGO, arXiv 2111.11215) and of triplanes (Chan et al.
+2022, arXiv 2112.07945), here with one grid over all coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.inr.base import Inr, InrConfig, Params, batched_linear, register, uniform
+
+
+@register
+@dataclass(frozen=True)
+class GridConfig(InrConfig):
+    """A grid of ``resolution`` points per coordinate and ``channels`` features, then a ReLU MLP."""
+
+    family: ClassVar[str] = "feature_grid"
+
+    widths: tuple[int, ...] = (32,)
+    resolution: int = 16
+    channels: int = 8
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that make no network."""
+        super().__post_init__()
+        if self.resolution < 2 or self.channels < 1:
+            raise ValueError(
+                "A feature grid needs at least two points per coordinate and one channel, received "
+                f"resolution={self.resolution}, channels={self.channels}."
+            )
+
+    def build(self, generator: torch.Generator | None = None) -> FeatureGrid:
+        """A freshly initialized network."""
+        return FeatureGrid(self, generator)
+
+
+class FeatureGrid(Inr):
+    """Interpolated features and a ReLU MLP.
+
+    The grid is the parameter ``grid`` [resolution ** inputs, channels]. Its points stand for
+    evenly spaced coordinates over [-1, 1], the first coordinate slowest; outside, the border's
+    features hold.
+    """
+
+    config: GridConfig
+
+    def __init__(
+        self, config: GridConfig | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(config or GridConfig())
+        c = self.config
+        self.grid = nn.Parameter(torch.empty(c.resolution**c.inputs, c.channels))
+        sizes = (c.channels, *c.widths, c.outputs)
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(sizes))
+        self.reset(generator)
+
+    def draw(self, generator: torch.Generator | None) -> Params:
+        """Fresh initial parameters of one network: U(-1, 1) features, He et al. 2015 in the MLP."""
+        out: Params = {"grid": uniform(tuple(self.grid.shape), 1.0, generator)}
+        for i, layer in enumerate(self.layers):
+            b, a = layer.weight.shape  # type: ignore[misc]
+            out[f"layers.{i}.weight"] = uniform((b, a), math.sqrt(6 / a), generator)
+            out[f"layers.{i}.bias"] = torch.zeros(b)
+        return out
+
+    def _interpolation(self, coordinates: Tensor) -> Tensor:
+        """Share of every grid point in the features at ``coordinates`` [..., inputs].
+
+        Hat functions, as a matrix [..., resolution ** inputs]: a plain product with the grid
+        follows, which parameter graphs understand, unlike grid_sample.
+        """
+        last = self.config.resolution - 1
+        place = ((coordinates + 1) * (last / 2)).clamp(0, last)
+        knots = torch.arange(last + 1, dtype=place.dtype, device=place.device)
+        hats = (1 - (place.unsqueeze(-1) - knots).abs()).clamp_min(0)
+        share = hats[..., 0, :]
+        for axis in range(1, self.config.inputs):
+            share = (share.unsqueeze(-1) * hats[..., axis, None, :]).flatten(-2)
+        return share
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        x = self._interpolation(coordinates) @ self.grid
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+    def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
+        """Values of N networks at once; see `Inr.batched`."""
+        x, last = self._interpolation(coordinates) @ params["grid"], len(self.layers) - 1
+        for i in range(last + 1):
+            x = batched_linear(x, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
+            if i < last:
+                x = torch.relu(x)
+        return x
