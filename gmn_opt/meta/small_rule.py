@@ -79,7 +79,7 @@ class SmallRule(nn.Module):
         first_order: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """What to add to ``theta`` [..., P], and the next moments, ``[..., 3, P]``."""
-        own = dict(self.named_parameters())
+        own: dict[str, Tensor] = dict(self.named_parameters())
         return _update(own, graph, theta, grad, moments, step, horizon, first_order)
 
     def stacked(self, parameters: Mapping[str, Tensor]) -> _Stacked:

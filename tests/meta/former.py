@@ -1,0 +1,67 @@
+"""The unroll as it was before estimators: interpreted gradients, one list of losses.
+
+Kept as the slow, obvious reference of first- and second-order truncated backpropagation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from gmn_opt.meta import InnerState, Task
+from gmn_opt.meta.seeding import seeded
+from gmn_opt.meta.twice import twice_differentiable
+from gmn_opt.metanet import blocked
+
+
+def former_unroll(
+    rule: Any,
+    task: Task,
+    state: InnerState,
+    steps: int,
+    generator: torch.Generator,
+    horizon: int | None,
+    second_order: bool,
+    last_weight: float = 1.0,
+    largest_loss: float = float("inf"),
+) -> tuple[Tensor, Tensor, InnerState]:
+    """Meta-loss, losses ``[steps + 1, count]``, and the state after the window."""
+    layout = blocked(task.graph)
+    _ = task.template
+    gradients = vmap(
+        grad_and_value(lambda theta, batch: task.loss(layout.unflatten(theta), batch)),
+        randomness="different",
+    )
+
+    def evaluate(theta: Tensor) -> Any:
+        batch = task.batch("inner_train", state.theta.shape[0], generator)
+        if second_order:
+            with twice_differentiable():
+                return gradients(theta, batch)
+        with torch.no_grad():
+            grad, value = gradients(theta, batch)
+        return grad, value + (grad * (theta - theta.detach())).sum(-1)
+
+    theta, moments = state.theta, state.moments
+    losses = []
+    with seeded((generator.initial_seed() + state.step) % 2**63):
+        grad, value = evaluate(theta)
+        losses.append(value)
+        for i in range(steps):
+            delta, moments = rule.flat_update(
+                task.graph, theta, grad, moments, state.step + i, horizon, not second_order
+            )
+            theta = theta + delta
+            grad, value = evaluate(theta)
+            losses.append(value)
+    stacked = torch.stack(losses)
+    detached = stacked.detach()
+    scale = 1.0 / detached.mean(0).clamp(0.02, max(largest_loss, 0.02))
+    weights = torch.ones(steps, dtype=stacked.dtype)
+    weights[-1] = last_weight
+    weights = weights / weights.sum()
+    meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
+    return meta_loss, detached, InnerState(theta, moments, state.step + steps)
