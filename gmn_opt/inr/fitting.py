@@ -31,7 +31,9 @@ class FitConfig:
     Attributes:
         steps: Most steps per network.
         lr: Learning rate at the first step; it falls to 0 along a half cosine.
-        pixels: Pixels drawn per step, without replacement; 0 for all.
+        pixels: Pixels drawn per step, without replacement; 0 for all. A step on 128 of 784 pixels
+            takes a fifth of the time, but four times as many are needed: worth it for large
+            images, or to see an image early.
         target_psnr: Stop a network at this PSNR in dB over all its pixels; None to go all steps.
         check_every: Steps between looks at the PSNR.
         slots: Networks trained at once. On a CPU, more than fit into its cache are slower.
@@ -39,9 +41,9 @@ class FitConfig:
 
     steps: int = 600
     lr: float = 4e-3
-    pixels: int = 128
+    pixels: int = 0
     target_psnr: float | None = 40.0
-    check_every: int = 50
+    check_every: int = 20
     slots: int = 64
 
     def __post_init__(self) -> None:
