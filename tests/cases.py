@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,9 +93,16 @@ CASES: list[Case] = [
     case("mixed_heads", m.MixedHeads, floats((3, 4)), 2),
     case("read_for_its_shape", m.ReadForItsShape, floats((3, 4)), 1),
     case("stacked_experts", m.StackedExperts, floats((3, 4)), 2),
+    # The router's positions are read, so experts keep their order, each with a hidden layer.
+    *(case(f"experts_by_{how}", partial(m.IndexedExperts, how), floats((96, 4)), 5)
+      for how in ("index", "list", "slice", "unbind", "view")),
+    case("gathered_experts", m.GatheredExperts, floats((12, 4)), 1),
+    case("stacked_layers", m.StackedLayers, floats((3, 4)), 4),
+    case("stacked_residual", lambda: m.StackedLayers(residual=True), floats((3, 4)), 1),
     case("soft_moe", m.SoftMoE, floats((3, 4)), 3),
     case("spectral_norm", m.SpectralNorm, floats((3, 4)), 1, "stats"),
     case("hard_moe", m.HardMoE, floats((12, 4)), 3),
+    case("mask_moe", m.MaskMoE, floats((12, 4)), 3),
     case("masked_weight", m.MaskedWeight, floats((3, 4)), 1, "partial"),
     case("layer_scale", m.LayerScale, floats((3, 4)), 2),
     case("vmapped", m.Vmapped, floats((3, 4)), 2),
@@ -139,6 +147,8 @@ CASES: list[Case] = [
     case("attention_interleaved", m.InterleavedAttention, floats((2, 5, 8)), 4),
     case("attention_strided", m.StridedAttention, floats((2, 5, 8)), 4),
     case("attention_gqa", m.GQA, floats((2, 5, 8)), 5, inert=("k.bias",)),
+    case("attention_multi_query", m.MultiQuery, floats((2, 5, 8)), 4),
+    case("attention_multi_query_groups", lambda: m.MultiQuery(3, 2), floats((2, 5, 8)), 5),
     case("attention_cross", m.CrossAttention, floats((2, 5, 8), (2, 7, 8)), 5),
     case("attention_einops", m.EinopsAttention, floats((2, 5, 8)), 4),
     case("attention_rope", m.RoPEAttention, floats((2, 5, 8)), None),

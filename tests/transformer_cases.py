@@ -106,6 +106,10 @@ HUB: list[HubCase] = [
     hub("decoder", "falcon", "FalconForCausalLM", "FalconConfig", text, vocab_size=VOCABULARY,
         hidden_size=12, num_hidden_layers=2, num_attention_heads=3, ffn_hidden_size=20,
         bos_token_id=1, eos_token_id=2),
+    hub("decoder", "falcon_grouped", "FalconForCausalLM", "FalconConfig", text,
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        num_kv_heads=2, ffn_hidden_size=20, new_decoder_architecture=True, bos_token_id=1,
+        eos_token_id=2),
     hub("decoder", "phi", "PhiForCausalLM", "PhiConfig", text, **TEXT),
     # Mixtures of experts
     hub("moe", "mixtral", "MixtralForCausalLM", "MixtralConfig", text, **GROUPED,

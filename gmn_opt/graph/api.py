@@ -16,7 +16,7 @@ from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.siblings import adopt
-from gmn_opt.graph.tracing import PackedKey, Tracer
+from gmn_opt.graph.tracing import Packed, Tracer
 from gmn_opt.graph.uses import Label
 
 CACHES = frozenset({"past_key_values", "past_key_value", "cache_params", "mems"})
@@ -125,13 +125,13 @@ def _call(inputs: Any) -> Call:
 
 def _passes(model: nn.Module, calls: Sequence[Call]) -> tuple[Tracer, dict[str, Label]]:
     mutated: set[int] = set()
-    packed: set[PackedKey] = set()
+    packed: Packed = {}
     for _ in range(MAX_PASSES):
         tracer, buffers = _one_pass(model, calls, mutated, packed)
-        if not (tracer.newly_mutated - mutated or tracer.newly_packed - packed):
+        if tracer.newly_mutated <= mutated and tracer.newly_packed.keys() <= packed.keys():
             break
         mutated |= tracer.newly_mutated
-        packed |= tracer.newly_packed
+        packed = tracer.newly_packed | packed
     return tracer, buffers
 
 
@@ -171,7 +171,7 @@ def other_numbers(call: Call, generator: torch.Generator) -> Call:
 
 
 def _one_pass(
-    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: set[PackedKey]
+    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: Packed
 ) -> tuple[Tracer, dict[str, Label]]:
     tracer = Tracer(mutated, packed)
     for name, p in model.named_parameters():
@@ -185,6 +185,7 @@ def _one_pass(
     for args, kwargs in calls:
         tracer.next_pass()
         _forward(model, tracer, args, kwargs)
+    tracer.finish()
     unread = set(range(len(tracer.names))) - tracer.touched
     if unread:
         unread -= adopt(model, tracer.names, tracer.record, tracer.touched)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from gmn_opt.graph.conditions import parents_of
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.labels import Leg, Node, SiteRef
-from gmn_opt.graph.pieces import Piece, distribute
-from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, Link, NodeGroup
+from gmn_opt.graph.links import Join, find_links
+from gmn_opt.graph.pieces import Piece, by_member, distribute, settle
+from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, NodeGroup
 from gmn_opt.graph.uses import Label, Record, Use
 
 GroupKey = tuple[int, int, tuple[Node, ...]]
@@ -39,6 +40,7 @@ class Assembler:
         self.factor_list: list[Factor] = []
         self.groups: dict[GroupKey | str, int] = {}
         self.group_list: list[NodeGroup] = []
+        self.joins: dict[Join, None] = {}
         self.met: list[dict[tuple[int, Node], list[Met]]] = [{} for _ in names]
         self.used: list[list[int]] = [[] for _ in names]
         for number, use in enumerate(record.uses):
@@ -105,8 +107,11 @@ class Assembler:
         """All blocks of a parameter."""
         name = self.names[index]
         label = self.record.parameters[index]
-        pieces = [distribute(axis) for axis in label.axes]
-        return [self._block(index, name, combo) for combo in product(*pieces)]
+        return [
+            self._block(index, name, combo)
+            for pieces in by_member(label.axes)
+            for combo in product(*pieces)
+        ]
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
         leaves = [(d, leg.node) for d, piece in enumerate(pieces) for leg in piece.legs]
@@ -129,13 +134,16 @@ class Assembler:
                 if m.role == role and (key not in chosen or m.use == chosen[key].use)
             ]
             picked = _main_site(sites)
-            mixed = [n for n, _ in sites if picked is None or not _belongs(picked, n)]
+            home = _home(picked, [n for n, _ in sites]) if picked is not None else None
+            mixed = [n for n, _ in sites if picked is None or not _belongs(picked, n, home)]
             if any(n.fixed is None and n.size > 1 for n in mixed):
                 # Free neurons of several sites, or of none: a group of products of its own.
                 nodes = tuple(dict.fromkeys(n for n, _ in sites if n.size > 1))
                 ends[role] = self.single(f"{name} {ENDS[role]}", "hidden", nodes), nodes
+                refs = tuple(dict.fromkeys(ref for _, ref in sites if ref is not None))
+                self.joins[Join(refs, ends[role][0])] = None
             elif picked is not None:
-                inside = [n for n, _ in sites if _belongs(picked, n)]
+                inside = [n for n, _ in sites if _belongs(picked, n, home)]
                 ends[role] = self.group(picked, inside or [sites[-1][0]])
         roles: dict[tuple[int, Node], DimRole] = {}
         for key in leaves:
@@ -207,10 +215,12 @@ def _short(name: str) -> str:
     return name.removesuffix(".weight").removesuffix("_weight")
 
 
-def _belongs(ref: SiteRef, node: Node) -> bool:
+def _belongs(ref: SiteRef, node: Node, home: Piece | None = None) -> bool:
+    """Whether a leaf is one of a site's, or of one piece of it."""
     if ref.site.kind != "hidden":
         return True
-    return any(leg.node is node for p in distribute(ref.site.axis) for leg in p.legs)
+    pieces = distribute(ref.site.axis) if home is None else [home]
+    return any(leg.node is node for p in pieces for leg in p.legs)
 
 
 def _main_site(found: Sequence[tuple[Node, SiteRef | None]]) -> SiteRef | None:
@@ -237,6 +247,8 @@ def assemble(
     aliases: dict[str, str],
 ) -> ParameterGraph:
     """Blocks, groups, links and conditions of a finished pass."""
+    for label in record.parameters:
+        settle(label.axes)
     a = Assembler(record, names)
     blocks = [b for index in range(len(names)) for b in a.blocks_of(index)]
     buffer_blocks = [b for name, label in buffers.items() for b in _buffer(a, name, label, blocks)]
@@ -250,11 +262,12 @@ def assemble(
         name: tuple(_reason(axis) for axis in record.parameters[i].axes)
         for i, name in enumerate(names)
     }
+    at_site = [(k[0], k[1], n) for k, n in a.groups.items() if isinstance(k, tuple)]
     return ParameterGraph(
         factors,
         tuple(a.group_list),
         tuple(blocks),
-        tuple(_links(a)),
+        tuple(find_links(record, a.group_list, at_site, a.joins, factors)),
         shapes,
         tuple(buffer_blocks),
         reasons,
@@ -291,19 +304,3 @@ def _buffer(a: Assembler, name: str, label: Label, blocks: list[Block]) -> list[
         index = tuple(p.where for p in combo)
         made.append(Block(name, "other", index, dims, roles, owner, owner))  # type: ignore[arg-type]
     return made
-
-
-def _links(a: Assembler) -> list[Link]:
-    by_site: dict[int, list[tuple[int, int]]] = {}
-    for key, number in a.groups.items():
-        if isinstance(key, tuple):
-            by_site.setdefault(key[0], []).append((key[1], number))
-    found: dict[Link, None] = {}
-    for (_, _, kind), (src, dst) in a.record.links.items():
-        for at, i in by_site.get(src.site.id, ()):
-            for to, j in by_site.get(dst.site.id, ()):
-                aligned = at - src.offset == to - dst.offset
-                same = a.group_list[i].factors == a.group_list[j].factors
-                if i != j and aligned and same and kind != "cat":
-                    found[Link(i, j, kind)] = None  # type: ignore[arg-type]
-    return list(found)

@@ -30,7 +30,11 @@ class Escapes(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func in self.leaks and args and isinstance(args[0], Tensor):
-            self.tracer.fix(self.tracer.label(args[0]), f"its values leave the graph in {_n(func)}")
+            self.tracer.leak(args[0], _n(func))
+        if func is Tensor.__getitem__ and args[0].device.type == "meta" and not self.tracer.leaked:
+            as_slice = _run(args[1])
+            if as_slice is not None:
+                return args[0][as_slice].clone()
         out = func(*args, **(kwargs or {}))
         if func is _DATA_GETTER and isinstance(out, Tensor):
             self.tracer.set(out, self.tracer.label(args[0]))
@@ -42,3 +46,18 @@ _DATA_GETTER = Tensor.data.__get__  # type: ignore[attr-defined]
 
 def _n(func: Any) -> str:
     return str(getattr(func, "__name__", func))
+
+
+def _run(index: Any) -> tuple[Any, ...] | None:
+    """``x[:, [2, 3]]`` as the slice ``x[:, 2:4]``: on the meta device, numbers would be lost."""
+    parts = index if isinstance(index, tuple) else (index,)
+    lists = [k for k, part in enumerate(parts) if isinstance(part, list)]
+    if len(lists) != 1 or any(isinstance(part, Tensor) for part in parts):
+        return None
+    found = parts[lists[0]]
+    if not found or not all(isinstance(i, int) and not isinstance(i, bool) for i in found):
+        return None
+    first, last = found[0], found[-1]
+    if found != list(range(first, last + 1)) or first < 0 <= last:
+        return None
+    return (*parts[: lists[0]], slice(first, last + 1 or None), *parts[lists[0] + 1 :])

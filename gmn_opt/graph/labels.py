@@ -25,8 +25,9 @@ class Node:
 
     At most one of ``factors`` (this set is a product, outermost first) and ``segments`` (this set
     is a concatenation of axes) is given; a node with neither is a leaf. A leaf with ``members``
-    is a family: the set depends on the index along the node ``over``, which every tensor that
-    has the family has too. Where it does not, the family collapses: its members become one.
+    is a family: the set depends on the index along the node ``over`` (one member per index, which
+    may repeat), which every tensor that has the family has too. Where it does not, the family
+    collapses: its members become one.
     ``along`` says that each index of this set belongs to one of another set (tokens sorted by
     expert), and by which of all such routings.
     """
@@ -173,16 +174,30 @@ def split(node: Node, outer: int) -> tuple[Node, Node] | None:
     return head, tail_node
 
 
-def make_family(node: Node, count: int) -> tuple[Node, Node] | None:
-    """Cut a leaf into ``count`` segments; returns their index and the family of the segments."""
+def make_family(node: Node, counts: Sequence[int]) -> tuple[Node, Node] | None:
+    """Cut a leaf into packed parts of ``counts`` rows each; returns row index and family of rows.
+
+    Rows of one part are alike: three heads of queries, then one of keys and one of values make
+    ``counts = (3, 1, 1)``, a free order of the three, and three kinds of dims.
+    """
     root = find(node)
     if root.segments is not None or root.members is not None or root.fixed is not None:
         return None
-    size = root.size // count
-    members = tuple(Node(size) for _ in range(count))
-    root.segments = tuple((m,) for m in members)
-    over, family = Node(count, "the order of packed parts"), Node(size)
-    family.members, family.over = members, over
+    rows = sum(counts)
+    size = root.size // rows
+    single = all(n == 1 for n in counts)
+    over = Node(rows, "the order of packed parts" if single else None)
+    heads = [Node(n) for n in counts]
+    parts = [Node(size) for _ in counts]
+    root.segments = tuple(
+        (part,) if n == 1 else (head, part)
+        for n, head, part in zip(counts, heads, parts, strict=True)
+    )
+    if not single:
+        over.segments = tuple((head,) for head in heads)
+    family = Node(size)
+    family.members = tuple(part for n, part in zip(counts, parts, strict=True) for _ in range(n))
+    family.over = over
     return over, family
 
 

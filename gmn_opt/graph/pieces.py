@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gmn_opt.graph.labels import Axis, Leg, Node, children, expand_axis, find, nodes_of, size_of
+from gmn_opt.graph.labels import (
+    Axis,
+    Leg,
+    Node,
+    children,
+    collapse,
+    expand_axis,
+    find,
+    nodes_of,
+    size_of,
+)
 
 
 class Piece(NamedTuple):
@@ -95,3 +105,53 @@ def combine(outer: Sequence[int], inner: Sequence[int], size: int) -> Sequence[i
     elif len(outer) == 1:
         return shift(inner, outer[0] * size)
     return tuple(o * size + i for o in outer for i in inner)
+
+
+def by_member(axes: Sequence[Axis]) -> list[list[list[Piece]]]:
+    """The pieces of every axis; part by part where families make the parts of a stack differ."""
+    over = _over(axes)
+    if over is None:
+        return [[[_with_member(p, 0) for p in distribute(axis)] for axis in axes]]
+    out = []
+    for i in range(over.size):
+        pieces = [
+            [q for p in distribute(axis) for q in distribute(_with_member(p, i).legs)]
+            for axis in axes
+        ]
+        pieces[_place(axes, over)] = [Piece(range(i, i + 1), ())]
+        out.append(pieces)
+    return out
+
+
+def settle(axes: Sequence[Axis]) -> None:
+    """Collapse families in a parameter that run over no single axis of it, or over several."""
+    for axis in axes:
+        for leg in expand_axis(axis):
+            if leg.node.members is not None and leg.node.over is not None:
+                over = find(leg.node.over)
+                if _place(axes, over) < 0 or _over(axes) is not over:
+                    collapse(leg.node)
+
+
+def _over(axes: Sequence[Axis]) -> Node | None:
+    """The index set that a family in some axes runs over, if its members differ."""
+    for axis in axes:
+        for leg in expand_axis(axis):
+            found = [find(m) for m in leg.node.members or ()]
+            if leg.node.over is not None and any(m is not found[0] for m in found):
+                return find(leg.node.over)
+    return None
+
+
+def _place(axes: Sequence[Axis], over: Node) -> int:
+    """The axis that is ``over``, or -1."""
+    found = (d for d, axis in enumerate(axes) if [g.node for g in expand_axis(axis)] == [over])
+    return next(found, -1)
+
+
+def _with_member(piece: Piece, index: int) -> Piece:
+    """A piece with each family replaced by its member at an index."""
+    legs = (
+        g._replace(node=find(g.node.members[index])) if g.node.members else g for g in piece.legs
+    )
+    return piece._replace(legs=tuple(legs))

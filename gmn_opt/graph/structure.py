@@ -19,7 +19,7 @@ node group
 block
     A parameter, or a slice of one, as edges from a source group to a destination group.
 link
-    A parameter-free identity edge between two groups, as made by a residual addition.
+    Parameter-free identity edges between two groups, as made by a residual addition.
 """
 
 from __future__ import annotations
@@ -103,7 +103,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Link:
-    """Parameter-free identity edges of value 1 from group ``src`` to group ``dst``."""
+    """Parameter-free identity edges of value 1 from group ``src`` to group ``dst``.
+
+    There is one edge from each node of ``src`` to each node of ``dst`` that has the same indices of
+    all factors that the two groups share. Mostly they share all. Where ``src`` has more of them
+    (the outputs of stacked experts, beside a residual stream), ``dst`` sees the mean over these;
+    where ``dst`` has more (values that several query heads read), each node of ``src`` is repeated.
+    Groups that share no factor have no link.
+
+    ``kind`` is "residual" for neurons that are added, or handed on as they are, and "product" for
+    neurons that are multiplied with each other.
+    """
 
     src: int
     dst: int

@@ -35,12 +35,16 @@ from gmn_opt.graph.uses import Label, Record
 
 MAX_PACKED = 8
 PackedKey = tuple[int, int, int]
+Packed = dict[PackedKey, tuple[int, ...]]
+"""Views that split packed parts off, by operator count and sizes, to the rows of each part; and
+parameters that are stacks, by ``-1 - index``, dim and size, whose parts are read one by one."""
+MAX_STACKED = 64
 
 
 class Tracer(Meetings, TorchDispatchMode):
     """The dispatch mode that labels tensors. One instance follows one pass."""
 
-    def __init__(self, mutated: set[int], packed: set[PackedKey]) -> None:
+    def __init__(self, mutated: set[int], packed: Packed) -> None:
         super().__init__()
         self.labels: dict[int, Label] = {}
         self.kept: list[Tensor] = []
@@ -49,7 +53,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.deferred: dict[int, Callable[[], Label]] = {}
         self.routes: dict[int, Axis] = {}
         self.packed = packed
-        self.newly_packed: set[PackedKey] = set()
+        self.newly_packed: Packed = {}
         self.splits: dict[Node, PackedKey] = {}
         self.op_count = 0
         self.record = Record([])
@@ -66,6 +70,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.before: tuple[tuple[int, ...], int] = (), 0
         self.work = 0
         self.random = False
+        self.leaked = False
         self.parameter_ids: dict[int, int] = {}
         self.touched: set[int] = set()
         self.output_labels: list[Label] = []
@@ -80,9 +85,14 @@ class Tracer(Meetings, TorchDispatchMode):
     def add_parameter(self, name: str, tensor: Tensor) -> None:
         """Give a parameter a fresh, free index set per dim."""
         index = len(self.names)
-        axes = tuple(
-            (Leg(Node(size), None, ((index, dim, 0),)),) for dim, size in enumerate(tensor.shape)
-        )
+        nodes = [Node(size) for size in tensor.shape]
+        stacks = (n for d, n in enumerate(nodes) if (-1 - index, d, n.size) in self.packed)
+        over = next(stacks, None)
+        for node in nodes:
+            if over is not None and node is not over and node.size > 1:
+                node.members = tuple(Node(node.size) for _ in range(over.size))
+                node.over = over
+        axes = tuple((Leg(n, None, ((index, dim, 0),)),) for dim, n in enumerate(nodes))
         self.names.append(name)
         self.parameter_ids[id(tensor)] = index
         self.record.parameters.append(Label(axes, "parameter"))
@@ -183,14 +193,13 @@ class Tracer(Meetings, TorchDispatchMode):
         self.record.seen.append(axes)
 
     def split_off(self, node: Node, outer: int) -> tuple[Node, Node] | None:
-        """Split a node by a view; packed parts that are selected one by one become a family."""
+        """Split a node by a view; packed parts that are taken one by one become a family."""
         root = lab.find(node)
-        leaf = root.segments is None and root.members is None and root.fixed is None
-        if not leaf or outer > MAX_PACKED:
+        if root.segments is not None or root.members is not None or root.fixed is not None:
             return lab.split(node, outer)
         number = (self.op_count, root.size, outer)
         if number in self.packed:
-            return lab.make_family(node, outer)
+            return lab.make_family(node, self.packed[number])
         halves = lab.split(node, outer)
         if halves is not None:
             self.splits[halves[0]] = number
@@ -200,8 +209,27 @@ class Tracer(Meetings, TorchDispatchMode):
         """Note that single indices of an axis are read."""
         for leg in axis:
             for node, number in self.splits.items():
-                if lab.find(node) is lab.find(leg.node):
-                    self.newly_packed.add(number)
+                if number[2] <= MAX_PACKED and lab.find(node) is lab.find(leg.node):
+                    self.newly_packed[number] = (1,) * number[2]
+
+    def read_alone(self, axis: Axis) -> None:
+        """Note that a stack of parameters is read part by part."""
+        for leg in axis:
+            for index, dim, _ in leg.origins:
+                axes = self.record.parameters[index].axes
+                whole = lab.expand_axis(axes[dim])
+                small = len(axes) > 1 and leg.node.size <= MAX_STACKED
+                if small and [g.node for g in whole] == [lab.find(leg.node)]:
+                    self.newly_packed[-1 - index, dim, leg.node.size] = (1,) * leg.node.size
+
+    def finish(self) -> None:
+        """Note which views turned out to split parts off that are cut apart later."""
+        for node, number in self.splits.items():
+            root = lab.find(node)
+            if root.segments is not None and number not in self.newly_packed:
+                counts = tuple(lab.size_of(part) for part in lab.flat_segments(root))
+                if 1 < len(counts) <= MAX_PACKED:
+                    self.newly_packed[number] = counts
 
     # ------------------------------------------------------------------ the mode itself
 
@@ -310,7 +338,13 @@ class Tracer(Meetings, TorchDispatchMode):
 
     def _leaves_the_graph(self, name: str, args: Any, kwargs: Any) -> None:
         for tensor in [*_tensors(args), *_tensors(kwargs)]:
-            self.fix(self.label(tensor), f"its values leave the graph in {name}")
+            self.leak(tensor, name)
+
+    def leak(self, tensor: Tensor, name: str) -> None:
+        """The numbers of a tensor become Python's: what is done with them cannot be followed."""
+        label = self.label(tensor)
+        self.leaked |= label.kind == "activation"
+        self.fix(label, f"its values leave the graph in {name}")
 
     def _is_uniform(self, tensor: Tensor) -> bool:
         known = self.labels.get(id(tensor))

@@ -69,6 +69,9 @@ EXPECTED: dict[str, list[Space]] = {
     # Hidden neurons of each expert on their own; a router fixes the order of the experts.
     "mixtral": [WIDE, *[(20, (3,)), *PAIRS_OF_HEADS] * 2],
     "qwen2_moe": [WIDE, *[(8, (3,)), (14, ()), *PAIRS_OF_HEADS] * 2],
+    # One key and value for all heads; rotations fix the query-key dims.
+    "falcon": [STREAM, *[FFN, HEADS, (4, ())] * 2],
+    "falcon_grouped": [WIDE, *GROUPED_LAYER * 2],
     # The classification head has a hidden layer as wide as the stream.
     "roberta": [STREAM, *LAYER * 2, STREAM],
     # Both project narrow embeddings up to the stream; ALBERT's layers share their weights.
@@ -205,3 +208,13 @@ def test_models_of_real_size_are_traced_without_numbers(
     assert time.perf_counter() - start < seconds
     assert len(graph.spaces) == spaces
     assert graph.coverage() > 0.99
+
+
+def test_every_model_has_its_spaces_derived_by_hand() -> None:
+    assert set(NAMES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["falcon", "falcon_grouped"])
+def test_lists_of_indices_are_followed_without_numbers(name: str) -> None:
+    model, inputs = HUB_BY_NAME[name].meta()
+    assert trace(model, **inputs) == made(name)[2]

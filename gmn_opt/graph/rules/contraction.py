@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
 
@@ -44,7 +44,9 @@ def contract(t: Tracer, a: Label, b: Label, batch: int = 0) -> Label:
     for x, y in zip(lab.expand_axis(a_in), lab.expand_axis(b_in), strict=False):
         old, new = (x, y) if _site_age(x) <= _site_age(y) else (y, x)
         t.record.link(old.site, new.site, "product")
-    axes = [t.meet(x, y, "product") for x, y in shared]
+    free = {leg.site for axis in (*a_free, *b_free) for leg in axis}
+    gone = {leg.site for leg in (*a_in, *b_in)} - free
+    axes = [_without_sites(t.meet(x, y, "product"), gone) for x, y in shared]
     both = "activation" if "activation" in (a.kind, b.kind) else a.kind
     if "parameter" in (a.kind, b.kind):
         both = "parameter"
@@ -57,6 +59,11 @@ def _is_transposed(label: Label) -> bool:
         return False
     dims = [[dim for leg in axis for _, dim, _ in leg.origins] for axis in label.axes[-2:]]
     return bool(dims[0]) and bool(dims[1]) and min(dims[0]) > max(dims[1])
+
+
+def _without_sites(axis: Axis, gone: set[SiteRef | None]) -> Axis:
+    """The same axis; once the dims of a key are summed over, its heads are no neurons of it."""
+    return tuple(g._replace(site=None) if g.site in gone else g for g in axis)
 
 
 def _site_age(leg: lab.Leg) -> int:

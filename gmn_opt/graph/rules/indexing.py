@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
+from gmn_opt.graph.rules.joining import run_of
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
 
@@ -68,6 +69,8 @@ def index(t: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in given):
         return _masked(t, out, label, given)
     used = [d for d, i in enumerate(given) if i is not None]
+    if len(used) == 1 and (run := _run(t, given[used[0]], x.shape[used[0]])):
+        return run_of(t, label, used[0], run.start, len(run))
     for d in used:
         t.fix_axis(label.axes[d], "indexed by data")
     wheres = [t.label(i) for i in given if i is not None]
@@ -78,6 +81,18 @@ def index(t: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -
     at = used[0] if adjacent and used else 0
     made = [*kept[:at], *merged.axes, *kept[at:]]
     return label.with_axes(made)
+
+
+def _run(t: Tracer, index: Tensor | None, size: int) -> range | None:
+    """The run of indices that ``x[:, [2, 3]]`` takes, where it is one that data have no part in."""
+    if index is None or index.dim() != 1 or not index.numel() or index.device.type == "meta":
+        return None
+    if t.leaked or t.label(index).kind != "constant":
+        return None
+    with torch._C.DisableTorchFunction():  # reading a constant is no leak
+        numbers = [i % size for i in index.tolist()]
+    run = range(numbers[0], numbers[0] + len(numbers))
+    return run if numbers == list(run) else None
 
 
 def _masked(t: Tracer, out: Tensor, label: Label, given: list[Any]) -> Label:
@@ -151,31 +166,47 @@ def index_put(
     if written.kind == "parameter":
         written = t.materialize(written)
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in given):
-        t.fix(written, "written by a mask")
-        span = 0
-        for d, i in enumerate(given):
-            if i is not None:
-                t.fix(t.label(i), "written by a mask")
-                span = d + i.dim()
-        t.fix(label.axes if span else (), "written by a mask")
-        return Label(label.axes, "activation")
+        return _put_by_mask(t, label, written, given)
     used = [d for d, i in enumerate(given) if i is not None]
     for d in used:
         t.fix_axis(label.axes[d], "written by index")
     for where in given:
         if where is not None:
             t.fix(t.label(where), "written by index")
-    kept = [a for d, a in enumerate(label.axes) if d not in used]
+    axes = list(label.axes)
+    kept = [d for d in range(len(axes)) if d not in used]
     tail = list(zip(reversed(kept), reversed(written.axes), strict=False))
     gapless = used == list(range(len(used)))
-    for axis, other in tail:
-        same = lab.size_of(lab.nodes_of(axis)) == lab.size_of(lab.nodes_of(other))
+    for d, other in tail:
+        same = lab.size_of(lab.nodes_of(axes[d])) == lab.size_of(lab.nodes_of(other))
         if gapless and same:
-            t.unify(axis, other)
+            axes[d] = t.meet(axes[d], other)
         else:
-            t.fix([axis, other], "written by index")
+            t.fix([axes[d], other], "written by index")
     t.fix(written.axes[: max(len(written.axes) - len(kept), 0)], "written by index")
-    return Label(label.axes, "activation")
+    return Label(tuple(axes), "activation")
+
+
+def _put_by_mask(t: Tracer, label: Label, written: Label, given: list[Any]) -> Label:
+    """``x[mask] = values``: axes behind a leading mask run together, all others are fixed."""
+    reason = "written by a mask"
+    for where in given:
+        if where is not None:
+            t.fix(t.label(where), reason)
+    span = given[0].dim() if given[0] is not None else 0
+    axes = list(label.axes)
+    if not span or any(i is not None for i in given[1:]):
+        t.fix([*axes, *written.axes], reason)
+        return Label(label.axes, "activation")
+    t.fix([*axes[:span], *written.axes[: max(len(written.axes) - len(axes) + span, 0)]], reason)
+    behind = range(len(axes) - 1, span - 1, -1)
+    for d, other in zip(behind, reversed(written.axes), strict=False):
+        size = lab.size_of(lab.nodes_of(other))
+        if size == lab.size_of(lab.nodes_of(axes[d])):
+            axes[d] = t.meet(axes[d], other)
+        elif size != 1:
+            t.fix([axes[d], other], reason)
+    return Label(tuple(axes), "activation")
 
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_")
@@ -186,14 +217,15 @@ def index_add(
     label = _activation(t, t.label(x))
     t.fix([label.axes[dim]], "written by index")
     t.fix(t.label(index), "written by index")
+    axes = list(label.axes)
     if isinstance(source, Tensor) and source.dim():
         values = _activation(t, t.label(source))
         for d, (a, b) in enumerate(zip(label.axes, values.axes, strict=True)):
             if d == dim % len(label.axes):
                 t.fix_axis(b, "written by index")
             else:
-                t.unify(a, b)
-    return Label(label.axes, "activation")
+                axes[d] = t.meet(a, b)
+    return Label(tuple(axes), "activation")
 
 
 @rule("one_hot")

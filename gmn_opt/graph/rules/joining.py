@@ -77,10 +77,61 @@ def slice_(
     if taken == 0:
         axes[dim] = (Leg(Node(0)),)
         return label.with_axes(axes)
+    return run_of(t, label, dim, start, taken)
+
+
+def run_of(t: Tracer, label: Label, dim: int, start: int, taken: int) -> Label:
+    """``taken`` consecutive indices of an axis, from ``start`` on."""
+    axes = list(label.axes)
+    size = lab.size_of(lab.nodes_of(axes[dim]))
     sizes = [start, taken, size - start - taken]
+    step = stride(axes, dim)
+    if taken == 1:
+        t.read_alone(axes[dim])
     pieces = cut(t, axes[dim], [s for s in sizes if s])
-    axes[dim] = pieces[1 if start else 0]
-    return label.with_axes(axes)
+    return label.with_axes(taken_from(axes, dim, pieces[1 if start else 0], start, taken, step))
+
+
+def taken_from(
+    axes: Sequence[Axis], dim: int, piece: Axis, start: int, taken: int, step: int
+) -> list[Axis]:
+    """The axes with ``piece`` for axis ``dim``, and the members that belong to it of families."""
+    legs = [leg for leg in lab.expand_axis(axes[dim]) if leg.node.size > 1]
+    out = [piece if d == dim else axis for d, axis in enumerate(axes)]
+    if not legs:
+        return out
+    for d, axis in enumerate(out):
+        # ``cut`` moved the axis itself by as many places as it has before the run.
+        like, by = (legs[0].shifted(start), step - 1) if d == dim else (legs[0], step)
+        out[d] = shifted(axis, like, start * by)
+        if d != dim and len(legs) == len(piece) == 1:  # otherwise families collapse when seen
+            out[d] = _members(out[d], legs[0].node, range(start, start + taken), piece[0].node)
+    return out
+
+
+def stride(axes: Sequence[Axis], dim: int) -> int:
+    """How many places along its site one index of an axis is, that the other axes account for."""
+    legs = [leg for leg in lab.expand_axis(axes[dim]) if leg.node.size > 1]
+    site = legs[0].site if legs else None
+    if site is None:
+        return 1
+    rest = [g for d, axis in enumerate(axes) if d != dim for g in lab.expand_axis(axis)]
+    mine = [g.node for g in rest if g.site == site]
+    inner = _inside(lab.nodes_of(site.site.axis), legs[0].node) if mine else None
+    return lab.size_of(mine if inner is None else [node for node in mine if node in inner])
+
+
+def _inside(nodes: Sequence[Node], wanted: Node) -> list[Node] | None:
+    """What stands behind ``wanted`` in an axis, in any of its segments; None if it is not there."""
+    order = lab.expand(nodes)
+    for k, node in enumerate(order):
+        if node is wanted:
+            return order[k + 1 :]
+        for part in node.segments or ():
+            found = _inside(part, wanted)
+            if found is not None:
+                return found + order[k + 1 :]
+    return None
 
 
 @rule("select", "select_copy")
@@ -99,7 +150,8 @@ def _select(t: Tracer, label: Label, dim: int, index: int, size: int) -> Label:
     leg = legs[0]
     if len(legs) == 1:
         t.selected((leg,))
-        rest = [_member(axis, leg.node, index) for axis in rest]
+        t.read_alone((leg,))
+        rest = [_members(axis, leg.node, range(index, index + 1), leg.node) for axis in rest]
     t.fix_axis(label.axes[dim], reason)
     if len(legs) == 1 and leg.site is not None:
         by = _start(leg.site, leg.node, index, size, [g.node for a in rest for g in a])
@@ -123,13 +175,22 @@ def _start(site: SiteRef, node: Node, index: int, size: int, left: Sequence[Node
     return index * (lab.size_of(g.node for g in legs) // size)
 
 
-def _member(axis: Axis, over: Node, index: int) -> Axis:
-    """An axis with the families over a selected index replaced by their chosen members."""
+def _members(axis: Axis, over: Node, taken: range, part: Node) -> Axis:
+    """An axis with its families over an index set reduced to what some of the indices have.
+
+    That is a single member where these indices have the same, else a family over ``part``.
+    """
     out: list[Leg] = []
     for leg in lab.expand_axis(axis):
-        mine = leg.node.over is not None and lab.find(leg.node.over) is over
-        if leg.node.members is not None and mine:
-            leg = leg._replace(node=leg.node.members[index])
+        node = leg.node
+        if node.members is not None and node.over is not None and lab.find(node.over) is over:
+            found = [lab.find(m) for m in node.members[taken.start : taken.stop]]
+            if all(m is found[0] for m in found):
+                leg = leg._replace(node=found[0])
+            else:
+                family = Node(node.size, node.fixed)
+                family.members, family.over = tuple(found), part
+                leg = leg._replace(node=family)
         out.append(leg)
     return tuple(out)
 
@@ -151,8 +212,12 @@ def split(t: Tracer, out: Sequence[Tensor], x: Tensor, sizes: Any, dim: int = 0)
     runs = [piece.shape[dim] for piece in out]
     if 0 in runs:
         raise NoRuleError(f"{t.op} into empty parts")
+    step = stride(label.axes, dim)
     made = cut(t, label.axes[dim], runs)
-    return [label.with_axes([*label.axes[:dim], m, *label.axes[dim + 1 :]]) for m in made]
+    return [
+        label.with_axes(taken_from(label.axes, dim, piece, sum(runs[:k]), runs[k], step))
+        for k, piece in enumerate(made)
+    ]
 
 
 @rule("cat", "concat", "concatenate")

@@ -398,3 +398,23 @@ class RelativePositions(Attention):
         bias = self.table[index.view(-1)].view(n, n, 2).permute(2, 0, 1)
         y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         return self.head(x + self.o(y.transpose(1, 2).reshape(b, n, c)))
+
+
+class MultiQuery(nn.Module):
+    """Queries of all heads and one key and value in one projection, ``[(h + 2) d]``."""
+
+    def __init__(self, heads: int = 3, groups: int = 1) -> None:
+        super().__init__()
+        self.heads, self.groups = heads, groups
+        self.enter = nn.Linear(8, 8)
+        self.qkv = nn.Linear(8, groups * (heads + 2) * 4)
+        self.o, self.out = nn.Linear(groups * heads * 4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        b, n, _ = x.shape
+        qkv = self.qkv(x).view(b, n, self.groups, self.heads + 2, 4)
+        q, k, v = qkv[..., :-2, :], qkv[..., [-2], :], qkv[..., [-1], :]
+        q, k, v = (z.expand_as(q).flatten(2, 3).transpose(1, 2) for z in (q, k, v))
+        y = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        return self.out(x + self.o(y.transpose(1, 2).flatten(2)))

@@ -29,6 +29,7 @@ class Trap(nn.Module):
         self.middle = middle
 
     def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
         return self.b(self.middle(self, torch.tanh(self.a(x))))
 
 
@@ -38,6 +39,22 @@ def if_first(m: Trap, h: Tensor) -> Tensor:
 
 def if_sum(m: Trap, h: Tensor) -> Tensor:
     return h * m.gain if h.sum() > 0 else h - m.gain
+
+
+def list_of_data(m: Trap, h: Tensor) -> Tensor:
+    i = int(h.sum(0).argmax())
+    return h * h[:, [i]]
+
+
+def input_as_list(m: Trap, h: Tensor) -> Tensor:
+    """Which channel counts is told by an input through Python."""
+    i = int(m.seen.abs().sum(0).argmax())
+    return h * h[:, [i]]
+
+
+def slice_by_data(m: Trap, h: Tensor) -> Tensor:
+    i = 1 + int(m.seen.abs().sum(0).argmax())
+    return h + h[:, :i].sum(1, keepdim=True)
 
 
 def through_numpy(m: Trap, h: Tensor) -> Tensor:
@@ -259,6 +276,6 @@ TRAPS: list[Any] = [
         reshaped_oddly, transposed_square, in_place_view, masked_channels, sort_weights,
         split_unevenly, two_views, interpolated, bool_mask, determinant, inverse, strided,
         vmapped, custom_function, python_max, permuted, complex_phase, ema_buffer,
-        largest_channel,
+        largest_channel, list_of_data, input_as_list, slice_by_data,
     )
 ]  # fmt: skip
