@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.siblings import adopt
+from gmn_opt.graph.siblings import adopt, exchanges
 from gmn_opt.graph.tracing import Packed, Tracer
 from gmn_opt.graph.uses import Label
 
@@ -67,18 +67,27 @@ def trace(
     tracer, buffers = _passes(model, calls)
     if tracer.work <= VERIFY_WORK and len(tracer.touched) < len(tracer.names):
         tracer, buffers, calls = _read_more(model, tracer, buffers, calls)
+    graph = _assembled(model, tracer, buffers)
+    small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
+    if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
+        from gmn_opt.graph.verify import repair
+
+        swaps = exchanges(tracer.adoptions)
+        checked = repair(graph, model, args, kwargs, bool(verify), calls[1:], swaps)
+        if checked is None and swaps:
+            # What siblings tell is a guess until it is checked.
+            graph = _assembled(model, *_passes(model, calls, siblings=False))
+        graph = checked or graph
+    return graph
+
+
+def _assembled(model: nn.Module, tracer: Tracer, buffers: dict[str, Label]) -> ParameterGraph:
     outputs = {
         leg.site.site.id for out in tracer.output_labels for axis in out.axes for leg in axis
         if leg.site
     }  # fmt: skip
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters()}
-    graph = assemble(tracer.record, tracer.names, shapes, buffers, outputs, _aliases(model))
-    small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
-    if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
-        from gmn_opt.graph.verify import repair
-
-        graph = repair(graph, model, args, kwargs, strict=bool(verify), more=calls[1:])
-    return graph
+    return assemble(tracer.record, tracer.names, shapes, buffers, outputs, _aliases(model))
 
 
 def _check(model: Any) -> None:
@@ -123,11 +132,13 @@ def _call(inputs: Any) -> Call:
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def _passes(model: nn.Module, calls: Sequence[Call]) -> tuple[Tracer, dict[str, Label]]:
+def _passes(
+    model: nn.Module, calls: Sequence[Call], siblings: bool = True
+) -> tuple[Tracer, dict[str, Label]]:
     mutated: set[int] = set()
     packed: Packed = {}
     for _ in range(MAX_PASSES):
-        tracer, buffers = _one_pass(model, calls, mutated, packed)
+        tracer, buffers = _one_pass(model, calls, mutated, packed, siblings)
         if tracer.newly_mutated <= mutated and tracer.newly_packed.keys() <= packed.keys():
             break
         mutated |= tracer.newly_mutated
@@ -171,7 +182,7 @@ def other_numbers(call: Call, generator: torch.Generator) -> Call:
 
 
 def _one_pass(
-    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: Packed
+    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: Packed, siblings: bool
 ) -> tuple[Tracer, dict[str, Label]]:
     tracer = Tracer(mutated, packed)
     for name, p in model.named_parameters():
@@ -187,8 +198,9 @@ def _one_pass(
         _forward(model, tracer, args, kwargs)
     tracer.finish()
     unread = set(range(len(tracer.names))) - tracer.touched
-    if unread:
-        unread -= adopt(model, tracer.names, tracer.record, tracer.touched)
+    if unread and siblings:
+        tracer.adoptions = adopt(model, tracer.names, tracer.record, tracer.touched)
+        unread -= {i for found in tracer.adoptions for i in found.parameters}
     for index, label in enumerate(tracer.record.parameters):
         if index in unread:
             tracer.fix(label, "not read by the traced pass")

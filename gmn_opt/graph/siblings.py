@@ -5,13 +5,16 @@ modules of the same kind that were read, and these meet their surroundings in ex
 (the same residual stream on the same dims), the unread one is taken to do so too: index sets that
 are shared with the surroundings are shared by it as well, those inside of a sibling get a copy.
 Layers of a chain do not meet their surroundings in the same way, so they are left alone.
+
+The numerical check then puts the unread module in the place of a sibling, with its own weights, and
+looks whether the symmetries still hold (:mod:`gmn_opt.graph.verify`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,10 +25,36 @@ from gmn_opt.graph.uses import Pair, Record
 MIN_SIBLINGS = 2
 
 
-def adopt(model: nn.Module, names: Sequence[str], record: Record, read: set[int]) -> set[int]:
-    """Label what ``read`` lacks where siblings allow it; returns the parameters so labelled."""
+class Adoption(NamedTuple):
+    """An unread module, the siblings that were read, and the parameters so labelled."""
+
+    path: str
+    siblings: tuple[str, ...]
+    parameters: tuple[int, ...]
+
+
+Exchange = dict[str, str]
+"""Paths of unread modules, each to that of the sibling whose place it takes."""
+
+
+def exchanges(adoptions: Sequence[Adoption]) -> list[Exchange]:
+    """In as few rounds as possible, a place among its siblings for every unread module."""
+    rounds: list[Exchange] = []
+    for found in adoptions:
+        for swaps in rounds:
+            free = [s for s in found.siblings if s not in swaps.values()]
+            if free:
+                swaps[found.path] = free[0]
+                break
+        else:
+            rounds.append({found.path: found.siblings[0]})
+    return rounds
+
+
+def adopt(model: nn.Module, names: Sequence[str], record: Record, read: set[int]) -> list[Adoption]:
+    """Label what ``read`` lacks where siblings allow it."""
     index = {name: i for i, name in enumerate(names)}
-    adopted: set[int] = set()
+    adopted: list[Adoption] = []
     for path, module, siblings in _unread(model, index, read):
         mine = _parameters(path, module, index)
         others = [_parameters(p, m, index) for p, m in siblings]
@@ -35,7 +64,7 @@ def adopt(model: nn.Module, names: Sequence[str], record: Record, read: set[int]
         if len({_signature(record, owners, o) for o in others}) > 1:
             continue
         _Copy(record, names, dict(zip(others[0], mine, strict=True)), owners).run()
-        adopted.update(mine)
+        adopted.append(Adoption(path, tuple(p for p, _ in siblings), tuple(mine)))
     return adopted
 
 

@@ -31,6 +31,7 @@ from gmn_opt.graph.rules.names import (
     POINTWISE,
     RANDOM,
 )
+from gmn_opt.graph.siblings import Adoption
 from gmn_opt.graph.uses import Label, Record
 
 MAX_PACKED = 8
@@ -70,6 +71,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.before: tuple[tuple[int, ...], int] = (), 0
         self.work = 0
         self.random = False
+        self.adoptions: list[Adoption] = []
         self.leaked = False
         self.parameter_ids: dict[int, int] = {}
         self.touched: set[int] = set()

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph.api import Call, copy_inputs, results_in, tensors_in, undisturbed
 from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.siblings import Exchange
 from gmn_opt.graph.structure import Factor
 from gmn_opt.graph.symmetry import Symmetry
 
@@ -67,6 +68,7 @@ class Checker:
         kwargs: dict[str, Any],
         seed: int = _SEED,
         more: Sequence[Call] = (),
+        swaps: Sequence[Exchange] = (),
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self.seed = seed
@@ -75,6 +77,8 @@ class Checker:
         first = copy_inputs((args, kwargs), double=True)
         further = [copy_inputs(call, double=True) for call in more]
         self.inputs = [first, self._other(first), *further]
+        self.runs: list[tuple[Any, Exchange]] = [(inputs, {}) for inputs in self.inputs]
+        self.runs += [(inputs, exchange) for exchange in swaps for inputs in self.inputs[:2]]
         self.plain = {k: v.detach().clone() for k, v in self._tensors()}
         self.drawn: dict[str, Tensor] = {}
         self.reference: list[list[Tensor]] = []
@@ -129,9 +133,9 @@ class Checker:
         with torch.no_grad():
             for name, target in self._tensors():
                 target.data = state[name].clone()
-        for inputs in self.inputs:
+        for inputs, exchange in self.runs:
             args, kwargs = copy_inputs(inputs)
-            with undisturbed(self.model), default_double():
+            with undisturbed(self.model), default_double(), exchanged(self.model, exchange):
                 torch.manual_seed(self.seed)
                 with _Double():
                     out = self.model(*args, **kwargs)
@@ -169,6 +173,20 @@ class Checker:
 
 
 @contextmanager
+def exchanged(model: nn.Module, exchange: Exchange) -> Iterator[None]:
+    """Some modules in the places of others, and those in theirs."""
+    found = {path: model.get_submodule(path) for pair in exchange.items() for path in pair}
+    places = {**exchange, **{b: a for a, b in exchange.items()}}
+    for path, module in found.items():
+        model.set_submodule(places[path], module)
+    try:
+        yield
+    finally:
+        for path, module in found.items():
+            model.set_submodule(path, module)
+
+
+@contextmanager
 def default_double() -> Iterator[None]:
     """float64 as the default type of new tensors."""
     old = torch.get_default_dtype()
@@ -201,22 +219,25 @@ def repair(
     kwargs: dict[str, Any],
     strict: bool = False,
     more: Sequence[Call] = (),
-) -> ParameterGraph:
+    swaps: Sequence[Exchange] = (),
+) -> ParameterGraph | None:
     """The graph with every space fixed that changes the outputs of the model.
 
+    ``swaps`` put modules that were not read in the places of siblings.
+
     Some models cannot be checked: they cannot be copied, run in one precision only, or are
-    random in evaluation mode. What the rules found then stands, unless ``strict``.
+    random in evaluation mode. Then the result is None, or the error is raised if ``strict``.
     """
     if not graph.spaces:
         return graph
     try:
-        checker = Checker(model, args, kwargs, more=more)
+        checker = Checker(model, args, kwargs, more=more, swaps=swaps)
         if not checker.repeats():
             raise ValueError("the model gives different outputs for the same seed and inputs")
     except Exception:
         if strict:
             raise
-        return graph
+        return None
     if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
         return graph
     for conditional in (True, False):

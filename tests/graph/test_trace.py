@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmn_opt.graph import Block, Factor, ParameterGraph, TraceError, trace
+from gmn_opt.graph.siblings import Adoption, exchanges
 from tests.cases import BY_NAME, CASES
 from tests.graph import models as m
 
@@ -409,6 +411,58 @@ def test_idle_blocks_are_labelled_like_their_siblings(
     assert free[0] == free[1]
     ends = [{(b.tensor, b.kind, g.groups[b.dst].name) for b in g.blocks} for g in (graph, full)]
     assert ends[0] == ends[1]
+
+
+class Turning(nn.Module):
+    """``turns`` is no plain setting, so it does not tell siblings apart."""
+
+    def __init__(self, turns: list[int]) -> None:
+        super().__init__()
+        self.turns = turns
+        self.up, self.down = nn.Linear(8, 5), nn.Linear(5, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.up(x))
+        return self.down(x.flip(self.turns) if self.turns else x)
+
+
+def turning(odd: int | None, i: int) -> Turning:
+    return Turning([-1] if i == odd else [])
+
+
+def test_labels_of_siblings_that_cannot_be_checked_are_not_used() -> None:
+    class Noisy(Turning):
+        def forward(self, x: Tensor) -> Tensor:
+            # Differs from call to call, whatever the seed: nothing can be compared.
+            return super().forward(x) * (1 + 1e-3 * time.perf_counter())
+
+    graph = trace(Idle(lambda i: Noisy([])), torch.randn(2, 5, 3))
+    assert graph.fixed_reasons["blocks.1.up.weight"] == ("not read by the traced pass",) * 2
+    assert len(graph.spaces) == 3
+
+
+def test_what_siblings_tell_is_checked_in_their_places() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3)
+    for odd in (1, 3, None):  # blocks 1 and 3 are idle
+        model = Idle(partial(turning, odd))
+        graph = trace(model, x)
+        children = {n: id(b) for n, b in model.blocks.named_children()}
+        model.use = (0, 1, 2, 3)
+        assert graph.verify(model, x) < 1e-9
+        assert len(graph.spaces) == 5 - (odd is not None)
+        assert children == {n: id(b) for n, b in model.blocks.named_children()}
+    for name, reasons in trace(Idle(partial(turning, 1)), x).fixed_reasons.items():
+        assert ("numerical check" in reasons[0]) == (
+            name in ("blocks.1.up.weight", "blocks.1.up.bias")
+        )
+
+
+def test_exchanges_find_every_idle_module_a_place() -> None:
+    found = [Adoption(p, ("a", "b"), ()) for p in "cdefg"]
+    rounds = exchanges(found)
+    assert [list(r) for r in rounds] == [["c", "d"], ["e", "f"], ["g"]]
+    assert all(len(set(r.values())) == len(r) for r in rounds)
 
 
 def test_idle_layers_that_siblings_say_nothing_about_stay_fixed() -> None:
