@@ -1,22 +1,31 @@
 """Meta-train the learned optimizer: ``python -m experiments.meta_train --preset smoke|cpu|gpu``.
 
-Writes to --out: ``weights.safetensors`` (moving average of the meta-parameters), ``result.json``
-(configuration, machine, versions, validation), ``log.jsonl`` (one line per outer step),
-``curve.png`` (its learning curves) and ``checkpoint.pt`` (for --resume). A run that is killed goes
-on from its last checkpoint, bit by bit as if it had never stopped. To train in slices, of nine
-minutes say, start with ``--minutes 9`` and repeat with ``--minutes 9 --resume``.
+Writes to --out: ``weights.safetensors`` (moving average of the meta-parameters),
+``best.safetensors`` (the same at the outer step of the best validation), ``result.json``
+(configuration, machine, versions, validations), ``log.jsonl`` (one line per outer step),
+``curve.png`` (learning curves) and ``checkpoint.pt`` (for --resume). A run that is killed goes on
+from its last checkpoint, bit by bit as if it had never stopped. To train in slices, of nine minutes
+say, start with ``--minutes 9`` and repeat with ``--minutes 9 --resume``.
+
+On several processors: ``torchrun --nproc-per-node N -m experiments.meta_train ...``.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import torch.distributed as dist
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -30,8 +39,20 @@ from rich.progress import (
 
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from experiments.plot_meta_training import plot
-from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer, train_inner
+from gmn_opt.meta import (
+    LostRankError,
+    MetaConfig,
+    MetaTrainer,
+    TruncatedBackprop,
+    Uniform,
+    World,
+    train_inner,
+)
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from gmn_opt.meta.estimators import ESTIMATORS, GradientEstimator
+from gmn_opt.meta.logs import JsonLog, Log, TensorBoardLog
+from gmn_opt.meta.validation import METRIC
+from gmn_opt.meta.world import same_device
 from gmn_opt.optim import LearnedRule, RuleConfig
 from gmn_opt.optim.shipped import save_rule
 from gmn_opt.weights.atomic import write_atomically
@@ -42,17 +63,35 @@ PRESETS = {
         meta_steps=12,
         runs=2,
         max_networks=2,
-        truncation=(4, 6),
+        estimator=TruncatedBackprop(Uniform(4, 6)),
         horizon=(8, 20),
         warmup=2,
+        validate_every=6,
+        validation_steps=6,
+        validation_networks=1,
         rule=RuleConfig(hidden=8, edge_hidden=2, layers=1),
     ),
     "cpu": MetaConfig(),
     "gpu": MetaConfig(
-        meta_steps=20_000, runs=16, edges_per_batch=600_000, max_networks=64, horizon=(40, 3000)
+        meta_steps=20_000,
+        runs=16,
+        edges_per_batch=600_000,
+        max_networks=64,
+        horizon=(40, 3000),
+        validate_every=250,
+        validation_steps=400,
+        validation_networks=4,
     ),
 }
 VALIDATION_STEPS = {"smoke": 10, "cpu": 500, "gpu": 1000}
+#: What --estimator takes, and the classes behind.
+SHORT_NAMES = {
+    "truncated": "TruncatedBackprop",
+    "full": "FullBackprop",
+    "pes": "PersistentES",
+    "es": "TruncatedES",
+    "full-es": "FullES",
+}
 app = typer.Typer(add_completion=False)
 
 
@@ -70,9 +109,18 @@ def validate(
 
 
 def score(results: dict[str, dict[str, float]]) -> float:
-    """Mean log loss over tasks and modes: what checkpoints are compared by."""
+    """Mean log loss over tasks and modes, after long runs: what the model card reports."""
     values = torch.tensor([v for modes in results.values() for v in modes.values()])
     return float(values.log().mean())
+
+
+def choose_estimator(name: str, preset: GradientEstimator) -> GradientEstimator:
+    """The estimator of this short name, with the windows of the preset's."""
+    kind = ESTIMATORS[SHORT_NAMES[name]]
+    if isinstance(preset, kind):
+        return preset
+    takes_windows = any(f.name == "windows" for f in fields(kind))  # type: ignore[arg-type]
+    return kind(windows=preset.window_lengths) if takes_windows else kind()  # type: ignore[call-arg]
 
 
 def _columns() -> list[Any]:
@@ -87,27 +135,6 @@ def _columns() -> list[Any]:
     ]
 
 
-def _log_line(record: MetaStep) -> str:
-    values = asdict(record)
-    finite = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop what the checkpoint does not know: lines of later outer steps, and a torn last line."""
-
-    def known(line: str) -> bool:
-        try:
-            return bool(json.loads(line)["step"] <= step)
-        except (ValueError, TypeError, KeyError):
-            return False
-
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if known(line)]
-    write_atomically(path, lambda temporary: temporary.write_text("".join(f"{x}\n" for x in lines)))
-
-
 def _write_result(folder: Path, result: dict[str, Any]) -> None:
     text = json.dumps(result, indent=2) + "\n"
     write_atomically(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -119,19 +146,221 @@ def _changed(saved: dict[str, Any], config: MetaConfig) -> str:
     return ", ".join(f"{k} {before[k]} -> {now[k]}" for k in now if before[k] != now[k])
 
 
+class _Stop(Exception):
+    """The system asks this process to end."""
+
+
+@contextmanager
+def _together(device: str, patience: float) -> Iterator[World]:
+    """All processes that torchrun started, or this one alone."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
+        yield World()
+        return
+    on_cuda = torch.cuda.is_available() and device != "cpu"
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timedelta(seconds=patience))
+    try:
+        yield World()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside, SIGTERM raises ``_Stop``: torchrun sends it when a process is lost."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Stop
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Session:
+    """One call of this script: a trainer, its folder, and what is told about it."""
+
+    def __init__(
+        self, out: Path, console: Console, world: World, preset: str, minutes: float | None
+    ) -> None:
+        self.out, self.console, self.world = out, console, world
+        self.preset, self.minutes = preset, minutes
+        self.started = time.monotonic()
+        self.spent = 0.0
+        self.saved_step = 0
+        self.trainer: MetaTrainer
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.world.rank == 0
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line, from the first process only."""
+        if self.leads:
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def seconds(self) -> float:
+        """Spent on the run so far, earlier sessions included."""
+        return self.spent + time.monotonic() - self.started
+
+    def begin(
+        self, config: MetaConfig, device: torch.device, resume: bool, overwrite: bool
+    ) -> dict[str, Any] | None:
+        """Make the trainer; the checkpoint's state if the run is resumed.
+
+        Raises ValueError when there is nothing to resume, or something that would be lost.
+        """
+        checkpoint = self.out / "checkpoint.pt"
+        held = [n for n in ("checkpoint.pt", "log.jsonl") if (self.out / n).exists()]
+        if held and not resume and not overwrite:
+            raise ValueError(
+                f"{self.out} holds a run already ({', '.join(held)}). Go on with it by --resume, "
+                "start in another folder by --out, or replace it by --overwrite."
+            )
+        state = load_checkpoint(checkpoint) if resume else None
+        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, validation())
+        if state is None:
+            return None
+        if not {"trainer", "seconds"} <= state.keys():
+            raise ValueError(f"{checkpoint} is not a checkpoint of this script.")
+        self.trainer.load_state_dict(state["trainer"])
+        self.spent, self.saved_step = float(state["seconds"]), self.trainer.step
+        return state
+
+    def keep(self) -> None:
+        """Write checkpoint and weights; a meeting of all processes."""
+        trainer = self.trainer
+        state = trainer.state_dict()
+        if self.leads:
+            out = self.out
+            save_checkpoint(out / "checkpoint.pt", {"trainer": state, "seconds": self.seconds()})
+            save_rule(out / "weights.safetensors", _learned(trainer.averaged_rule()))
+            if trainer.best is not None:
+                save_rule(out / "best.safetensors", _learned(trainer.averaged_rule(best=True)))
+        self.saved_step = trainer.step
+
+    def train(self, checkpoint_minutes: float, logs: list[Log]) -> None:
+        """Outer steps until the run is complete or the time is up."""
+        trainer, console = self.trainer, self.console
+        shown = console.is_terminal and self.leads
+        last_saved = time.monotonic()
+        smooth: float | None = None
+        with Progress(*_columns(), console=console, disable=not shown) as progress:
+            bar = progress.add_task(
+                "", total=trainer.config.meta_steps, completed=trainer.step, info=""
+            )
+            for record in trainer.train():
+                for log in logs:
+                    log.write(record)
+                if math.isfinite(record.meta_loss):
+                    before = record.meta_loss if smooth is None else smooth
+                    smooth = 0.98 * before + 0.02 * record.meta_loss
+                info = self._info(smooth)
+                progress.update(bar, completed=trainer.step, info=info)
+                due = trainer.step % 50 == 0 or record.validation is not None
+                if not shown and due:
+                    self.say(f"step {trainer.step}/{trainer.config.meta_steps}  {info}")
+                now = time.monotonic()
+                # rank 0's clock decides for all
+                save, stop = self.world.first(
+                    (
+                        now - last_saved >= 60 * checkpoint_minutes,
+                        self.minutes is not None and now - self.started > 60 * self.minutes,
+                    )
+                )
+                if save or stop:
+                    for log in logs:
+                        log.flush()
+                    self.keep()
+                    last_saved = time.monotonic()
+                if stop:
+                    break
+
+    def _info(self, smooth: float | None) -> str:
+        trainer = self.trainer
+        rate = trainer.inner_steps / max(self.seconds(), 1e-9)
+        text = f"{rate:.0f} inner steps/s  meta-loss {math.nan if smooth is None else smooth:.3f}  "
+        if trainer.validations and trainer.best is not None:
+            latest = trainer.validations[-1]["score"]
+            best = trainer.best
+            text += f"validation {latest:.3f} (best {best['score']:.3f} at {best['step']})  "
+        bad = trainer.counts["non-finite"] + trainer.counts["skipped"]
+        return text + f"diverged {trainer.counts['diverged']} non-finite {bad}"
+
+    def result(self) -> dict[str, Any]:
+        """The record of the run."""
+        trainer = self.trainer
+        best = None
+        if trainer.best is not None:
+            best = {key: trainer.best[key] for key in ("step", "score")}
+        return {
+            "command": command_line(),
+            "preset": self.preset,
+            "config": trainer.config.to_dict(),
+            "complete": trainer.step >= trainer.config.meta_steps,
+            "outer_steps": trainer.step,
+            "inner_steps": trainer.inner_steps,
+            "seconds": self.seconds(),
+            "processes": self.world.size,
+            "events": trainer.counts,
+            "metric": METRIC,
+            "best": best,
+            "validations": trainer.validations,
+            "validation": None,
+            "environment": environment(),
+        }
+
+    def final_validation(self, device: torch.device) -> dict[str, Any]:
+        """Long runs of the averaged, the best and the untrained rule on the validation tasks."""
+        trainer, steps = self.trainer, VALIDATION_STEPS[self.preset]
+        tasks = validate(_learned(trainer.averaged_rule()), steps, device=device)
+        untrained = LearnedRule(_learned(trainer.averaged_rule()).config).to(device)
+        found = {
+            "steps": steps,
+            "tasks": tasks,
+            "score": score(tasks),
+            "initial_score": score(validate(untrained, steps, device=device)),
+        }
+        if trainer.best is not None:
+            best = validate(_learned(trainer.averaged_rule(best=True)), steps, device=device)
+            found["best"] = {"tasks": best, "score": score(best)}
+        return found
+
+
+def _learned(rule: Any) -> LearnedRule:
+    assert isinstance(rule, LearnedRule)
+    return rule
+
+
 @app.command()
 def main(
     preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option()] = Path("runs/meta_train"),
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run that --out holds.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     meta_steps: Annotated[int | None, typer.Option(help="Outer steps of the whole run.")] = None,
+    meta_batch: Annotated[
+        int | None, typer.Option(help="Inner runs per outer step; with torchrun, of all processes.")
+    ] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(help="truncated, full, pes, es or full-es; else the preset's"),
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     checkpoint_minutes: Annotated[
         float, typer.Option(help="Between checkpoints; 0 for one after every outer step.")
     ] = 3.0,
+    tensorboard: Annotated[bool, typer.Option(help="Event files in --out as well.")] = False,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that processes wait for one another.")
+    ] = 1800.0,
     validate_rule: Annotated[
         bool | None,
         typer.Option(
@@ -141,120 +370,113 @@ def main(
     ] = None,
 ) -> None:
     """Meta-train the rule of GMNOptimizer."""
-    started = last_saved = time.monotonic()
     console = Console(stderr=False, highlight=False)
 
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
+    def refuse(message: str) -> typer.Exit:
+        console.print(message, style="red", markup=False, soft_wrap=True)
+        return typer.Exit(2)
 
     if preset not in PRESETS:
-        say(f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.", "red")
-        raise typer.Exit(2)
+        raise refuse(f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}.")
+    if estimator is not None and estimator not in SHORT_NAMES:
+        raise refuse(f"Unknown estimator {estimator!r}; choose one of {', '.join(SHORT_NAMES)}.")
     torch.set_num_threads(threads)
     keep_freed_memory()
-    config = replace(PRESETS[preset], seed=seed)
-    if meta_steps is not None:
-        config = replace(config, meta_steps=meta_steps)
-    checkpoint = out / "checkpoint.pt"
-    try:
-        where = choose_device(device)
-        state = load_checkpoint(checkpoint) if resume else None
-        trainer = MetaTrainer(MetaTrainSuite(), config, where)
-        spent = 0.0
-        if state is not None:
-            if not {"trainer", "seconds"} <= state.keys():
-                raise ValueError(f"{checkpoint} is not a checkpoint of this script.")
-            trainer.load_state_dict(state["trainer"])
-            spent = float(state["seconds"])
-    except ValueError as error:
-        say(str(error), "red")
-        raise typer.Exit(2) from error
+    with _together(device, patience) as world, _stoppable():
+        session = Session(out, console, world, preset, minutes)
+        try:
+            config = replace(PRESETS[preset], seed=seed)
+            if meta_steps is not None:
+                config = replace(config, meta_steps=meta_steps)
+            if meta_batch is not None or world.size > 1:
+                # every process has a run to work on
+                each = config.meta_batch * world.size if meta_batch is None else meta_batch
+                config = replace(config, meta_batch=each, runs=max(config.runs, each))
+            if estimator is not None:
+                config = replace(config, estimator=choose_estimator(estimator, config.estimator))
+            where = same_device(choose_device(device), world)
+            state = session.begin(config, where, resume, overwrite)
+            logs: list[Log] = []
+            if world.rank == 0:
+                out.mkdir(parents=True, exist_ok=True)
+                logs = _logs(out, session.trainer.step if resume else None, tensorboard)
+        except ValueError as error:
+            raise refuse(str(error)) from error
+        except OSError as error:
+            raise _cannot_write(session, error) from error
+        _run(session, state, logs, where, checkpoint_minutes, validate_rule)
 
-    def seconds() -> float:
-        return spent + time.monotonic() - started
 
-    def keep() -> None:
-        save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "seconds": seconds()})
-        save_rule(out / "weights.safetensors", trainer.averaged_rule())
+def _logs(out: Path, resumed_at: int | None, tensorboard: bool) -> list[Log]:
+    logs: list[Log] = []
+    if tensorboard:  # first: it may be refused, and nothing is to be cut then
+        logs.append(TensorBoardLog(out / "tensorboard", resumed_at))
+    return [*logs, JsonLog(out / "log.jsonl", resumed_at)]
 
-    say(
-        f"{preset} preset on {where}: {config.meta_steps} outer steps, "
-        f"{sum(p.numel() for p in trainer.rule.parameters())} meta-parameters"
-        + (f", resumed at step {trainer.step}" if resume else "")
+
+def _cannot_write(session: Session, error: OSError) -> typer.Exit:
+    session.say(f"Cannot write to {session.out} ({error}). What was written before stands.", "red")
+    session.say("Make room, then go on with --resume.", "red")
+    return typer.Exit(1)
+
+
+def _run(
+    session: Session,
+    state: dict[str, Any] | None,
+    logs: list[Log],
+    device: torch.device,
+    checkpoint_minutes: float,
+    validate_rule: bool | None,
+) -> None:
+    trainer, out, config = session.trainer, session.out, session.trainer.config
+    session.say(
+        f"{session.preset} preset on {device}: {config.meta_steps} outer steps, "
+        f"{sum(p.numel() for p in trainer.rule.parameters())} meta-parameters, "
+        f"{type(config.estimator).__name__}"
+        + (f", {session.world.size} processes" if session.world.size > 1 else "")
+        + (f", resumed at step {trainer.step}" if state is not None else "")
     )
     if state is not None and (changed := _changed(state["trainer"]["config"], config)):
-        say(f"Settings differ from the checkpoint's: {changed}", "yellow")
-    shown = console.is_terminal
-    smooth: float | None = None
+        session.say(f"Settings differ from the checkpoint's: {changed}", "yellow")
+    stands = f"The checkpoint of outer step {{}} stands in {out}; go on with --resume"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if resume and (out / "log.jsonl").exists():
-            _cut_log(out / "log.jsonl", trainer.step)
-        with (
-            Progress(*_columns(), console=console, disable=not shown) as progress,
-            (out / "log.jsonl").open("a" if resume else "w", encoding="utf-8") as log,
-        ):
-            bar = progress.add_task("", total=config.meta_steps, completed=trainer.step, info="")
-            for record in trainer.train():
-                log.write(_log_line(record))
-                if math.isfinite(record.meta_loss):
-                    before = record.meta_loss if smooth is None else smooth
-                    smooth = 0.98 * before + 0.02 * record.meta_loss
-                rate = trainer.inner_steps / max(seconds(), 1e-9)
-                info = (
-                    f"{rate:.0f} inner steps/s  "
-                    f"meta-loss {math.nan if smooth is None else smooth:.3f}  "
-                    f"diverged {trainer.counts['diverged']} "
-                    f"non-finite {trainer.counts['non-finite'] + trainer.counts['skipped']}"
-                )
-                progress.update(bar, completed=trainer.step, info=info)
-                if not shown and trainer.step % 50 == 0:
-                    say(f"step {trainer.step}/{config.meta_steps}  {info}")
-                now = time.monotonic()
-                if now - last_saved >= 60 * checkpoint_minutes:
-                    log.flush()
-                    keep()
-                    last_saved = now
-                if minutes is not None and now - started > 60 * minutes:
-                    break
-        keep()
-        complete = trainer.step >= config.meta_steps
-        result = {
-            "command": command_line(),
-            "preset": preset,
-            "config": config.to_dict(),
-            "complete": complete,
-            "outer_steps": trainer.step,
-            "inner_steps": trainer.inner_steps,
-            "seconds": seconds(),
-            "events": trainer.counts,
-            "validation": None,
-            "environment": environment(),
-        }
-        # before the validation, which takes minutes, so that a kill during it loses nothing
-        _write_result(out, result)
-        plot(out / "log.jsonl", out / "curve.png")
-        if validate_rule or (validate_rule is None and complete):
-            steps = VALIDATION_STEPS[preset]
-            tasks = validate(trainer.averaged_rule(), steps, device=where)
-            initial = LearnedRule(config.rule).to(where)
-            result["validation"] = {
-                "steps": steps,
-                "tasks": tasks,
-                "score": score(tasks),
-                "initial_score": score(validate(initial, steps, device=where)),
-            }
+        if state is None:
+            session.keep()  # so that there is something to go on from, whatever happens
+        session.train(checkpoint_minutes, logs)
+        if session.saved_step != trainer.step:
+            session.keep()
+        for log in logs:
+            log.close()
+        result = session.result()
+        complete = result["complete"]
+        if session.leads:
+            # before the validation, which takes minutes, so that a kill during it loses nothing
             _write_result(out, result)
+            plot(out / "log.jsonl", out / "curve.png")
+            if validate_rule or (validate_rule is None and complete):
+                result["validation"] = session.final_validation(device)
+                _write_result(out, result)
     except OSError as error:
-        say(f"Cannot write to {out} ({error}). What was written before stands.", "red")
-        say("Make room, then go on with --resume.", "red")
-        raise typer.Exit(1) from error
-    if result["validation"]:
-        console.print_json(json.dumps(result["validation"]))
+        raise _cannot_write(session, error) from error
+    except LostRankError as error:
+        # any process may be the one that is left to tell
+        session.console.print(
+            f"{error}\n{stands.format(session.saved_step)}, on any number of processes.",
+            style="red", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(3) from error
+    except (KeyboardInterrupt, _Stop) as error:
+        session.console.print(
+            f"Rank {session.world.rank} was told to stop. {stands.format(session.saved_step)}.",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(4) from error
+    if result["validation"] and session.leads:
+        session.console.print_json(json.dumps(result["validation"]))
     if complete:
-        say(f"Wrote {out}/weights.safetensors, {out}/result.json and {out}/curve.png")
+        session.say(f"Wrote {out}/weights.safetensors, {out}/result.json and {out}/curve.png")
     else:
-        say(f"Stopped at step {trainer.step} of {config.meta_steps}; go on with --resume.")
+        session.say(f"Stopped at step {trainer.step} of {config.meta_steps}; go on with --resume.")
 
 
 if __name__ == "__main__":

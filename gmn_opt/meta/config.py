@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
+
+from gmn_opt.meta.estimators import GradientEstimator, TruncatedBackprop, make_estimator
+from gmn_opt.meta.rules import AnyRuleConfig
+from gmn_opt.meta.small_rule import SmallRuleConfig
 from gmn_opt.optim.rule import RuleConfig
 
 #: Raised when the meaning of a field changes, so that an old run is not resumed wrongly.
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_RULES: dict[str, type[RuleConfig] | type[SmallRuleConfig]] = {
+    "learned": RuleConfig,
+    "small": SmallRuleConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -19,31 +29,35 @@ class MetaConfig:
         meta_steps: outer steps of the whole run (the learning rate schedule spans them).
         seed: of everything random.
         runs: inner training runs that stand open side by side; outer steps visit them in turn.
+        meta_batch: runs that one outer step visits; their meta-gradients are averaged.
         edges_per_batch: networks per run are chosen so that all have about this many parameters.
         max_networks: upper bound of networks per run.
-        truncation: (shortest, longest) window in inner steps, drawn for every run.
         horizon: (shortest, longest) run in inner steps, drawn log-uniformly.
         known_horizon: share of runs whose rule is told the horizon.
         last_weight: weight of the last step of a run with known horizon, see ``unroll``.
+        estimator: how meta-gradients are estimated, with its windows.
         lr, weight_decay, betas: of the outer AdamW.
         warmup: outer steps of linear warmup.
         cooldown: share of outer steps over which the learning rate falls linearly to 0.
         clip: largest norm of the meta-gradient.
         ema: decay of the moving average of the meta-parameters, which is what is kept.
-        second_order: whether meta-gradients hold second-order terms.
         diverged: a run ends early when its mean loss exceeds this many times its first loss.
-        rule: sizes of the metanet.
+        validate_every: outer steps between validations; 0 for none.
+        validation_steps, validation_networks: of every validation task.
+        dtype: of networks and meta-parameters, "float32" or "float64".
+        rule: what is meta-trained, and its sizes.
     """
 
     meta_steps: int = 2500
     seed: int = 0
     runs: int = 8
+    meta_batch: int = 1
     edges_per_batch: int = 30_000
     max_networks: int = 6
-    truncation: tuple[int, int] = (16, 36)
     horizon: tuple[int, int] = (40, 1200)
     known_horizon: float = 0.5
     last_weight: float = 4.0
+    estimator: GradientEstimator = field(default_factory=TruncatedBackprop)
     lr: float = 2e-3
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -51,27 +65,51 @@ class MetaConfig:
     cooldown: float = 0.4
     clip: float = 0.5
     ema: float = 0.99
-    second_order: bool = False
     diverged: float = 3.0
-    rule: RuleConfig = field(default_factory=RuleConfig)
+    validate_every: int = 100
+    validation_steps: int = 100
+    validation_networks: int = 2
+    dtype: str = "float32"
+    rule: AnyRuleConfig = field(default_factory=RuleConfig)
 
     def __post_init__(self) -> None:
-        for name in ("truncation", "horizon"):
-            low, high = getattr(self, name)
-            if not 1 <= low <= high:
-                raise ValueError(
-                    f"{name} is (shortest, longest) in inner steps, both at least 1; received "
-                    f"{(low, high)}."
-                )
+        low, high = self.horizon
+        if not 1 <= low <= high:
+            raise ValueError(
+                "horizon is (shortest, longest) in inner steps, both at least 1; received "
+                f"{(low, high)}."
+            )
         if min(self.runs, self.max_networks) < 1:
             raise ValueError(
                 "A run needs at least one network, received "
                 f"runs={self.runs}, max_networks={self.max_networks}."
             )
+        if not 1 <= self.meta_batch <= self.runs:
+            raise ValueError(
+                f"An outer step visits between 1 and all {self.runs} runs, received "
+                f"meta_batch={self.meta_batch}. Raise runs, or lower meta_batch."
+            )
+        if min(self.validation_steps, self.validation_networks) < 1 or self.validate_every < 0:
+            raise ValueError(
+                "A validation needs a step and a network, received "
+                f"validate_every={self.validate_every}, validation_steps={self.validation_steps}, "
+                f"validation_networks={self.validation_networks}."
+            )
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype is one of {sorted(_DTYPES)}, received {self.dtype!r}.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """What ``dtype`` names."""
+        return _DTYPES[self.dtype]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of the format."""
-        return {"version": CONFIG_VERSION, **asdict(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kind = next(name for name, c in _RULES.items() if isinstance(self.rule, c))
+        values["rule"] = {"kind": kind, **asdict(self.rule)}
+        values["estimator"] = self.estimator.to_dict()
+        return {"version": CONFIG_VERSION, **values}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> MetaConfig:
@@ -86,12 +124,22 @@ class MetaConfig:
         given = {k: v for k, v in values.items() if k != "version"}
         if unknown := sorted(set(given) - known):
             raise ValueError(f"Unknown settings {unknown}; known ones are {sorted(known)}.")
-        for name in ("truncation", "horizon", "betas"):
+        for name in ("horizon", "betas"):
             if name in given:
                 given[name] = tuple(given[name])
+        if "estimator" in given:
+            given["estimator"] = make_estimator(given["estimator"])
         if isinstance(given.get("rule"), dict):
-            sizes = {f.name for f in fields(RuleConfig)}
-            if unknown := sorted(set(given["rule"]) - sizes):
-                raise ValueError(f"Unknown sizes {unknown} of the rule; known: {sorted(sizes)}.")
-            given["rule"] = RuleConfig(**given["rule"])
+            given["rule"] = _rule_config(given["rule"])
         return MetaConfig(**given)
+
+
+def _rule_config(values: dict[str, Any]) -> AnyRuleConfig:
+    kind = values.get("kind", "learned")
+    if kind not in _RULES:
+        raise ValueError(f"Unknown kind of rule {kind!r}; known: {sorted(_RULES)}.")
+    sizes = {k: v for k, v in values.items() if k != "kind"}
+    known = {f.name for f in fields(_RULES[kind])}
+    if unknown := sorted(set(sizes) - known):
+        raise ValueError(f"Unknown sizes {unknown} of the rule; known: {sorted(known)}.")
+    return _RULES[kind](**sizes)

@@ -1,74 +1,118 @@
-"""The meta-training loop: many inner runs side by side, AdamW on the metanet outside."""
+"""The meta-training loop: many inner runs side by side, AdamW on the rule outside."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from gmn_opt.meta.config import MetaConfig
-from gmn_opt.meta.seeding import seeded
+from gmn_opt.meta.estimators import GradientEstimator, Mixture, Window
+from gmn_opt.meta.rules import MetaParameters, build_rule, flat_vector, named_like
+from gmn_opt.meta.runs import InnerRun, restore_run, save_run, start_run
+from gmn_opt.meta.small_rule import SmallRule
 from gmn_opt.meta.task import Task, TaskSource
-from gmn_opt.meta.unroll import InnerState, unroll
-from gmn_opt.metanet import blocked
+from gmn_opt.meta.validation import Validation, score
+from gmn_opt.meta.world import World
 from gmn_opt.optim.rule import LearnedRule
 
-
-@dataclass
-class InnerRun:
-    """Networks of one task in the middle of their training."""
-
-    task: Task
-    state: InnerState
-    horizon: int
-    known: bool
-    window: int
-    generator: torch.Generator
-    first_loss: float | None = None
+_ENDS = ("finished", "diverged", "non-finite")
 
 
 @dataclass(frozen=True)
-class MetaStep:
-    """What one outer step did.
+class WindowReport:
+    """What one window of one run did.
 
     ``loss`` is the mean inner loss over the window, ``meta_loss`` the meta-objective. ``event``
-    tells how the inner run went on: ``"ok"``, ``"finished"``, ``"diverged"`` or ``"non-finite"``.
+    tells how the run went on: ``"ok"``, ``"finished"``, ``"diverged"`` or ``"non-finite"``.
+    ``used`` is False where the meta-gradient was not finite and so left out.
     """
 
-    step: int
+    slot: int
     task: str
     inner_step: int
     horizon: int
     known: bool
+    steps: int
+    networks: int
+    loss: float
+    meta_loss: float
+    event: str
+    used: bool
+
+
+@dataclass(frozen=True)
+class MetaStep:
+    """What one outer step did: the means over its windows, and the windows themselves.
+
+    ``event`` is the worst of the windows' events; ``grad_norm`` is NaN where no window gave a
+    finite meta-gradient; ``validation`` is the score of the moving average, where it was measured.
+    """
+
+    step: int
     loss: float
     meta_loss: float
     grad_norm: float
     lr: float
     event: str
+    windows: tuple[WindowReport, ...]
+    validation: float | None = None
+
+    @property
+    def task(self) -> str:
+        """Names of the tasks."""
+        return ", ".join(w.task for w in self.windows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: no NaN, and the first window's facts on the top level."""
+        values = {**asdict(self.windows[0]), **asdict(self)}
+        values.pop("windows")
+        if len(self.windows) > 1:
+            values["windows"] = [asdict(w) for w in self.windows]
+        if self.validation is None:
+            values.pop("validation")
+        made: dict[str, Any] = _finite(values)
+        return made
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetaTrainer:
-    """Trains a :class:`LearnedRule` on the tasks of a source.
+    """Trains an update rule on the tasks of a source.
 
     The state is explicit and complete: after :meth:`load_state_dict` a run goes on bit by bit as
-    if it had never stopped (on the same machine and number of threads).
+    if it had never stopped (on the same machine, number of threads and number of processes).
+
+    With ``torch.distributed`` initialized, the open runs are shared out over its processes by their
+    slots and meta-gradients are averaged; every process must then call the same methods.
 
     Args:
         source: draws tasks, and restores them from their specs.
         config: all settings.
-        device: where the inner networks and the metanet live.
+        device: where the inner networks and the rule live.
+        validation: tasks that compare versions of the rule, see :class:`Validation`.
     """
 
     def __init__(
-        self, source: TaskSource, config: MetaConfig, device: torch.device | str = "cpu"
+        self,
+        source: TaskSource,
+        config: MetaConfig,
+        device: torch.device | str = "cpu",
+        validation: Sequence[Task] = (),
     ) -> None:
         self.source, self.config, self.device = source, config, torch.device(device)
-        with seeded(config.seed):
-            self.rule = LearnedRule(config.rule).to(self.device)
+        self.world = World()
+        self.rule = build_rule(config.rule, config.seed).to(self.device, config.torch_dtype)
         self.average = {n: p.detach().clone() for n, p in self.rule.named_parameters()}
         self.outer = torch.optim.AdamW(
             self.rule.parameters(),
@@ -76,30 +120,25 @@ class MetaTrainer:
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.validation = Validation(
+            validation, config.validation_steps, config.validation_networks, device=self.device
+        )
         self.step = 0
         self.inner_steps = 0
-        self.counts = {"finished": 0, "diverged": 0, "non-finite": 0, "skipped": 0}
-        self.runs = [self._new_run(stagger=True) for _ in range(config.runs)]
+        self.counts = {**dict.fromkeys(_ENDS, 0), "skipped": 0}
+        #: Every validation so far: ``step``, ``score``, and loss ratios by task.
+        self.validations: list[dict[str, Any]] = []
+        #: Score, outer step and averaged meta-parameters of the best validation.
+        self.best: dict[str, Any] | None = None
+        self.runs = {slot: self._new_run(slot, 0) for slot in self._own(range(config.runs))}
 
-    def _new_run(self, stagger: bool = False) -> InnerRun:
-        config, draw = self.config, self.generator
-        task = self.source.sample(draw)
-        edges = sum(blocked(task.graph).edge_counts)
-        count = max(1, min(config.max_networks, config.edges_per_batch // edges))
-        u, told = torch.rand(2, generator=draw).tolist()
-        low, high = (math.log(h) for h in config.horizon)
-        horizon = round(math.exp(low + u * (high - low)))
-        window = int(
-            torch.randint(config.truncation[0], config.truncation[1] + 1, (), generator=draw)
-        )
-        seed = int(torch.randint(2**62, (), generator=draw))
-        generator = torch.Generator().manual_seed(seed)
-        if stagger:
-            # the first runs end at different times, so that outer steps see all phases early
-            horizon = max(config.horizon[0], horizon // 2)
-        state = InnerState.initial(task, count, generator).to(self.device)
-        return InnerRun(task, state, horizon, told < config.known_horizon, window, generator)
+    def _own(self, slots: Sequence[int]) -> list[int]:
+        """Those that this process looks after."""
+        return [slot for slot in slots if slot % self.world.size == self.world.rank]
+
+    def _new_run(self, slot: int, number: int) -> InnerRun:
+        progress = self.step / max(self.config.meta_steps, 1)
+        return start_run(self.source, self.config, self.rule, slot, number, progress, self.device)
 
     def _lr(self) -> float:
         config = self.config
@@ -107,66 +146,104 @@ class MetaTrainer:
         left = (config.meta_steps - self.step) / max(config.cooldown * config.meta_steps, 1)
         return config.lr * warm * min(1.0, max(left, 0.0))
 
-    def meta_step(self) -> MetaStep:
-        """One window of one inner run and one step of the outer optimizer."""
-        slot = self.step % len(self.runs)
-        run = self.runs[slot]
-        started = run.state.step
-        steps = min(run.window, run.horizon - started)
+    def _window(self, slot: int) -> tuple[WindowReport, MetaParameters | None]:
+        """Advance a run by one window: what happened, and the meta-gradient if it is finite."""
+        run, config = self.runs[slot], self.config
+        started, steps = run.state.step, run.next_window()
         ends = started + steps >= run.horizon
-        out = unroll(
+        out = config.estimator.estimate(
             self.rule,
-            run.task,
-            run.state,
-            steps,
-            run.generator,
-            run.horizon if run.known else None,
-            self.config.second_order,
-            last_weight=self.config.last_weight if ends and run.known else 1.0,
-            largest_loss=math.inf if run.first_loss is None else run.first_loss,
+            Window(
+                run.task,
+                run.state,
+                steps,
+                run.generator,
+                run.horizon if run.known else None,
+                config.last_weight if ends and run.known else 1.0,
+                math.inf if run.first_loss is None else run.first_loss,
+                run.memory,
+            ),
         )
-        lr = self._lr()
-        for group in self.outer.param_groups:
-            group["lr"] = lr
-        self.outer.zero_grad(set_to_none=True)
-        loss = float(out.losses.mean())
-        norm = math.nan
-        event = "ok"
-        if math.isfinite(loss):
-            out.meta_loss.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.config.clip))
-        if math.isfinite(norm):
-            self.outer.step()
-        else:
-            self.counts["skipped"] += 1
-        self._update_average()
-
         if run.first_loss is None:
             run.first_loss = float(out.losses[0].mean())
-        run.state = out.state.detach()
+        run.state, run.memory = out.state, out.memory
         last = float(out.losses[-1].mean())
+        event = "finished" if ends else "ok"
         if not math.isfinite(last):
             event = "non-finite"
-        elif last > self.config.diverged * run.first_loss:
+        elif last > config.diverged * run.first_loss:
             event = "diverged"
-        elif ends:
-            event = "finished"
-        if event != "ok":
-            self.counts[event] += 1
-            self.runs[slot] = self._new_run()
-        self.step += 1
-        self.inner_steps += steps * run.state.theta.shape[0]
-        return MetaStep(
-            self.step,
+        used = all(bool(g.isfinite().all()) for g in out.gradient.values())
+        report = WindowReport(
+            slot,
             run.task.name,
             started,
             run.horizon,
             run.known,
-            loss,
-            float(out.meta_loss.detach()),
+            steps,
+            out.losses.shape[1],
+            float(out.losses.mean()),
+            float(out.meta_loss),
+            event,
+            used,
+        )
+        if event != "ok":
+            self.runs[slot] = self._new_run(slot, run.number + 1)
+        return report, out.gradient if used else None
+
+    def meta_gradient(self) -> tuple[MetaParameters | None, tuple[WindowReport, ...]]:
+        """Advance the runs whose turn it is; the mean of their meta-gradients, and reports.
+
+        None where no gradient was finite.
+        """
+        config = self.config
+        turn = [(self.step * config.meta_batch + j) % config.runs for j in range(config.meta_batch)]
+        own = {n: p.detach() for n, p in self.rule.named_parameters()}
+        total = torch.zeros_like(flat_vector(own))
+        reports = []
+        for slot in self._own(turn):
+            report, gradient = self._window(slot)
+            reports.append(report)
+            if gradient is not None:
+                total = total + flat_vector(gradient)
+        everyone = {r.slot: r for part in self.world.gather(reports) for r in part}
+        ordered = tuple(everyone[slot] for slot in turn)
+        used = sum(r.used for r in ordered)
+        total = self.world.sum(total)
+        return (named_like(total / used, own) if used else None), ordered
+
+    def meta_step(self) -> MetaStep:
+        """One window of each run whose turn it is, and one step of the outer optimizer."""
+        gradient, reports = self.meta_gradient()
+        lr, norm = self._lr(), math.nan
+        for group in self.outer.param_groups:
+            group["lr"] = lr
+        if gradient is not None:
+            for name, p in self.rule.named_parameters():
+                p.grad = gradient[name].clone()
+            norm = float(torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.config.clip))
+            if math.isfinite(norm):
+                self.outer.step()
+            self.outer.zero_grad(set_to_none=True)
+        if not math.isfinite(norm):
+            self.counts["skipped"] += len(reports)
+        else:
+            self.counts["skipped"] += sum(not r.used for r in reports)
+        self._update_average()
+        self.step += 1
+        for report in reports:
+            self.inner_steps += report.steps * report.networks
+            if report.event != "ok":
+                self.counts[report.event] += 1
+        mean = 1 / len(reports)
+        return MetaStep(
+            self.step,
+            mean * sum(r.loss for r in reports),
+            mean * sum(r.meta_loss for r in reports),
             norm,
             lr,
-            event,
+            max((r.event for r in reports), key=("ok", *_ENDS).index),
+            reports,
         )
 
     @torch.no_grad()
@@ -176,60 +253,72 @@ class MetaTrainer:
             self.average[name].lerp_(p, 1 - decay)
 
     def train(self) -> Iterator[MetaStep]:
-        """Outer steps until ``config.meta_steps`` are done; stop iterating at will."""
-        while self.step < self.config.meta_steps:
-            yield self.meta_step()
+        """Outer steps until ``config.meta_steps`` are done; stop iterating at will.
 
-    def averaged_rule(self) -> LearnedRule:
-        """The rule with averaged meta-parameters: what is validated and kept."""
-        with seeded(0):
-            rule = LearnedRule(self.config.rule).to(self.device)
-        rule.load_state_dict(self.average)
+        Every ``validate_every`` steps and after the last one the moving average is validated.
+        """
+        every = self.config.validate_every
+        while self.step < self.config.meta_steps:
+            done = self.meta_step()
+            last = self.step == self.config.meta_steps
+            if self.validation.tasks and every and (self.step % every == 0 or last):
+                done = replace(done, validation=self.validate())
+            yield done
+
+    def validate(self) -> float:
+        """Score of the moving average now; kept in ``validations``, and in ``best`` if it is."""
+        rule = self.averaged_rule().float()  # the tasks of a validation have ordinary precision
+        ratios = self.validation.ratios(rule, self.world)
+        found = score(ratios)
+        self.validations.append({"step": self.step, "score": found, "ratios": ratios})
+        if self.best is None or found < self.best["score"]:
+            kept = {n: t.clone() for n, t in self.average.items()}
+            self.best = {"step": self.step, "score": found, "average": kept}
+        return found
+
+    def averaged_rule(self, best: bool = False) -> LearnedRule | SmallRule:
+        """The rule with averaged meta-parameters: what is validated and kept.
+
+        With ``best`` those of the best validation; raises ValueError when there was none.
+        """
+        if best and self.best is None:
+            raise ValueError("Nothing was validated yet, so there is no best rule.")
+        rule = build_rule(self.config.rule).to(self.device, self.config.torch_dtype)
+        rule.load_state_dict(self.best["average"] if best and self.best else self.average)
         return rule
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors, numbers, strings only."""
+        mine = [save_run(run) for run in self.runs.values()]
+        runs = [run for part in self.world.gather(mine) for run in part]
+        runs.sort(key=lambda run: int(run["slot"]))
         return {
             "config": self.config.to_dict(),
             "rule": self.rule.state_dict(),
             "average": self.average,
             "outer": self.outer.state_dict(),
-            "generator": self.generator.get_state(),
             "step": self.step,
             "inner_steps": self.inner_steps,
             "counts": dict(self.counts),
-            "runs": [
-                {
-                    "task": run.task.spec(),
-                    "layout": _layout_of(run.task),
-                    "theta": run.state.theta,
-                    "moments": run.state.moments,
-                    "step": run.state.step,
-                    "horizon": run.horizon,
-                    "known": run.known,
-                    "window": run.window,
-                    "generator": run.generator.get_state(),
-                    "first_loss": run.first_loss,
-                }
-                for run in self.runs
-            ],
+            "validations": copy.deepcopy(self.validations),
+            "reference": dict(self.validation.reference),
+            "best": self.best,
+            "runs": runs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``, of which nothing is shared. The configuration stays one's own.
 
         Raises ValueError, before anything is changed, when ``state`` is no state of a trainer, is
-        of another version, or does not fit the sizes of the metanet or the layout of the tasks.
+        of another version, or does not fit the rule, the estimator or the layout of the tasks.
         """
-        keys = ("config", "rule", "average", "outer", "generator", "step", "inner_steps", "counts")
-        if missing := [k for k in (*keys, "runs") if k not in state]:
+        keys = ["config", "rule", "average", "outer", "step", "inner_steps", "counts"]
+        keys += ["validations", "reference", "best", "runs"]
+        if "config" in state:  # the most telling error first: an old state lacks keys, too
+            saved = MetaConfig.from_dict(state["config"])
+        if missing := [k for k in keys if k not in state]:
             raise ValueError(f"This is not the state of a meta-training run: it lacks {missing}.")
-        saved = MetaConfig.from_dict(state["config"])
-        if saved.rule != self.config.rule:
-            raise ValueError(
-                f"The checkpoint holds a metanet of sizes {saved.rule}, this run asks for "
-                f"{self.config.rule}. Resume with the same sizes or start a new run."
-            )
+        self._check_config(saved)
         own = {n: p.shape for n, p in self.rule.named_parameters()}
         for part in ("rule", "average"):
             if own != {n: t.shape for n, t in state[part].items()}:
@@ -237,45 +326,46 @@ class MetaTrainer:
                     "The checkpoint's meta-parameters have other names or shapes than this "
                     "package's. Use the package that wrote it, or start a new run."
                 )
-        runs = [self._restored_run(run) for run in state["runs"]]
+        by_slot = {run["slot"]: run for run in state["runs"]}
+        runs = {
+            slot: restore_run(self.source, by_slot[slot], self.device)
+            for slot in self._own(range(self.config.runs))
+        }
         self.rule.load_state_dict(state["rule"])
-        self.average = {n: t.to(self.device, copy=True) for n, t in state["average"].items()}
+        self.average = self._copied(state["average"])
         self.outer.load_state_dict(copy.deepcopy(state["outer"]))
         for group in self.outer.param_groups:
             group.update(betas=self.config.betas, weight_decay=self.config.weight_decay)
-        self.generator.set_state(state["generator"])
         self.step, self.inner_steps = state["step"], state["inner_steps"]
         self.counts = dict(state["counts"])
+        self.validations = copy.deepcopy(state["validations"])
+        self.validation.reference = dict(state["reference"])
+        best = state["best"]
+        self.best = None if best is None else {**best, "average": self._copied(best["average"])}
         self.runs = runs
 
-    def _restored_run(self, saved: dict[str, Any]) -> InnerRun:
-        task = self.source.restore(saved["task"])
-        # checkpoints of the first release have no layout
-        if saved.get("layout", _layout_of(task)) != _layout_of(task):
-            raise ValueError(
-                f"The checkpoint stores the networks of {task.name} in another order of blocks "
-                "than this package. Use the package that wrote it, or start a new run."
-            )
-        generator = torch.Generator()
-        generator.set_state(saved["generator"])
-        inner = InnerState(saved["theta"].clone(), saved["moments"].clone(), saved["step"])
-        return InnerRun(
-            task,
-            inner.to(self.device),
-            saved["horizon"],
-            saved["known"],
-            saved["window"],
-            generator,
-            saved["first_loss"],
-        )
+    def _copied(self, tensors: MetaParameters) -> MetaParameters:
+        return {n: t.to(self.device, copy=True) for n, t in tensors.items()}
+
+    def _check_config(self, saved: MetaConfig) -> None:
+        own = self.config
+        for what, theirs, mine in (
+            ("a rule of sizes", saved.rule, own.rule),
+            ("runs of the estimators", _kinds(saved.estimator), _kinds(own.estimator)),
+            ("open runs to the number of", saved.runs, own.runs),
+            ("numbers in", saved.dtype, own.dtype),
+            ("validations of steps", saved.validation_steps, own.validation_steps),
+        ):
+            if theirs != mine:
+                raise ValueError(
+                    f"The checkpoint holds {what} {theirs}, this run asks for {mine}. Resume with "
+                    "the same settings or start a new run."
+                )
 
 
-def _layout_of(task: Task) -> list[str]:
-    """Which numbers stand where in the flat parameters of ``task``."""
-    layout = blocked(task.graph)
-    return [
-        f"{b.block.tensor}{[list(r) for r in b.block.index]}: {b.pattern} {b.axis_sizes}"
-        if not b.is_whole
-        else f"{b.block.tensor}: {b.pattern} {b.axis_sizes}"
-        for b in layout.blocks
-    ]
+def _kinds(estimator: GradientEstimator) -> list[str]:
+    names = [type(estimator).__name__]
+    if isinstance(estimator, Mixture):
+        for part in estimator.estimators:
+            names += _kinds(part)
+    return names

@@ -13,11 +13,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer
+from gmn_opt.meta import (
+    FullBackprop,
+    FullES,
+    GradientEstimator,
+    MetaConfig,
+    MetaStep,
+    MetaTrainer,
+    Mixture,
+    PersistentES,
+    SmallRuleConfig,
+    TruncatedBackprop,
+    TruncatedES,
+    Uniform,
+)
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.optim import RuleConfig
 from tasks.classification import ImageClassification
-from tasks.suites import MetaTrainSuite
+from tasks.suites import MetaTrainSuite, validation
 from tests.meta.small_tasks import Explosive, OneTask
 
 TINY = MetaConfig(
@@ -25,7 +38,7 @@ TINY = MetaConfig(
     runs=2,
     max_networks=2,
     edges_per_batch=4000,
-    truncation=(1, 3),
+    estimator=TruncatedBackprop(Uniform(1, 3)),
     horizon=(3, 8),
     warmup=3,
     rule=RuleConfig(hidden=4, edge_hidden=2, layers=1),
@@ -57,24 +70,121 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
         assert same, key
 
 
-@pytest.mark.parametrize("second_order", [False, True])
-def test_going_on_from_a_checkpoint_equals_never_stopping(
-    tmp_path: Path, second_order: bool
-) -> None:
-    config = replace(TINY, second_order=second_order)
-    whole = MetaTrainer(MetaTrainSuite(), config)
+ALL: dict[str, GradientEstimator] = {
+    "first_order": TruncatedBackprop(Uniform(1, 3)),
+    "second_order": TruncatedBackprop(Uniform(1, 3), second_order=True, random_offset=True),
+    "full": FullBackprop(chunk=3),
+    "pes": PersistentES(windows=Uniform(1, 3)),
+    "es": TruncatedES(windows=Uniform(1, 3)),
+    "full_es": FullES(),
+    "mixture": Mixture((TruncatedBackprop(Uniform(1, 3)), PersistentES()), (1.0, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path, name: str) -> None:
+    config = replace(TINY, estimator=ALL[name], validate_every=3, validation_steps=4)
+    tasks = validation()[:2]
+    whole = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
     steps = []
     for step in whole.train():
         steps.append(step)
         if step.step in (1, 4):
             save_checkpoint(tmp_path / f"{step.step}.pt", whole.state_dict())
     assert len(steps) == whole.step == config.meta_steps
-    for stop in (1, 4):
+    assert [s.step for s in steps if s.validation is not None] == [3, 6, 7]
+    for stop in (1, 4) if name == "first_order" else (4,):
         torch.rand(17)  # the global random state must not matter
-        again = MetaTrainer(MetaTrainSuite(), config)
+        again = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
         again.load_state_dict(load_checkpoint(tmp_path / f"{stop}.pt"))
-        assert list(again.train()) == steps[stop:]
+        assert [s.to_dict() for s in again.train()] == [s.to_dict() for s in steps[stop:]]
         assert_same(everything(whole), everything(again))
+
+
+def test_a_run_is_the_same_whichever_process_holds_it() -> None:
+    """Its draws depend on seed, slot and number, not on the runs that began before it."""
+    few, many = (MetaTrainer(MetaTrainSuite(), replace(TINY, runs=n)) for n in (2, 3))
+    for slot in (0, 1):
+        assert few.runs[slot].task == many.runs[slot].task
+        assert torch.equal(few.runs[slot].state.theta, many.runs[slot].state.theta)
+
+
+def test_an_outer_step_averages_over_its_runs() -> None:
+    """Two runs in one outer step: the mean of their gradients."""
+    single = MetaTrainer(MetaTrainSuite(), TINY)
+    both = MetaTrainer(MetaTrainSuite(), replace(TINY, meta_batch=2))
+    gradients = []
+    for _ in range(2):
+        gradient, reports = single.meta_gradient()
+        assert gradient is not None
+        assert len(reports) == 1
+        gradients.append(gradient)
+        single.step += 1
+    mean, reports = both.meta_gradient()
+    assert mean is not None
+    assert [r.slot for r in reports] == [0, 1]
+    for name, g in mean.items():
+        assert torch.allclose(g, 0.5 * (gradients[0][name] + gradients[1][name]), rtol=1e-5)
+    step = both.meta_step()
+    assert len(step.windows) == 2
+    assert step.loss == pytest.approx(sum(w.loss for w in step.windows) / 2)
+    assert len(step.to_dict()["windows"]) == 2
+
+
+def test_a_bad_window_does_not_spoil_the_others() -> None:
+    trainer, _ = run_explosive("nan", 1, runs=4, meta_batch=4, window=1)
+    steps = [trainer.meta_step() for _ in range(12)]
+    mixed = [s for s in steps if 0 < sum(w.used for w in s.windows) < 4]
+    assert mixed
+    assert all(math.isfinite(s.grad_norm) for s in mixed)
+    assert all(bool(p.isfinite().all()) for p in trainer.rule.parameters())
+    total = sum(not w.used for s in steps for w in s.windows)
+    assert trainer.counts["skipped"] >= total
+
+
+def test_small_rules_train_too() -> None:
+    config = replace(TINY, rule=SmallRuleConfig(8), estimator=PersistentES(windows=Uniform(1, 3)))
+    assert MetaConfig.from_dict(config.to_dict()) == config
+    trainer = MetaTrainer(MetaTrainSuite(), config)
+    before = [p.detach().clone() for p in trainer.rule.parameters()]
+    assert all(math.isfinite(s.loss) for s in trainer.train())
+    after = list(trainer.rule.parameters())
+    assert sum(p.numel() for p in after) < 500
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_validation_is_repeatable_and_relative() -> None:
+    """The untrained default rule scores exactly 0, every time; the best rule is kept."""
+    config = replace(TINY, validate_every=2, validation_steps=6, rule=RuleConfig())
+    tasks = validation()[:2]
+    trainer = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
+    assert trainer.validate() == 0.0
+    assert trainer.best is not None
+    assert trainer.best["step"] == 0
+    with torch.no_grad():
+        dict(trainer.rule.named_parameters())["block_head.bias"][0] -= 3.0  # far too small steps
+    for name, p in trainer.rule.named_parameters():
+        trainer.average[name] = p.detach().clone()
+    assert trainer.validate() > 0.05
+    assert trainer.best["score"] == 0.0
+    worse, best = (trainer.averaged_rule(b).state_dict()["block_head.bias"] for b in (False, True))
+    assert not torch.equal(worse, best)
+    assert set(trainer.validations[-1]["ratios"]) == {t.name for t in tasks}
+
+
+def test_a_diverging_rule_has_a_finite_score() -> None:
+    trainer = MetaTrainer(
+        MetaTrainSuite(), replace(TINY, validation_steps=4), validation=validation()[:1]
+    )
+    for name in trainer.average:
+        trainer.average[name] = torch.full_like(trainer.average[name], torch.nan)
+    assert trainer.validate() == pytest.approx(math.log(20.0))
+
+
+def test_nothing_validated_means_no_best_rule() -> None:
+    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    with pytest.raises(ValueError, match="Nothing was validated yet"):
+        trainer.averaged_rule(best=True)
 
 
 def test_training_leaves_the_global_random_state_alone() -> None:
@@ -115,8 +225,17 @@ def test_learning_rate_schedule() -> None:
     assert rates[60:] == pytest.approx([(100 - i) / 40 for i in range(60, 100)])
 
 
-def run_explosive(cure: str, steps: int = 15) -> tuple[MetaTrainer, list[MetaStep]]:
-    config = replace(TINY, meta_steps=steps, runs=1, horizon=(9, 9), truncation=(3, 3))
+def run_explosive(
+    cure: str, steps: int = 15, runs: int = 1, meta_batch: int = 1, window: int = 3
+) -> tuple[MetaTrainer, list[MetaStep]]:
+    config = replace(
+        TINY,
+        meta_steps=steps,
+        runs=runs,
+        meta_batch=meta_batch,
+        horizon=(9, 9),
+        estimator=TruncatedBackprop(Uniform(window, window)),
+    )
     task = Explosive("mnist", 8, (4,), batch_size=4, cure=cure)
 
     class Source(OneTask):
@@ -162,7 +281,7 @@ def test_divergence_is_counted_and_ends_the_run() -> None:
     assert trainer.counts["diverged"] == len(ended) >= 2
     for one, following in itertools.pairwise(steps):
         if one.event != "ok":
-            assert following.inner_step == 0
+            assert following.windows[0].inner_step == 0
 
 
 def test_every_event_is_counted_once() -> None:
@@ -178,7 +297,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     trainer = MetaTrainer(MetaTrainSuite(), TINY)
     state = copy.deepcopy(trainer.state_dict())
     state["config"]["version"] = 7
-    with pytest.raises(ValueError, match="version 7, this package reads version 1"):
+    with pytest.raises(ValueError, match="version 7, this package reads version 2"):
         trainer.load_state_dict(state)
 
 
@@ -192,6 +311,9 @@ def test_a_state_of_another_version_is_refused() -> None:
         (lambda s: s["average"].popitem(), "other names or shapes"),
         (lambda s: s["runs"][1]["task"].update(kind="rnn"), "does not describe a task"),
         (lambda s: s["runs"][0]["layout"].reverse(), "another order of blocks"),
+        (lambda s: s["config"]["estimator"].update(name="Guess"), "Unknown estimator"),
+        (lambda s: s["config"].update(runs=3), "open runs to the number of 3, this run asks for 2"),
+        (lambda s: s["config"].update(dtype="float64"), "numbers in float64"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
@@ -208,16 +330,6 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     assert_same(everything(trainer), before)
 
 
-def test_states_without_a_layout_still_load() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
-    state = copy.deepcopy(trainer.state_dict())
-    for run in state["runs"]:
-        del run["layout"]
-    other = MetaTrainer(MetaTrainSuite(), replace(TINY, seed=3))
-    other.load_state_dict(state)
-    assert other.meta_step() == trainer.meta_step()
-
-
 def test_the_configuration_survives_json_and_stays_ones_own() -> None:
     assert MetaConfig.from_dict(TINY.to_dict()) == TINY
     trainer = MetaTrainer(MetaTrainSuite(), TINY)
@@ -230,8 +342,8 @@ def test_the_configuration_survives_json_and_stays_ones_own() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"truncation": (0, 3)}, {"truncation": (5, 3)}, {"horizon": (0, 9)}, {"runs": 0},
-     {"max_networks": 0}],
+    [{"horizon": (5, 3)}, {"horizon": (0, 9)}, {"runs": 0}, {"max_networks": 0},
+     {"meta_batch": 3}, {"meta_batch": 0}, {"validation_steps": 0}, {"dtype": "int8"}],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="received"):

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gmn_opt.meta import InnerState, MetaConfig, MetaTrainer, train_inner, unroll
+from gmn_opt.meta import (
+    InnerState,
+    MetaConfig,
+    MetaTrainer,
+    TruncatedBackprop,
+    Uniform,
+    train_inner,
+    unroll,
+)
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import RuleConfig
 from tasks.classification import ImageClassification
@@ -123,9 +131,8 @@ def test_memory_does_not_grow_over_meta_steps() -> None:
         meta_steps=40,
         runs=2,
         max_networks=2,
-        truncation=(2, 2),
+        estimator=TruncatedBackprop(Uniform(2, 2), second_order=True),
         horizon=(6, 6),
-        second_order=True,
         rule=RuleConfig(hidden=4, edge_hidden=2, layers=1),
     )
     task = ImageClassification("digits", 8, (3,), batch_size=4)
