@@ -132,14 +132,27 @@ def test_an_outer_step_averages_over_its_runs() -> None:
 
 
 def test_a_bad_window_does_not_spoil_the_others() -> None:
-    trainer, _ = run_explosive("nan", 1, runs=4, meta_batch=4, window=1)
-    steps = [trainer.meta_step() for _ in range(12)]
-    mixed = [s for s in steps if 0 < sum(w.used for w in s.windows) < 4]
-    assert mixed
-    assert all(math.isfinite(s.grad_norm) for s in mixed)
-    assert all(bool(p.isfinite().all()) for p in trainer.rule.parameters())
-    total = sum(not w.used for s in steps for w in s.windows)
-    assert trainer.counts["skipped"] >= total
+    config = replace(TINY, runs=3, meta_batch=3)
+    whole, spoilt = (MetaTrainer(MetaTrainSuite(), config) for _ in range(2))
+    run = spoilt.runs[1]
+    run.state = replace(run.state, theta=run.state.theta * math.nan)
+    gradient, reports = spoilt.meta_gradient()
+    assert [r.used for r in reports] == [True, False, True]
+    assert reports[1].event == "non-finite"
+    expected, _ = whole.meta_gradient()
+    assert gradient is not None
+    assert expected is not None
+    assert all(bool(g.isfinite().all()) for g in gradient.values())
+    assert any(not torch.equal(g, expected[n]) for n, g in gradient.items())
+    spoilt.runs[0].state = replace(
+        spoilt.runs[0].state, theta=spoilt.runs[0].state.theta * math.nan
+    )
+    step = spoilt.meta_step()
+    assert math.isfinite(step.grad_norm)
+    assert (spoilt.counts["skipped"], spoilt.counts["non-finite"]) == (1, 1)
+    assert step.event == "non-finite"
+    assert step.to_dict()["loss"] is None
+    assert spoilt.runs[0].number == 1
 
 
 def test_small_rules_train_too() -> None:
@@ -225,16 +238,13 @@ def test_learning_rate_schedule() -> None:
     assert rates[60:] == pytest.approx([(100 - i) / 40 for i in range(60, 100)])
 
 
-def run_explosive(
-    cure: str, steps: int = 15, runs: int = 1, meta_batch: int = 1, window: int = 3
-) -> tuple[MetaTrainer, list[MetaStep]]:
+def run_explosive(cure: str, steps: int = 15) -> tuple[MetaTrainer, list[MetaStep]]:
     config = replace(
         TINY,
         meta_steps=steps,
-        runs=runs,
-        meta_batch=meta_batch,
+        runs=1,
         horizon=(9, 9),
-        estimator=TruncatedBackprop(Uniform(window, window)),
+        estimator=TruncatedBackprop(Uniform(3, 3)),
     )
     task = Explosive("mnist", 8, (4,), batch_size=4, cure=cure)
 
