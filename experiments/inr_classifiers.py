@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gmn_opt import GraphMetanet, ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.metanet.baselines import DMC, NPNFN, FlatMLP, ParameterDeepSets, StatNN
-from gmn_opt.metanet.baselines.common import mlp
+from gmn_opt.metanet.baselines.common import Head
 
 
 class EmbeddingMetanet(nn.Module):
@@ -41,7 +41,7 @@ class EmbeddingMetanet(nn.Module):
         self.metanet = GraphMetanet(features, 0, hidden, edge_hidden, layers)
         self.nodes = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU())
         size = hidden * (1 + len(blocked(graph).blocks) + len(graph.groups))
-        self.head = nn.Sequential(nn.LayerNorm(size), mlp([size, 128, outputs]))
+        self.head = Head([size, 128, outputs])
 
     def embed(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """``[B, embedding]``."""

@@ -155,7 +155,7 @@ class TestClassification:
     def test_every_classifier_takes_a_batch(self, name: str) -> None:
         data = small(2)
         graph = trace(data.template(), torch.zeros(3, 2))
-        model = CLASSIFIERS[name](graph, 10).double()
+        model = CLASSIFIERS[name](graph, 10).double().eval()
         params = {n: p.double() for n, p in data.params.items()}
         out = model(params)
         assert out.shape == (2, 10)
