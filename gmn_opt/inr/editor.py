@@ -8,7 +8,8 @@ through the rendered image.
 Deviations: SIRENs are brought to one representative of the sine's symmetries first (see
 :mod:`gmn_opt.inr.canonical`), so that an edit of strength 0 has other weights and the same
 function; and the metanet reads every weight in units of the training set's, beside sines and
-cosines of it.
+cosines of it; and a change of a weight is, beside the metanet's readout of its edge, a product of
+readouts of its two ends.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
 from gmn_opt.inr.canonical import canonical
 from gmn_opt.inr.siren import SirenConfig
-from gmn_opt.metanet import GraphMetanet
+from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.weights import WeightsError, WeightSet, load, save
 
 KIND = "inr editor"
@@ -98,10 +99,33 @@ class WeightEditor(nn.Module):
         self.metanet = GraphMetanet(
             features, 1, hidden=c.hidden, edge_hidden=c.edge_hidden, layers=c.layers
         )
+        self.node_norm = nn.LayerNorm(c.hidden)
+        self.rows = nn.Linear(c.hidden, c.hidden)
+        self.columns = nn.Linear(c.hidden, c.hidden)
+        nn.init.zeros_(self.rows.weight)
+        nn.init.zeros_(self.rows.bias)
 
     def directions(self, graph: ParameterGraph, features: Mapping[str, Tensor]) -> Params:
-        """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``."""
-        return {n: t.squeeze(-1) for n, t in self.metanet(graph, features).items()}
+        """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``.
+
+        The metanet's readout of the edge, plus the product of what its two ends say: as the
+        gradient of a weight is made of an activation and a backward signal.
+        """
+        layout = blocked(graph)
+        edges = layout.split({n: t.movedim(-1, 0) for n, t in features.items()})
+        states = self.metanet.states(graph, [e.movedim(0, -3) for e in edges])
+        nodes = self.node_norm(states.nodes)
+        at_dst = self.rows(nodes).split(layout.group_sizes, -2)
+        at_src = self.columns(nodes).split(layout.group_sizes, -2)
+        readout = self.metanet.readout
+        assert readout is not None
+        out = []
+        for block, edge in zip(layout.blocks, states.edges, strict=True):
+            rows = block.dst.read(at_dst[block.dst.group])
+            columns = block.spread_src(block.src.read(at_src[block.src.group]))
+            product = rows @ columns.mT * self.config.hidden**-0.5
+            out.append(edge.mix(readout.weight).squeeze(-3) + product)
+        return layout.join(out)
 
     @property
     def graph(self) -> ParameterGraph:

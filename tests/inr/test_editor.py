@@ -38,7 +38,7 @@ def editor_for(config: InrConfig) -> WeightEditor:
     """An editor whose readout is not zero, as if trained."""
     editor = WeightEditor(config, TINY).double()
     with torch.no_grad():
-        for p in editor.metanet.parameters():
+        for p in (*editor.metanet.parameters(), *editor.rows.parameters()):
             p.add_(torch.randn_like(p) / 4)
     return editor
 
