@@ -41,15 +41,22 @@ from gmn_opt.weights.atomic import write_atomically
 class Budget:
     """What every classifier gets."""
 
-    epochs: int = 15
+    epochs: int = 20
     batch: int = 64
-    lr: float = 3e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-2
     clip: float = 1.0
     moves: Moves | None = field(default_factory=Moves)
 
 
 PRESETS = {"smoke": Budget(epochs=2, batch=8), "cpu": Budget()}
+
+
+#: How the INRs are fitted: on sampled pixels, which takes weights further from where they began
+#: than all pixels do, to the same PSNR. All classifiers find them easier to read.
+RECIPE: dict[str, Any] = {"pixels": 128, "check_every": 50}
+#: Training networks that running statistics are taken from.
+_PROBE = 1024
 
 
 class Normalizer:
@@ -81,6 +88,21 @@ def accuracy(model: nn.Module, inputs: Params, labels: Tensor, batch: int = 250)
     return right / len(labels)
 
 
+@torch.no_grad()
+def measure_statistics(model: nn.Module, inputs: Params, batch: int) -> None:
+    """Set running statistics to averages over ``inputs``: those of training lag behind."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+    kept = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain average
+    count = len(next(iter(inputs.values())))
+    for start in range(0, count - batch + 1, batch):
+        model({n: p[start : start + batch] for n, p in inputs.items()})
+    for m, momentum in zip(norms, kept, strict=True):
+        m.momentum = momentum
+
+
 def train_classifier(
     model: nn.Module,
     sets: Mapping[str, InrSet],
@@ -97,6 +119,7 @@ def train_classifier(
         data[split] = params, found.labels.to(device)
     known = {s: normalizer(data[s][0]) for s in ("valid", "test")}
     params, labels = data["train"]
+    probe = normalizer({n: p[:_PROBE] for n, p in params.items()})
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=budget.lr, weight_decay=budget.weight_decay
@@ -122,6 +145,7 @@ def train_classifier(
             optimizer.step()
             losses.append(loss.item())
             step += 1
+        measure_statistics(model, probe, budget.batch)
         seconds += time.perf_counter() - started
         curve.append(
             {
@@ -193,7 +217,7 @@ def table(found: Mapping[str, dict[str, float]]) -> Table:
 def main(
     preset: Annotated[str, typer.Option(help="smoke or cpu")] = "cpu",
     out: Annotated[Path, typer.Option()] = Path("runs/inr_classification"),
-    inrs: Annotated[Path | None, typer.Option(help="Default: runs/inrs/fashion_mnist.")] = None,
+    inrs: Annotated[Path | None, typer.Option(help="Folder of INRs; by default made.")] = None,
     models: Annotated[str, typer.Option(help="Which classifiers.")] = ",".join(CLASSIFIERS),
     seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs per classifier.")] = 3,
@@ -215,9 +239,9 @@ def main(
             )
         where = choose_device(device)
         suffix = "" if preset == "cpu" else f"-{preset}"
-        folder = inrs or Path("runs/inrs") / f"fashion_mnist{suffix}"
+        folder = inrs or Path("runs/inrs") / f"fashion_mnist_sampled{suffix}"
         if not (folder / "dataset.json").exists():
-            make_inrs.main(data="fashion_mnist", out=folder, preset=preset, resume=True)
+            make_inrs.main(data="fashion_mnist", out=folder, preset=preset, resume=True, **RECIPE)
         sets = {split: load_inr_set(folder / split) for split in ("train", "valid", "test")}
         if any(s.labels is None for s in sets.values()):
             raise ValueError(f"The INRs in {folder} have no labels; there is nothing to classify.")

@@ -24,6 +24,8 @@ class EmbeddingMetanet(nn.Module):
         outputs: Classes.
         hidden, edge_hidden, layers: Sizes of the metanet.
         frequencies: Sines and cosines of each weight that the metanet reads beside it.
+        gain: Of the metanet's first layer at initialization. At 1, SiLU is nearly linear on what
+            comes out, and the mean of a function that is nearly linear says little.
     """
 
     def __init__(
@@ -34,11 +36,14 @@ class EmbeddingMetanet(nn.Module):
         edge_hidden: int = 12,
         layers: int = 2,
         frequencies: int = 2,
+        gain: float = 4.0,
     ) -> None:
         super().__init__()
         self.graph, self.frequencies = graph, frequencies
         features = 1 + 2 * frequencies
         self.metanet = GraphMetanet(features, 0, hidden, edge_hidden, layers)
+        with torch.no_grad():
+            self.metanet.edge_encoder.weight.mul_(gain)
         self.nodes = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU())
         size = hidden * (1 + len(blocked(graph).blocks) + len(graph.groups))
         self.head = Head([size, 128, outputs])
