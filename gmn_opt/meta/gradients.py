@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gmn_opt.meta.simplify import simplify
 from gmn_opt.meta.task import Batch, Task
 from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
@@ -93,7 +94,7 @@ class FlatGradients:
         expected = call(self.interpreted)
         try:
             # a plain function: the recorder counts the arguments of what it is given
-            graph = call(make_fx(lambda theta, batch: self.interpreted(theta, batch)))
+            graph = simplify(call(make_fx(lambda theta, batch: self.interpreted(theta, batch))))
             found = call(graph)
         except Exception:  # whatever a task's code makes the recorder raise, there is another way
             return None

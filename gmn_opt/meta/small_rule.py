@@ -13,14 +13,13 @@ baseline without message passing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet import blocked
-from gmn_opt.optim.directions import DECAYS, EPS, width_factors
+from gmn_opt.optim.directions import DECAYS, EPS, update_moments, width_factors
 from gmn_opt.optim.rule import time_features
 
 if TYPE_CHECKING:
@@ -34,13 +33,15 @@ _INPUTS = 5
 #: Log step size, and weights of the three directions.
 _OUTPUTS = 4
 _BASE_STEP = 0.1
+_MAX_LOG_STEP = 4.0
+_MAX_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
 class SmallRuleConfig:
-    """Sizes of a :class:`SmallRule`; hidden=16 makes 308 meta-parameters."""
+    """Sizes of a :class:`SmallRule`; hidden=8 makes 156 meta-parameters, hidden=16 308."""
 
-    hidden: int = 16
+    hidden: int = 8
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
@@ -79,23 +80,107 @@ class SmallRule(nn.Module):
         first_order: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """What to add to ``theta`` [..., P], and the next moments, ``[..., 3, P]``."""
-        own: dict[str, Tensor] = dict(self.named_parameters())
-        return _update(own, graph, theta, grad, moments, step, horizon, first_order)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
+            root, is_bias, width = _constants(graph, theta)
+            moments = update_moments(moments, grad)
+            fast, slow, second = moments.unbind(-2)
+            c_fast, c_slow, c_second = _corrections(step)
+            scale = (second * c_second + EPS**2).rsqrt()  # see directions.EPS
+            inputs = torch.stack(
+                [
+                    grad * scale,
+                    c_fast * fast * scale,
+                    c_slow * slow * scale,
+                    theta * root,
+                    is_bias.expand_as(theta),
+                ],
+                -2,
+            )
+            time = time_features(step, horizon, theta)
+        hidden = torch.relu(self.first @ inputs + (self.time @ time + self.bias).unsqueeze(-1))
+        out = self.head @ hidden + self.offset.unsqueeze(-1)
+        size = out[..., 0, :].clamp(-_MAX_LOG_STEP, _MAX_LOG_STEP).exp()
+        weights = out[..., 1:, :].clamp(-_MAX_WEIGHT, _MAX_WEIGHT)
+        directions = inputs[..., :3, :]
+        mixed = (weights * directions).sum(-2) + directions[..., 1, :]
+        return -_BASE_STEP * width * size * mixed, moments
 
-    def stacked(self, parameters: Mapping[str, Tensor]) -> _Stacked:
+    def stacked(self, parameters: Mapping[str, Tensor]) -> StackedSmallRule:
         """Versions ``{name: [count, *shape]}`` of this rule, one per network of a batch."""
-        return _Stacked(dict(parameters))
+        return StackedSmallRule(parameters)
 
 
-class _Stacked:
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
-        self.flat_update: Any = partial(_update, parameters)
+class StackedSmallRule:
+    """Many versions of a :class:`SmallRule`, each on a network of its own, without gradients.
+
+    The same function as ``vmap`` over :meth:`SmallRule.flat_update`, in fewer passes over memory:
+    buffers are kept between steps and written in place, the bias of the hidden layer is the weight
+    of an input that is always 1, and the corrections of the moments are moved into the weights.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        p = {name: t.detach() for name, t in parameters.items()}
+        self._first, self._time, self._bias = p["first"], p["time"], p["bias"]
+        self._head, self._offset = p["head"], p["offset"].unsqueeze(-1)
+        self._inputs: Tensor | None = None
+
+    def _buffer(self, theta: Tensor, is_bias: Tensor) -> Tensor:
+        """``[count, _INPUTS + 1, P]`` whose last two rows are constant."""
+        shape = (theta.shape[0], _INPUTS + 1, theta.shape[1])
+        if self._inputs is None or self._inputs.shape != shape:
+            self._inputs = theta.new_ones(shape)
+            self._inputs[:, _INPUTS - 1] = is_bias
+        return self._inputs
+
+    @torch.no_grad()
+    def flat_update(
+        self,
+        graph: ParameterGraph,
+        theta: Tensor,
+        grad: Tensor,
+        moments: Tensor,
+        step: int,
+        horizon: int | None = None,
+        first_order: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`SmallRule.flat_update`, ``theta`` and ``grad`` being ``[count, P]``."""
+        root, is_bias, width = _constants(graph, theta)
+        c_fast, c_slow, c_second = _corrections(step)
+        after = torch.empty_like(moments)
+        for i in range(2):
+            torch.lerp(moments[:, i], grad, 1 - DECAYS[i], out=after[:, i])
+        second = torch.mul(moments[:, 2], DECAYS[2], out=after[:, 2])
+        second.addcmul_(grad, grad, value=1 - DECAYS[2])
+        scale = second.mul(c_second).add_(EPS**2).rsqrt_()
+
+        inputs = self._buffer(theta, is_bias)
+        torch.mul(grad, scale, out=inputs[:, 0])
+        torch.mul(after[:, :2], scale.unsqueeze(1), out=inputs[:, 1:3])
+        torch.mul(theta, root, out=inputs[:, 3])
+        time = time_features(step, horizon, theta)
+        bias = (self._time @ time + self._bias).unsqueeze(-1)
+        columns = theta.new_tensor([1.0, c_fast, c_slow, 1.0, 1.0])
+        hidden = torch.bmm(torch.cat([self._first * columns, bias], -1), inputs).relu_()
+        out = torch.baddbmm(self._offset, self._head, hidden)
+        out[:, 1:].clamp_(-_MAX_WEIGHT, _MAX_WEIGHT)
+        mixed = out[:, 1] * inputs[:, 0]
+        mixed.addcmul_(out[:, 2].add_(1.0), inputs[:, 1], value=c_fast)
+        mixed.addcmul_(out[:, 3], inputs[:, 2], value=c_slow)
+        size = out[:, 0].clamp_(-_MAX_LOG_STEP, _MAX_LOG_STEP).exp_()
+        return mixed.mul_(size).mul_(width).mul_(-_BASE_STEP), after
+
+
+def _corrections(step: int) -> tuple[float, float, float]:
+    """What undoes the zero start of the moments after ``step`` + 1 gradients."""
+    fast, slow, second = (1 / (1 - d ** (step + 1)) for d in DECAYS)
+    return fast, slow, second
 
 
 def _constants(graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per parameter: sqrt(fan-in), whether it is a bias, width factor. Each ``[P]``, cached."""
-    cache: dict[Any, tuple[Tensor, Tensor, Tensor]] = graph.__dict__.get("_small_rule") or {}
-    if not cache:
+    cache: dict[Any, tuple[Tensor, Tensor, Tensor]] | None = graph.__dict__.get("_small_rule")
+    if cache is None:
+        cache = {}
         object.__setattr__(graph, "_small_rule", cache)
     key = (like.dtype, like.device)
     if key not in cache:
@@ -109,47 +194,3 @@ def _constants(graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor, Ten
         root, is_bias, width = spread.unbind(-1)
         cache[key] = (root.contiguous(), is_bias.contiguous(), width.contiguous())
     return cache[key]
-
-
-def _update(
-    p: dict[str, Tensor],
-    graph: ParameterGraph,
-    theta: Tensor,
-    grad: Tensor,
-    moments: Tensor,
-    step: int,
-    horizon: int | None = None,
-    first_order: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """``p`` may have leading dimensions, one version of the rule per network."""
-    recording = torch.is_grad_enabled()
-    with torch.set_grad_enabled(recording and not first_order):
-        root, is_bias, width = _constants(graph, theta)
-        fast, slow, second = moments.unbind(-2)
-        fast = torch.lerp(fast, grad, 1 - DECAYS[0])
-        slow = torch.lerp(slow, grad, 1 - DECAYS[1])
-        second = torch.lerp(second, grad.square(), 1 - DECAYS[2])
-        after = torch.stack([fast, slow, second], -2)
-        c_fast, c_slow, c_second = (1 / (1 - d ** (step + 1)) for d in DECAYS)
-        # sqrt(v + eps^2), see directions.EPS
-        scale = torch.add(second * c_second, EPS**2).rsqrt_()
-        inputs = torch.stack(
-            [
-                grad * scale,
-                fast * (c_fast * scale),
-                slow * (c_slow * scale),
-                theta * root,
-                is_bias.expand_as(theta),
-            ],
-            -2,
-        )
-        inputs = inputs.clamp(-4.0, 4.0)
-        time = time_features(step, horizon, theta)
-    hidden = (p["time"] @ time + p["bias"]).unsqueeze(-1)
-    hidden = torch.relu_(p["first"] @ inputs + hidden)
-    out = p["head"] @ hidden + p["offset"].unsqueeze(-1)
-    size = (4.0 * torch.tanh(0.25 * out[..., 0, :])).exp() * width
-    weights = 2.0 * torch.tanh(0.5 * out[..., 1:, :])
-    directions = inputs[..., :3, :]
-    mixed = (weights * directions).sum(-2) + directions[..., 1, :]
-    return -_BASE_STEP * size * mixed, after

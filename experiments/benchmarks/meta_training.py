@@ -1,0 +1,317 @@
+"""Speed of meta-training: ``python -m experiments.benchmarks.meta_training --preset smoke|cpu``.
+
+Counts inner steps (networks times steps) per second of processor time, meta-gradient included, over
+the number of networks and the length of the truncation window, and the peak memory of the process.
+Two ways to meta-train: the default graph metanetwork with truncated backpropagation, and a rule of
+a few hundred meta-parameters with persistent evolution strategies, where both members of an
+antithetic pair count. Each against a plain loop that trains one network after the other.
+
+The reference task is 16 MLPs 64-32-10 on 8x8 digits, batch 64, windows of 50 steps. Every case runs
+in a process of its own, on one thread. Writes ``result.json`` and ``README.md`` to --out.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.func import functional_call
+
+from experiments.common import command_line, environment, keep_freed_memory
+from gmn_opt.meta import (
+    Constant,
+    InnerState,
+    PersistentES,
+    SmallRule,
+    TruncatedBackprop,
+    Window,
+    build_rule,
+)
+from gmn_opt.meta.estimators.evolution import draw_perturbations, own_parameters
+from gmn_opt.meta.rules import Rule, flat_vector, named_like
+from gmn_opt.meta.unroll import relative_scale, step_weights
+from gmn_opt.metanet import blocked
+from gmn_opt.optim.rule import RuleConfig
+from gmn_opt.weights.atomic import write_atomically
+from tasks.classification import ImageClassification
+
+#: For orientation, measured with Google's learned_optimization (JAX, jitted) on such a machine:
+#: 16 MLPs 64-32-10, batch 64, truncation 50; inner steps per second of processor time.
+JAX = {
+    "truncated backprop, 1.8k-parameter MLP rule": 294,
+    "truncated backprop, 110-parameter rule": 742,
+    "PES, 1.8k-parameter MLP rule": 2300,
+    "PES, 110-parameter rule": 4300,
+    "peak memory, truncated backprop [GiB]": 1.9,
+    "peak memory, PES [GiB]": 0.8,
+}
+_MODULE = "experiments.benchmarks.meta_training"
+WAYS = ("gmn_backprop", "gmn_backprop_loop", "small_pes", "small_pes_loop")
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: one of ``WAYS``, number of tasks, window. PES trains each task twice."""
+
+    way: str
+    tasks: int
+    truncation: int
+
+    @property
+    def networks(self) -> int:
+        """Trained side by side."""
+        return self.tasks * (2 if self.way.startswith("small_pes") else 1)
+
+
+PRESETS: dict[str, tuple[list[Case], float]] = {
+    "smoke": ([Case(way, 2, 5) for way in WAYS], 0.1),
+    "cpu": (
+        [
+            *(Case(way, 16, 50) for way in WAYS),
+            *(Case(way, n, 50) for way in ("gmn_backprop", "small_pes") for n in (1, 4, 64)),
+            *(Case(way, 16, t) for way in ("gmn_backprop", "small_pes") for t in (10, 200)),
+        ],
+        15.0,
+    ),
+}
+
+
+def reference_task() -> ImageClassification:
+    """MLP 64-32-10 on 8x8 digits, batch 64."""
+    return ImageClassification("digits", 8, (32,), batch_size=64)
+
+
+# ---- one network after the other
+
+
+def _lonely_step(
+    task: ImageClassification, theta: Tensor, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Gradient ``[P]`` and loss of one network, as anyone would write it."""
+    layout = blocked(task.graph)
+    leaves = {n: p.detach().requires_grad_() for n, p in layout.unflatten(theta).items()}
+    loss = task.judge(functional_call(task.template, leaves, (batch["x"],)), batch)
+    grads = torch.autograd.grad(loss, list(leaves.values()))
+    return layout.flatten(dict(zip(leaves, grads, strict=True))), loss.detach()
+
+
+def loop_backprop(rule: Rule, window: Window) -> tuple[list[Tensor], InnerState]:
+    """First-order meta-gradients of ``window``, network by network: their mean."""
+    count = window.state.theta.shape[0]
+    total: list[Tensor] = [torch.zeros_like(p) for p in rule.parameters()]
+    thetas, moments = [], []
+    batches = [window.task.batch("inner_train", count, window.generator)
+               for _ in range(window.steps + 1)]  # fmt: skip
+    task: Any = window.task
+    for k in range(count):
+        theta, moment = window.state.theta[k], window.state.moments[k]
+        values: list[Tensor] = []
+        for i, batch in enumerate(batches):
+            grad, loss = _lonely_step(task, theta.detach(), {n: t[k] for n, t in batch.items()})
+            values.append(loss + (grad * (theta - theta.detach())).sum())
+            if i < window.steps:
+                delta, moment = rule.flat_update(
+                    task.graph, theta, grad, moment, window.state.step + i, window.horizon, True
+                )
+                theta = theta + delta
+        losses = torch.stack(values)[:, None]
+        scale = relative_scale(losses.detach(), window.largest_loss)
+        weights = step_weights(window.steps, window.last_weight, losses)
+        meta_loss = (losses[1:] * scale * weights[:, None]).sum() / count
+        grads = torch.autograd.grad(meta_loss, list(rule.parameters()), allow_unused=True)
+        total = [t if g is None else t + g for t, g in zip(total, grads, strict=True)]
+        thetas.append(theta.detach())
+        moments.append(moment)
+    state = InnerState(torch.stack(thetas), torch.stack(moments), window.state.step + window.steps)
+    return total, state
+
+
+def loop_pes(
+    rule: SmallRule, window: Window, sigma: float
+) -> tuple[Tensor, InnerState, dict[str, Tensor]]:
+    """PES over ``window``, network by network: meta-gradient ``[M]``, state and memory."""
+    own, pairs = own_parameters(rule), window.state.theta.shape[0] // 2
+    eps = draw_perturbations(own, pairs, sigma, window.generator)
+    base = flat_vector(own)
+    versions = torch.cat([base + eps, base - eps])
+    batches = [window.task.batch("inner_train", pairs, window.generator)
+               for _ in range(window.steps + 1)]  # fmt: skip
+    task: Any = window.task
+    perturbed = build_rule(rule.config)
+    columns, thetas, moments = [], [], []
+    for k in range(2 * pairs):
+        perturbed.load_state_dict(named_like(versions[k], own))
+        theta, moment = window.state.theta[k], window.state.moments[k]
+        values = []
+        for i, batch in enumerate(batches):
+            grad, loss = _lonely_step(task, theta, {n: t[k % pairs] for n, t in batch.items()})
+            values.append(loss)
+            if i < window.steps:
+                with torch.no_grad():
+                    delta, moment = perturbed.flat_update(
+                        task.graph, theta, grad, moment, window.state.step + i, window.horizon
+                    )
+                theta = theta + delta
+        columns.append(torch.stack(values))
+        thetas.append(theta)
+        moments.append(moment)
+    losses = torch.stack(columns, 1)
+    scale = relative_scale(losses.unflatten(1, (2, pairs)).mean(1), window.largest_loss)
+    weights = step_weights(window.steps, window.last_weight, losses)
+    each = (losses[1:] * weights[:, None]).sum(0).unflatten(0, (2, pairs)) * scale
+    accumulated = window.memory["accumulated"] + eps
+    slopes = (each[0] - each[1]) / (2 * sigma**2)
+    state = InnerState(torch.stack(thetas), torch.stack(moments), window.state.step + window.steps)
+    return slopes @ accumulated / pairs, state, {"accumulated": accumulated}
+
+
+# ---- measuring
+
+
+def stepper(case: Case, seed: int) -> tuple[Callable[[], None], int]:
+    """A function that makes one window and its meta-gradient; the number of meta-parameters."""
+    task, generator = reference_task(), torch.Generator().manual_seed(seed)
+    small = case.way.startswith("small")
+    rule: Any = SmallRule() if small else build_rule(RuleConfig())
+    windows = Constant(case.truncation)
+    estimator = PersistentES(windows=windows) if small else TruncatedBackprop(windows)
+    state, memory = estimator.start(rule, task, case.networks, generator)
+    held: dict[str, Any] = {"state": state, "memory": memory}
+
+    def window() -> Window:
+        return Window(
+            task, held["state"], case.truncation, generator, 10_000, memory=held["memory"]
+        )
+
+    def fast() -> None:
+        out = estimator.estimate(rule, window())
+        held.update(state=out.state, memory=out.memory)
+
+    def slow() -> None:
+        if small:
+            _, held["state"], held["memory"] = loop_pes(rule, window(), 0.01)
+        else:
+            _, held["state"] = loop_backprop(rule, window())
+
+    return slow if case.way.endswith("loop") else fast, sum(p.numel() for p in rule.parameters())
+
+
+def measure(case: Case, seed: int, seconds: float) -> dict[str, Any]:
+    """Rates over at least ``seconds`` of processor time, after warming up."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    step, meta_parameters = stepper(case, seed)
+    started = time.process_time()
+    for _ in range(1 + 20 // case.truncation):  # recordings of inner gradients are made on the way
+        step()
+    warming = time.process_time() - started
+    per_window, spent = case.networks * case.truncation, 0.0
+    rates: list[float] = []
+    while spent < seconds or len(rates) < 3:
+        started = time.process_time()
+        step()
+        took = time.process_time() - started
+        spent += took
+        rates.append(per_window / took)
+    ordered = sorted(rates)
+    return {
+        **asdict(case),
+        "networks": case.networks,
+        "meta_parameters": meta_parameters,
+        "inner_steps_per_cpu_second": len(rates) * per_window / spent,
+        "median": ordered[len(ordered) // 2],
+        "fastest": ordered[-1],
+        "windows": len(rates),
+        "warming_seconds": warming,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _in_a_process(case: Case, seed: int, seconds: float) -> dict[str, Any]:
+    one = json.dumps([asdict(case), seed, seconds])
+    command = [sys.executable, "-m", _MODULE, "--case", one]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{case} failed:\n{done.stdout}{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """The record as a page to read."""
+    machine = result["environment"]
+    lines = [
+        "# Speed of meta-training",
+        "",
+        "Inner steps (networks times steps) per second of processor time, one thread, "
+        f"{machine['processor']}, torch {machine['torch']}.",
+        "MLPs 64-32-10 on 8x8 digits, batch 64. With PES both members of a pair count.",
+        "",
+        f"Made by `{result['command']}`.",
+        "",
+        "| | tasks | window | meta-parameters | steps/s | fastest | peak GiB |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {c['way']} | {c['tasks']} | {c['truncation']} | {c['meta_parameters']} | "
+        f"{c['inner_steps_per_cpu_second']:.0f} | {c['fastest']:.0f} | {c['peak_gib']:.2f} |"
+        for c in result["cases"]
+    ]
+    lines += ["", "For orientation, learned_optimization (JAX) with 16 such tasks, window 50:", ""]
+    lines += [f"- {name}: {value}" for name, value in JAX.items()]
+    return "\n".join(lines) + "\n"
+
+
+@app.command()
+def main(
+    preset: Annotated[str, typer.Option(help="smoke or cpu")] = "cpu",
+    seed: Annotated[int, typer.Option()] = 0,
+    out: Annotated[Path, typer.Option()] = Path("runs/benchmark_meta_training"),
+    case: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure all cases of a preset."""
+    if case is not None:  # this process is one of those that measure
+        sizes, seed, seconds = json.loads(case)
+        typer.echo(json.dumps(measure(Case(**sizes), seed, seconds)))
+        return
+    console = Console(highlight=False)
+    if preset not in PRESETS:
+        message = f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}."
+        console.print(message, style="red", markup=False)
+        raise typer.Exit(2)
+    cases, seconds = PRESETS[preset]
+    shown = console.is_terminal
+    found = [
+        _in_a_process(one, seed, seconds)
+        for one in track(cases, "measuring", console=console, disable=not shown)
+    ]
+    result = {
+        "command": command_line().replace("experiments.meta_training", _MODULE),
+        "preset": preset,
+        "seed": seed,
+        "cases": found,
+        "learned_optimization": JAX,
+        "environment": {**environment(), "threads": 1},
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
+    readme = page(result)
+    write_atomically(out / "README.md", lambda p: p.write_text(readme, encoding="utf-8"))
+    console.print(readme, markup=False)
+
+
+if __name__ == "__main__":
+    app()
