@@ -44,6 +44,8 @@ class EditorConfig:
         edit: Name of what it does; one of `gmn_opt.inr.edits.EDITS`, or anything.
         hidden, edge_hidden, layers: Sizes of the metanet.
         frequencies: Sines and cosines of each weight that the metanet reads beside it.
+        gain: Of the metanet's first layer at initialization. At 1, SiLU is nearly linear on what
+            comes out, and the mean of a function that is nearly linear says little.
     """
 
     edit: str = "dilate"
@@ -51,6 +53,7 @@ class EditorConfig:
     edge_hidden: int = 16
     layers: int = 4
     frequencies: int = 2
+    gain: float = 4.0
 
 
 def traced(inr: Inr) -> ParameterGraph:
@@ -99,6 +102,8 @@ class WeightEditor(nn.Module):
         self.metanet = GraphMetanet(
             features, 1, hidden=c.hidden, edge_hidden=c.edge_hidden, layers=c.layers
         )
+        with torch.no_grad():
+            self.metanet.edge_encoder.weight.mul_(c.gain)
         self.node_norm = nn.LayerNorm(c.hidden)
         self.rows = nn.Linear(c.hidden, c.hidden)
         self.columns = nn.Linear(c.hidden, c.hidden)
