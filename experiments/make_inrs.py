@@ -39,6 +39,8 @@ def main(
     widths: Annotated[str, typer.Option(help="Hidden widths of the SIREN.")] = "32,32",
     steps: Annotated[int, typer.Option(help="Most steps per INR.")] = 600,
     psnr: Annotated[float, typer.Option(help="Stop an INR at this many dB.")] = 40.0,
+    pixels: Annotated[int, typer.Option(help="Pixels drawn per step; 0 for all.")] = 0,
+    check_every: Annotated[int, typer.Option(help="Steps between looks at the PSNR.")] = 20,
     slots: Annotated[int | None, typer.Option(help="INRs at once; 64 on a CPU.")] = None,
     shard: Annotated[int, typer.Option(help="INRs per file.")] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
@@ -59,7 +61,9 @@ def main(
         sizes = tuple(int(w) for w in widths.split(","))
         config = SirenConfig(2, 3 if data == "photos" else 1, sizes)
         at_once = slots or (64 if where.type == "cpu" else 4096)
-        fit = FitConfig(steps=steps, target_psnr=psnr, slots=at_once)
+        fit = FitConfig(
+            steps=steps, pixels=pixels, target_psnr=psnr, check_every=check_every, slots=at_once
+        )
         summary = {}
         for number, split in enumerate(SPLITS):
             source = load_split(data, split, counts, seed)

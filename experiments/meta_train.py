@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -404,7 +404,10 @@ def main(
             raise refuse(str(error)) from error
         except OSError as error:
             raise _cannot_write(session, error) from error
-        _run(session, state, logs, where, checkpoint_minutes, validate_rule)
+        with ExitStack() as stack:
+            for log in logs:
+                stack.callback(log.close)
+            _run(session, state, logs, where, checkpoint_minutes, validate_rule)
 
 
 def _logs(out: Path, resumed_at: int | None, tensorboard: bool) -> list[Log]:
@@ -445,13 +448,13 @@ def _run(
         session.train(checkpoint_minutes, logs)
         if session.saved_step != trainer.step:
             session.keep()
-        for log in logs:
-            log.close()
         result = session.result()
         complete = result["complete"]
         if session.leads:
             # before the validation, which takes minutes, so that a kill during it loses nothing
             _write_result(out, result)
+            for log in logs:
+                log.flush()
             plot(out / "log.jsonl", out / "curve.png")
             if validate_rule or (validate_rule is None and complete):
                 result["validation"] = session.final_validation(device)

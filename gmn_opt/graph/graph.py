@@ -72,6 +72,17 @@ class ParameterGraph:
         covered = sum(b.numel for b in self.blocks if any(free & set(d) for d in b.dims))
         return covered / total if total else 0.0
 
+    def parents_of(self, group: NodeGroup | int) -> tuple[Factor, ...]:
+        """What the neurons of a group are held together by: heads, groups of a convolution.
+
+        These are the factors that permutations of the group's other factors depend on. In the forms
+        that list every node (:meth:`to_pyg`, :meth:`to_networkx`), each of their indices has an
+        auxiliary node with an edge to every neuron below it.
+        """
+        factors = self.groups[group if isinstance(group, int) else group.id].factors
+        above = {p for f in factors for p in self.factors[f].parents}
+        return tuple(self.factors[f] for f in factors if f in above)
+
     # ------------------------------------------------------------------ symmetries
 
     def random_symmetry(self, generator: torch.Generator | None = None) -> Symmetry:

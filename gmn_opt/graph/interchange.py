@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Columns of the int64 node features ``x``.
 NODE_COLUMNS = ("group", "role", "activation", "place")
 #: Columns of the int32 edge features ``edge_conv``; 0 for edges that belong to no convolution.
-CONV_COLUMNS = ("stride", "dilation", "groups")
+CONV_COLUMNS = ("stride", "dilation", "groups", "padding", "transposed")
 #: Known nonlinearities: code 0 is none, the last one any other. New ones go before the last.
 ACTIVATIONS = (
     *("none", "relu", "relu6", "leaky_relu", "_prelu_kernel", "prelu", "rrelu_with_noise"),
@@ -61,7 +61,7 @@ def to_pyg(graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> Data:
         - ``edge_block`` int32 ``[E]``: position in ``graph.blocks``, or -1.
         - ``edge_place`` int64 ``[E]``: flat position of the element in its tensor, or -1.
         - ``edge_kernel`` int32 ``[E, 3]``: kernel position, -1 for axes that are not there.
-        - ``edge_conv`` int32 ``[E, 3]``, columns :data:`CONV_COLUMNS`.
+        - ``edge_conv`` int32 ``[E, 5]``, columns :data:`CONV_COLUMNS`.
         - ``dtypes``: the tensors' dtypes by name, in the graph's order.
 
     Raises:
@@ -204,7 +204,7 @@ def _activation(name: str | None) -> int:
 
 
 def conv_features(graph: ParameterGraph, edges: EdgeList) -> Tensor:
-    """int32 ``[E, 3]``, columns :data:`CONV_COLUMNS`."""
+    """int32 ``[E, 5]``, columns :data:`CONV_COLUMNS`."""
     rows = [[int(b.attributes.get(c, 0)) for c in CONV_COLUMNS] for b in graph.blocks]
     table = torch.tensor([*rows, [0] * len(CONV_COLUMNS)], dtype=torch.int32)
     return table[edges.block.long()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from gmn_opt.graph.folding import Repeat, fold
 from gmn_opt.graph.placement import Layered, depths, layer_arcs
 from gmn_opt.graph.show import dim_names, pattern
 from gmn_opt.graph.style import EDGE_COLORS, LINK_STYLES, ROLE_COLORS, figure_of
@@ -21,9 +22,17 @@ _MOST_LINES, _MOST_CHARS = 10, 74
 
 
 def draw_layers(graph: ParameterGraph) -> Any:
-    """A figure with one box per group, and what leads into it written in the box."""
+    """A figure with one box per group, and what leads into it written in the box.
+
+    Of layers that repeat, one is drawn, in a frame that says how many there are.
+    """
+    folded = fold(graph)
+    graph = folded.graph
     depth = depths(graph)
     text = {g: _text(graph, g) for g in depth}
+    for repeat in folded.repeats:
+        for g in repeat.groups & text.keys():
+            text[g][0] += f"  × {repeat.count}"
     width = {g: max(map(len, lines)) * _CHAR + 2 * _PAD for g, lines in text.items()}
     height = {g: len(lines) * _LINE + 2 * _PAD for g, lines in text.items()}
     products = [(x.src, x.dst) for x in graph.links if x.kind == "product"]
@@ -47,6 +56,8 @@ def draw_layers(graph: ParameterGraph) -> Any:
     )  # fmt: skip
 
     box = {g: (layout.center[g], tops[depth[g]], width[g], height[g]) for g in depth}
+    for repeat in folded.repeats:
+        _frame(axes, repeat, box)
     for arc, path in layout.paths.items():
         _arrow(axes, graph, arc, path, layout, box, tops)
     for src, dst in products:
@@ -127,6 +138,32 @@ def _box(
             color="#111111" if n == 0 else "#555555" if n == 1 else "#222222",
             va="center", ha="left", parse_math=False,
         )  # fmt: skip
+
+
+def _frame(axes: Any, repeat: Repeat, box: dict[int, tuple[float, float, float, float]]) -> None:
+    """A frame around the boxes of a layer that repeats, unless others stand among them."""
+    from matplotlib.patches import Rectangle
+
+    mine = [box[g] for g in repeat.groups if g in box]
+    if not mine:
+        return
+    left, right = (s(x + k * w / 2 for x, _, w, _ in mine) for s, k in ((min, -1), (max, 1)))
+    top, bottom = min(y for _, y, _, _ in mine), max(y + h for _, y, _, h in mine)
+    left, right, top, bottom = left - _PAD, right + _PAD, top - _LINE - _PAD, bottom + _PAD
+    for g, (x, y, w, h) in box.items():
+        apart = x + w / 2 < left or x - w / 2 > right or y + h < top or y > bottom
+        if g not in repeat.groups and not apart:
+            return
+    axes.add_patch(
+        Rectangle(
+            (left, top), right - left, bottom - top, facecolor="#f3f1ea", edgecolor="#b9b19b",
+            linewidth=1.0, zorder=1,
+        )
+    )  # fmt: skip
+    axes.text(
+        left + _PAD, top + _LINE * 0.7, repeat.title, fontsize=_FONT, weight="bold", zorder=4,
+        color="#6f6748", family="DejaVu Sans Mono", va="center", ha="left", parse_math=False,
+    )  # fmt: skip
 
 
 def _kinds(graph: ParameterGraph, arc: tuple[int, int]) -> list[str]:

@@ -79,6 +79,9 @@ class Block:
     factors whether it runs over destination nodes, source nodes, or parallel edges
     (``"kernel"``: kernel positions, pixels behind a flattened channel, positions of a positional
     embedding).
+
+    ``attributes`` holds ``fan_in`` and ``fan_out`` of products and convolutions, and of the latter
+    ``stride``, ``padding``, ``dilation`` (along their first axis), ``groups`` and ``transposed``.
     """
 
     tensor: str

@@ -1,6 +1,8 @@
 """Implicit neural representations: networks that are images, and how to fit and render them."""
 
-from gmn_opt.inr.base import Inr, InrConfig, config_from_dict, stack, unstack
+from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict, stack, unstack
+from gmn_opt.inr.canonical import canonical
+from gmn_opt.inr.editor import EditorConfig, WeightEditor, load_editor, save_editor
 from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
 from gmn_opt.inr.files import load_inr, read_inr, save_inr
 from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch
@@ -11,6 +13,7 @@ from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
 from gmn_opt.inr.siren import Siren, SirenConfig
 
 __all__ = [
+    "EditorConfig",
     "FeatureGrid",
     "FitConfig",
     "FittedInrs",
@@ -20,17 +23,22 @@ __all__ = [
     "Inr",
     "InrConfig",
     "InrSet",
+    "Params",
     "Siren",
     "SirenConfig",
+    "WeightEditor",
+    "canonical",
     "config_from_dict",
     "coordinates",
     "fit_batch",
     "fit_images",
+    "load_editor",
     "load_inr",
     "load_inr_set",
     "psnr",
     "read_inr",
     "render",
+    "save_editor",
     "save_inr",
     "siren_from_state_dict",
     "stack",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -29,8 +30,10 @@ class InputCapture:
     so training is bitwise the same with and without them; they refer to the model only weakly,
     and copies and pickles of the model carry an inert stand-in.
 
-    Calls that are not ordinary (inside ``torch.func`` transforms, with fake tensors, inside a
-    graph that ``torch.compile(fullgraph=True)`` may not break) are let through unrecorded.
+    A model that ``torch.compile(fullgraph=True)`` compiles afterwards is recorded while it is
+    compiled, since its graph may not be broken by a hook. Calls that are not ordinary (inside
+    ``torch.func`` transforms, with fake tensors, inside a function that is compiled as a whole)
+    are let through unrecorded.
 
     Attributes:
         inputs: Positional and keyword arguments of the first call, tensors detached and copied;
@@ -62,12 +65,23 @@ class InputCapture:
         """Stop watching; what was recorded stays. May be called again."""
         self._finish()
 
-    def _record(self, module: weakref.ref[nn.Module], inputs: Inputs) -> None:
+    def _record(
+        self, module: weakref.ref[nn.Module], inputs: Inputs, compiling: bool = False
+    ) -> None:
         if self.inputs is not None or not _is_ordinary(inputs):
             return
         self.inputs = tree_map(_keep, inputs)
         self._module = module
-        self.remove()
+        if compiling:
+            # The graph under construction is guarded by the hooks: without them, it would be
+            # compiled anew. They stay, and do nothing.
+            self._finish.detach()
+        else:
+            self.remove()
+
+
+_numbers = count()
+_hooks: weakref.WeakValueDictionary[int, _Hook] = weakref.WeakValueDictionary()
 
 
 class _Hook:
@@ -79,9 +93,11 @@ class _Hook:
     def __init__(self, capture: InputCapture, module: nn.Module) -> None:
         self._capture = weakref.ref(capture)
         self._module = weakref.ref(module)
+        self.number = next(_numbers)
+        _hooks[self.number] = self
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_dynamo_compiling() and _in_unbreakable_graph():
+        if torch.compiler.is_dynamo_compiling() and _in_unbreakable_graph(self.number):
             return
         _forward_to(self, args, kwargs)
 
@@ -113,14 +129,34 @@ def _remove_all(handles: list[RemovableHandle]) -> None:
 
 
 @torch.compiler.assume_constant_result
-def _in_unbreakable_graph() -> bool:
-    """Whether torch.compile is tracing a graph that must not be broken; runs while it traces."""
+def _in_unbreakable_graph(number: int) -> bool:
+    """Whether torch.compile is tracing a graph that must not be broken; runs while it traces.
+
+    If it is, the inputs of the hook's module are taken from the call that is being compiled.
+    """
     try:
         from torch._dynamo.symbolic_convert import InstructionTranslator
 
-        return bool(InstructionTranslator.current_tx().one_graph)
+        translator = InstructionTranslator.current_tx()
+        if not translator.one_graph:
+            return False
+        _record_root(_hooks[number], translator.output.root_tx.f_locals)
     except Exception:  # private interface; without an answer, do no harm
         return True
+    return True
+
+
+def _record_root(hook: _Hook, variables: dict[str, Any]) -> None:
+    """Record the call of a hook's module if ``Module.__call__`` is what is being compiled."""
+    capture, module = hook._capture(), hook._module()
+    args, kwargs = variables.get("args"), variables.get("kwargs")
+    # The frame is that of ``module(*args, **kwargs)``, of a wrapper's call ``fn(*args, **kwargs)``,
+    # or of the hook itself.
+    callees = [variables.get(name) for name in ("self", "fn", "module")]
+    callees += [getattr(callee, "__self__", None) for callee in callees]
+    called = module is not None and any(callee is module for callee in callees)
+    if capture is not None and called and isinstance(args, tuple) and isinstance(kwargs, dict):
+        capture._record(hook._module, (args, dict(kwargs)), compiling=True)
 
 
 def _compiled_shells(model: nn.Module) -> list[nn.Module]:

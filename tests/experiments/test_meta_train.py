@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_all_its_files(whole: Path) -> None:
-    names = {"checkpoint.pt", "curve.png", "log.jsonl", "result.json", "weights.safetensors"}
+    names = {"checkpoint.pt", "curve.png", "log.jsonl", "result.json"}
+    names |= {"weights.safetensors", "best.safetensors"}
     assert {p.name for p in whole.iterdir()} == names
     result = json.loads((whole / "result.json").read_text())
     assert result["complete"] is True
@@ -62,26 +64,178 @@ def test_a_run_leaves_all_its_files(whole: Path) -> None:
     assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def start(folder: Path, *more: str, steps: int = STEPS, **environ: str) -> subprocess.Popen[str]:
+    """The script in a process of its own, with a checkpoint after every outer step."""
+    command = [sys.executable, "-m", "experiments.meta_train", *ARGUMENTS, "--out", str(folder)]
+    command += ["--checkpoint-minutes", "0", "--meta-steps", str(steps), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environ, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for_a_new_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    checkpoint = folder / "checkpoint.pt"
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.002)
+
+
+def kill_and_resume(folder: Path, kills: int, steps: int) -> list[int]:
+    """SIGKILL at random moments after a first checkpoint of each process; steps reached."""
+    moments = random.Random(os.getpid())
+    reached = []
+    for kill in range(kills):
+        process = start(folder, *(["--resume"] if kill else []), steps=steps)
+        wait_for_a_new_checkpoint(folder, process)
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        reached.append(load_checkpoint(folder / "checkpoint.pt")["trainer"]["step"])
+    last = start(folder, "--resume", steps=steps)
+    output, _ = last.communicate()
+    assert last.returncode == 0, output
+    assert f"resumed at step {reached[-1]}" in output
+    return reached
+
+
+@pytest.mark.parametrize(
+    ("kills", "steps"), [(3, 12), pytest.param(10, 50, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path, kills: int, steps: int) -> None:
+    """SIGKILL at random moments, resume, and compare with an uninterrupted run."""
+    whole = start(tmp_path / "whole", steps=steps)
+    reached = kill_and_resume(tmp_path / "killed", kills, steps)
+    output, _ = whole.communicate()
+    assert whole.returncode == 0, output
+    assert reached == sorted(reached)
+    assert reached[-1] < steps
+    one, two = tmp_path / "whole", tmp_path / "killed"
+    assert meta_parameters(one) == meta_parameters(two)
+    assert (one / "best.safetensors").read_bytes() == (two / "best.safetensors").read_bytes()
+    assert log_of(one) == log_of(two)
+
+
+def ranks(folder: Path, size: int, *more: str, steps: int = 12) -> list[subprocess.Popen[str]]:
+    """The processes that torchrun would start, so that the test can lose one of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [
+        start(folder, *more, steps=steps, RANK=str(rank), LOCAL_RANK=str(rank),
+              WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank in range(size)
+    ]  # fmt: skip
+
+
+def test_a_lost_process_ends_the_run_with_a_checkpoint_for_any_number(tmp_path: Path) -> None:
+    processes = ranks(tmp_path, 2, steps=60)
+    wait_for_a_new_checkpoint(tmp_path, processes[0])
+    wait_for_a_new_checkpoint(tmp_path, processes[0])
+    processes[1].send_signal(signal.SIGKILL)
+    output, _ = processes[0].communicate(timeout=120)
+    processes[1].communicate()
+    assert processes[0].returncode == 3, output
+    assert "2 processes" in output
+    assert "Rank 0 of 2 waited for the others in vain" in output
+    step = load_checkpoint(tmp_path / "checkpoint.pt")["trainer"]["step"]
+    assert f"The checkpoint of outer step {step} stands in {tmp_path}" in " ".join(output.split())
+    assert "Traceback" not in output
+    alone = start(tmp_path, "--resume", "--meta-batch", "2", steps=step + 2)
+    output, _ = alone.communicate()
+    assert alone.returncode == 0, output
+    assert f"resumed at step {step}" in output
+    assert log_of(tmp_path)[-1]["step"] == step + 2
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_by_bit(whole: Path, tmp_path: Path) -> None:
-    """SIGKILL at a random moment, resume, and compare with the uninterrupted run."""
-    command = [sys.executable, "-m", "experiments.meta_train", *ARGUMENTS]
-    command += ["--checkpoint-minutes", "0", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "checkpoint.pt"
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(random.Random(os.getpid()).uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    reached = load_checkpoint(checkpoint)["trainer"]["step"]
-    assert 1 <= reached < STEPS
-    done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+def test_torchrun(tmp_path: Path) -> None:
+    """By the documented command; two processes reach what one reaches, up to rounding."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    command += ["experiments.meta_train", *ARGUMENTS, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"resumed at step {reached}" in done.stdout
-    assert meta_parameters(tmp_path) == meta_parameters(whole)
+    assert "2 processes" in done.stdout
+    one = invoke(*ARGUMENTS, "--out", tmp_path / "one", "--meta-batch", "2")
+    assert one.exit_code == 0, one.output
+    a, b = (load_rule(tmp_path / n / "weights.safetensors").state_dict() for n in ("one", "two"))
+    assert all(torch.allclose(t, b[name], atol=1e-3) for name, t in a.items())
+
+
+def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
+    process = start(tmp_path, steps=60)
+    wait_for_a_new_checkpoint(tmp_path, process)
+    wait_for_a_new_checkpoint(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert "Rank 0 was told to stop. The checkpoint of outer step" in output
+    load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_a_run_is_never_written_over_by_accident(whole: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint.pt", "log.jsonl"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    done = invoke(*ARGUMENTS, "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "holds a run already (checkpoint.pt, log.jsonl)" in done.output
+    assert "--resume" in done.output
+    assert (tmp_path / "checkpoint.pt").read_bytes() == (whole / "checkpoint.pt").read_bytes()
+    assert (tmp_path / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
+    again = invoke(*ARGUMENTS, "--out", tmp_path, "--overwrite")
+    assert again.exit_code == 0, again.output
     assert log_of(tmp_path) == log_of(whole)
+
+
+def test_validations_are_recorded(whole: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    assert [v["step"] for v in result["validations"]] == [6, STEPS]
+    scores = [v["score"] for v in result["validations"]]
+    assert result["best"]["score"] == min(scores)
+    assert "untrained rule" in result["metric"]
+    logged = [r["validation"] for r in log_of(whole) if "validation" in r]
+    assert logged == scores
+    state = load_checkpoint(whole / "checkpoint.pt")["trainer"]
+    best = load_rule(whole / "best.safetensors").state_dict()
+    assert all(torch.equal(t, best[n]) for n, t in state["best"]["average"].items())
+
+
+@pytest.mark.parametrize("name", [n for n in meta_train.SHORT_NAMES if n != "truncated"])
+def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
+    done = invoke(*ARGUMENTS, "--meta-steps", "2", "--out", tmp_path, "--estimator", name)
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "result.json").read_text())["config"]
+    assert config["estimator"]["name"] == meta_train.SHORT_NAMES[name]
+    again = invoke(*ARGUMENTS, "--meta-steps", "4", "--out", tmp_path, "--resume")
+    assert again.exit_code == 2
+    assert "this run asks for ['TruncatedBackprop']" in again.output
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = (*ARGUMENTS, "--tensorboard", "--out", tmp_path)
+    assert invoke(*arguments, "--minutes", "0").exit_code == 0
+    assert invoke(*arguments, "--resume").exit_code == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = events.Scalars("train/loss")
+    assert [e.step for e in losses] == list(range(1, STEPS + 1))
+    assert losses[2].value == pytest.approx(log_of(tmp_path)[2]["loss"])
+    assert [e.step for e in events.Scalars("validation/score")] == [6, STEPS]
+
+
+def test_tensorboard_that_is_missing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = invoke(*ARGUMENTS, "--tensorboard", "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "need the package tensorboard" in done.output
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_slices_equal_one_run(whole: Path, tmp_path: Path) -> None:
@@ -137,6 +291,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
 
     refused("Unknown preset 'huge'; choose one of smoke, cpu, gpu", "--preset", "huge")
     refused("Unknown preset '[red]x'", "--preset", "[red]x")
+    refused("Unknown estimator 'luck'; choose one of truncated", "--estimator", "luck")
     refused("Unknown device 'tpu'", *ARGUMENTS, "--device", "tpu", "--out", tmp_path)
     if not torch.cuda.is_available():
         refused("torch sees no CUDA device", *ARGUMENTS, "--device", "cuda", "--out", tmp_path)
@@ -145,11 +300,13 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
 
     again = (*ARGUMENTS, "--out", str(tmp_path), "--resume")
     altered(whole, tmp_path, version=7)
-    refused("version 7, this package reads version 1", *again)
+    refused("version 7, this package reads version 2", *again)
     altered(whole, tmp_path, colour="red")
     refused("Unknown settings ['colour']", *again)
     altered(whole, tmp_path, rule={"hidden": 9, "edge_hidden": 2, "layers": 1})
     refused("hidden=9", *again)
+    altered(whole, tmp_path, estimator={"name": "Guess"})
+    refused("Unknown estimator", *again)
     content = (whole / "checkpoint.pt").read_bytes()
     (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     refused("is not a whole checkpoint", *again)

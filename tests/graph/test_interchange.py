@@ -144,7 +144,7 @@ def test_a_depthwise_kernel_stays_in_its_channel() -> None:
              edge_list(graph).nodes[graph.blocks[number].dst].start]  # fmt: skip
     assert torch.equal(src - first[0], dst - first[1])
     assert data.edge_kernel[mine][:9, 1:].tolist() == [[i, j] for i in range(3) for j in range(3)]
-    assert data.edge_conv[mine][0].tolist() == [1, 1, 4]
+    assert data.edge_conv[mine][0].tolist() == [1, 1, 4, 1, 0]
 
 
 def test_heads_have_nodes_above_their_members() -> None:

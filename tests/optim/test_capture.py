@@ -204,10 +204,38 @@ def test_compiled_in_place() -> None:
     assert capture.inputs is not None
 
 
-def test_a_graph_that_must_not_break_stays_whole() -> None:
+def test_a_model_compiled_as_a_whole_is_recorded_while_it_compiles() -> None:
+    net = Net()
+    capture: InputCapture | None = InputCapture(net)
+    assert capture is not None
+    counter = CompileCounter()
+    compiled = torch.compile(net, backend=counter, fullgraph=True)
+    x = torch.randn(4, 3)
+    compiled(x, scale=2.0)
+    assert capture.inputs is not None
+    assert torch.equal(capture.inputs[0][0], x)
+    assert capture.inputs[1] == {"scale": 2.0}
+    assert capture.module is net
+    capture = None
+    for _ in range(3):
+        compiled(x, scale=2.0)
+    assert counter.frame_count == 1
+
+
+def test_a_model_compiled_in_place_as_a_whole() -> None:
     net = Net()
     capture = InputCapture(net)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    net.compile(backend="eager", fullgraph=True)
+    x = torch.randn(4, 3)
+    net(x)
+    assert capture.inputs is not None
+    assert torch.equal(capture.inputs[0][0], x)
+
+
+def test_a_function_that_must_not_break_stays_whole() -> None:
+    net = Net()
+    capture = InputCapture(net)
+    compiled = torch.compile(lambda x: net(2 * x), backend="eager", fullgraph=True)
     compiled(torch.randn(4, 3))
     assert capture.inputs is None
     net(torch.randn(4, 3))  # an ordinary call still counts

@@ -92,6 +92,7 @@ def convolution(
             fan_in=weight[0].numel() if not transposed else weight.shape[0] * weight[0, 0].numel(),
             fan_out=out.shape[1],
             stride=stride[0],
+            padding=padding[0],
             dilation=dilation[0],
             groups=groups,
             transposed=float(transposed),

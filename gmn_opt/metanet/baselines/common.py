@@ -59,3 +59,23 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
+
+
+class Head(nn.Module):
+    """What all predictors end in: features standardized over the batch, then an MLP.
+
+    Averages over hundreds of weights vary little from network to network beside what they have in
+    common; without standardizing, an MLP takes long to see the difference. In evaluation mode,
+    running statistics stand for those of the batch.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.standardize = nn.BatchNorm1d(sizes[0])
+        self.net = mlp(sizes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[..., features]`` to ``[..., outputs]``."""
+        flat = self.standardize(features.reshape(-1, features.shape[-1]))
+        out: Tensor = self.net(flat)
+        return out.reshape(*features.shape[:-1], -1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.baselines.common import Shapes, fixed_shapes, leading, mlp
+from gmn_opt.metanet.baselines.common import Head, Shapes, fixed_shapes, leading
 
 
 class ParameterDeepSets(nn.Module):
@@ -41,7 +41,7 @@ class ParameterDeepSets(nn.Module):
         self.value = nn.Parameter(torch.randn(hidden))
         self.place = nn.Parameter(torch.randn(self.slots, hidden))
         self.element = nn.Linear(hidden, hidden)
-        self.net = mlp([hidden, *[hidden] * layers, outputs])
+        self.head = Head([hidden, *[hidden] * layers, outputs])
 
     def forward(self, tensors: Mapping[str, Tensor], shapes: Shapes | None = None) -> Tensor:
         """Predict; ``shapes`` are those of this batch's architecture where it is another one.
@@ -61,5 +61,5 @@ class ParameterDeepSets(nn.Module):
             first = silu(flat * self.value + self.place[number])
             # the mean commutes with nothing but linear maps, so the nonlinearity comes before
             means.append(silu(self.element(first)).mean(-2))
-        out: Tensor = self.net(torch.stack(means, -2).mean(-2))
+        out: Tensor = self.head(torch.stack(means, -2).mean(-2))
         return out

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gmn_opt.metanet.baselines.common import Shapes, fixed_shapes, flatten, mlp
+from gmn_opt.metanet.baselines.common import Head, Shapes, fixed_shapes, flatten
 
 
 class DMC(nn.Module):
@@ -41,7 +41,7 @@ class DMC(nn.Module):
         for a, b in pairwise((1, *channels)):
             layers += [nn.Conv1d(a, b, kernel, stride, padding=kernel // 2), nn.SiLU()]
         self.convolutions = nn.Sequential(*layers)
-        self.net = mlp([channels[-1], hidden, outputs])
+        self.head = Head([channels[-1], hidden, outputs])
 
     def forward(self, tensors: Mapping[str, Tensor], shapes: Shapes | None = None) -> Tensor:
         """Predict; ``shapes`` are those of this batch's architecture where it is another one.
@@ -51,5 +51,5 @@ class DMC(nn.Module):
         flat = flatten(tensors, self.shapes if shapes is None else shapes)
         lead = flat.shape[:-1]
         seen = self.convolutions(flat.reshape(-1, 1, flat.shape[-1])).mean(-1)
-        out: Tensor = self.net(seen)
+        out: Tensor = self.head(seen)
         return out.reshape(*lead, -1)

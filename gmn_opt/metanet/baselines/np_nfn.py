@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.baselines.common import Shapes, fixed_shapes, leading, mlp
+from gmn_opt.metanet.baselines.common import Head, Shapes, fixed_shapes, leading
 
 Features = dict[str, Tensor]
 
@@ -184,7 +184,7 @@ class NPNFN(nn.Module):
         sizes = [(len(self.shapes) - 3 + kept) * channels, hidden, outputs]
         if len(pairs) == 1:
             raise ValueError("An NP-NFN needs an MLP with at least one hidden layer.")
-        self.net = mlp(sizes)
+        self.head = Head(sizes)
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Predict; raises ValueError for tensors of other names or shapes."""
@@ -201,5 +201,5 @@ class NPNFN(nn.Module):
                 seen.append(t.flatten(-2))
             else:
                 seen.append(t.flatten(-1 - len(self.shapes[name]), -2).mean(-2))
-        out: Tensor = self.net(torch.cat(seen, -1))
+        out: Tensor = self.head(torch.cat(seen, -1))
         return out

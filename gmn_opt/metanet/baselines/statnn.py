@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.metanet.baselines.common import Shapes, fixed_shapes, leading, mlp
+from gmn_opt.metanet.baselines.common import Head, Shapes, fixed_shapes, leading
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 STATISTICS = 2 + len(QUANTILES)
@@ -55,7 +55,7 @@ class StatNN(nn.Module):
         super().__init__()
         self.shapes = fixed_shapes(shapes)
         self.slots = len(self.shapes) if slots is None else slots
-        self.net = mlp([self.slots * STATISTICS, *[hidden] * layers, outputs])
+        self.head = Head([self.slots * STATISTICS, *[hidden] * layers, outputs])
 
     def forward(self, tensors: Mapping[str, Tensor], shapes: Shapes | None = None) -> Tensor:
         """Predict; ``shapes`` are those of this batch's architecture where it is another one.
@@ -70,5 +70,5 @@ class StatNN(nn.Module):
                 "Make it with slots= as many as the largest architecture has."
             )
         padded = nn.functional.pad(features, (0, 0, 0, room))
-        out: Tensor = self.net(padded.flatten(-2))
+        out: Tensor = self.head(padded.flatten(-2))
         return out

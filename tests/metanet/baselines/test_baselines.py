@@ -39,7 +39,7 @@ def draw(graph: ParameterGraph, *lead: int, channels: int = 0) -> dict[str, Tens
 
 @pytest.mark.parametrize("make", ALL)
 def test_leading_dimensions_batch_networks(make: Make, graph: ParameterGraph) -> None:
-    net = make(graph.shapes, 3).double()
+    net = make(graph.shapes, 3).double().eval()
     tensors = draw(graph, 2, 4)
     out = net(tensors)
     assert out.shape == (2, 4, 3)
@@ -50,7 +50,7 @@ def test_leading_dimensions_batch_networks(make: Make, graph: ParameterGraph) ->
 
 @pytest.mark.parametrize("make", ALL)
 def test_invariance(make: Make, graph: ParameterGraph) -> None:
-    net = make(graph.shapes, 3).double()
+    net = make(graph.shapes, 3).double().eval()
     tensors = draw(graph, 2)
     before = net(tensors)
     for seed in range(5):
@@ -64,7 +64,7 @@ def test_invariance(make: Make, graph: ParameterGraph) -> None:
 
 def test_np_nfn_knows_its_inputs_apart(graph: ParameterGraph) -> None:
     """Swapping the two inputs is no symmetry, and must be seen."""
-    net = NPNFN(graph.shapes, 3).double()
+    net = NPNFN(graph.shapes, 3).double().eval()
     tensors = draw(graph)
     first = next(iter(tensors))
     swapped = {**tensors, first: tensors[first].flip(-1)}
@@ -74,7 +74,7 @@ def test_np_nfn_knows_its_inputs_apart(graph: ParameterGraph) -> None:
 def test_equivariance_of_np_layers(graph: ParameterGraph) -> None:
     tensors = draw(graph, 2, channels=2)
     for net in (NPLinear(graph.shapes, 2, 3), NPStack(graph.shapes, 2, 3, 4, 3)):
-        net.double()
+        net.double().eval()
         sym = graph.random_symmetry(torch.Generator().manual_seed(1))
 
         def move(features: dict[str, Tensor], sym=sym) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
@@ -88,7 +88,7 @@ def test_equivariance_of_np_layers(graph: ParameterGraph) -> None:
 
 def test_np_layer_equals_its_formula_index_by_index(graph: ParameterGraph) -> None:
     """Every term of the formula, one number at a time."""
-    layer = NPLinear(graph.shapes, 2, 3).double()
+    layer = NPLinear(graph.shapes, 2, 3).double().eval()
     x = draw(graph, channels=2)
     got = layer(x)
     names = list(graph.shapes)
@@ -148,7 +148,7 @@ def test_statistics_are_numpys(graph: ParameterGraph) -> None:
 
 @pytest.mark.parametrize("make", [StatNN, ParameterDeepSets])
 def test_other_architectures(make: Make, graph: ParameterGraph) -> None:
-    net = make(graph.shapes, 3, slots=8).double()
+    net = make(graph.shapes, 3, slots=8).double().eval()
     small, large = (trace(mlp(*s), torch.randn(3, 2)) for s in ((2, 4, 1), (2, 3, 3, 3, 3, 1)))
     assert net(draw(small, 5), small.shapes).shape == (5, 3)
     assert net(draw(graph)).shape == (3,)
@@ -158,12 +158,12 @@ def test_other_architectures(make: Make, graph: ParameterGraph) -> None:
 
 def test_convolutions_take_any_length(graph: ParameterGraph) -> None:
     small = trace(mlp(2, 4, 1), torch.randn(3, 2))
-    assert DMC(graph.shapes, 3).double()(draw(small, 5), small.shapes).shape == (5, 3)
+    assert DMC(graph.shapes, 3).double().eval()(draw(small, 5), small.shapes).shape == (5, 3)
 
 
 @pytest.mark.parametrize("make", ALL)
 def test_refusals(make: Make, graph: ParameterGraph) -> None:
-    net = make(graph.shapes, 3).double()
+    net = make(graph.shapes, 3).double().eval()
     tensors = draw(graph, 2)
     first = next(iter(tensors))
     with pytest.raises(ValueError, match=f"missing \\['{first}'\\]"):

@@ -1,0 +1,68 @@
+"""Other INRs of moved images, without fitting: the coordinates are moved by the first layer.
+
+An image seen through ``x -> A x + t`` has the same INR but for its first layer, W A and W t + b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gmn_opt.inr.base import Params
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How far images are moved.
+
+    Attributes:
+        turn: Standard deviation of the angle, in degrees.
+        zoom: Standard deviation of the scale, relative.
+        shift: Standard deviation of the shift along each axis, as a share of the image's side.
+        mirror: Whether half of the images are mirrored, left and right.
+    """
+
+    turn: float = 6.0
+    zoom: float = 0.08
+    shift: float = 0.03
+    mirror: bool = True
+
+
+def moved(
+    params: Mapping[str, Tensor], moves: Moves, generator: torch.Generator | None = None
+) -> Params:
+    """INRs of the same images, each turned, zoomed, shifted and mirrored at random.
+
+    Args:
+        params: ``{name: [N, *shape]}`` of INRs of images whose first layer ``layers.0`` reads
+            (row, column): SIRENs.
+        moves: How far.
+        generator: Of the draws; N networks are moved independently.
+
+    Returns:
+        The same shapes; all but the first layer are the tensors given.
+    """
+    weight, bias = params["layers.0.weight"], params["layers.0.bias"]
+    count = len(weight)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator).to(weight)
+
+    angle = normal() * (moves.turn * math.pi / 180)
+    scale = 1 + moves.zoom * normal()
+    flip = torch.ones_like(angle)
+    if moves.mirror:
+        flip = (torch.randint(2, (count,), generator=generator) * 2 - 1).to(weight)
+    rows = torch.stack([angle.cos() * scale, -angle.sin() * scale * flip], -1)
+    columns = torch.stack([angle.sin() * scale, angle.cos() * scale * flip], -1)
+    matrix = torch.stack([rows, columns], -2)
+    shift = 2 * moves.shift * normal(2, 1)
+    return {
+        **params,
+        "layers.0.weight": weight @ matrix,
+        "layers.0.bias": bias + (weight @ shift).squeeze(-1),
+    }

@@ -1,0 +1,254 @@
+"""WeightEditor: a graph metanet that edits what an INR shows, by way of its weights alone.
+
+The edited parameters of tensor t are ``θ_t + strength · γ_t · Δ_t`` with Δ from the metanet and a
+learned scale γ_t, 0.01 at the start (Zhou et al. 2023, arXiv 2302.14040, appendix; the protocol of
+all later work on edits of INRs). The editor sees weights only, never pixels, and is trained
+through the rendered image.
+
+Deviations: SIRENs are brought to one representative of the sine's symmetries first (see
+:mod:`gmn_opt.inr.canonical`), so that an edit of strength 0 has other weights and the same
+function; and the metanet reads every weight in units of the training set's, beside sines and
+cosines of it; and a change of a weight is, beside the metanet's readout of its edge, a product of
+readouts of its two ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.graph import ParameterGraph, trace
+from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
+from gmn_opt.inr.canonical import canonical
+from gmn_opt.inr.siren import SirenConfig
+from gmn_opt.metanet import GraphMetanet, blocked
+from gmn_opt.weights import WeightsError, WeightSet, load, save
+
+KIND = "inr editor"
+START = 0.01
+#: Hidden width at which learned scales have their published meaning.
+WIDTH = 32
+
+
+@dataclass(frozen=True)
+class EditorConfig:
+    """How an editor is built.
+
+    Attributes:
+        edit: Name of what it does; one of `gmn_opt.inr.edits.EDITS`, or anything.
+        hidden, edge_hidden, layers: Sizes of the metanet.
+        frequencies: Sines and cosines of each weight that the metanet reads beside it.
+    """
+
+    edit: str = "dilate"
+    hidden: int = 64
+    edge_hidden: int = 16
+    layers: int = 4
+    frequencies: int = 2
+
+
+def traced(inr: Inr) -> ParameterGraph:
+    """The parameter graph of an INR, with linked groups merged."""
+    return trace(inr, torch.zeros(3, inr.config.inputs)).contract()
+
+
+def role_of(name: str, layers: int) -> str:
+    """Which scale a parameter shares: its layer is the first, the last or between them."""
+    kind, _, rest = name.partition(".")
+    if kind != "layers":
+        return name
+    number, _, leaf = rest.partition(".")
+    place = {0: "first", layers: "last"}.get(int(number), "hidden")
+    return f"{place}.{leaf}"
+
+
+class WeightEditor(nn.Module):
+    """Edits INRs of one family, of any widths and numbers of hidden layers.
+
+    Scales belong to the first layer, the last one and those between: on the usual two hidden
+    layers, to every tensor. Behind the first layer, changes of weights are divided by the width
+    that they are summed over, relative to `WIDTH`.
+
+    Args:
+        inr: Config of the INRs it is made for.
+        config: Sizes.
+    """
+
+    spread: Tensor
+
+    def __init__(self, inr: InrConfig, config: EditorConfig | None = None) -> None:
+        super().__init__()
+        self.inr, self.config = inr, config or EditorConfig()
+        self._graphs: dict[InrConfig, ParameterGraph] = {}
+        graph = self.graph_of(inr)
+        names = [role_of(n, len(inr.widths)) for n in graph.shapes]
+        self.roles = sorted({"hidden.weight", "hidden.bias", *names})
+        self.scale = nn.Parameter(torch.full((len(self.roles),), START))
+        self.register_buffer("spread", torch.ones(len(self.roles)))
+        self.make_metanet(1 + 2 * self.config.frequencies)
+
+    def make_metanet(self, features: int) -> None:
+        """Build what `directions` needs; each weight comes with this many features."""
+        c = self.config
+        self.metanet = GraphMetanet(
+            features, 1, hidden=c.hidden, edge_hidden=c.edge_hidden, layers=c.layers
+        )
+        self.node_norm = nn.LayerNorm(c.hidden)
+        self.rows = nn.Linear(c.hidden, c.hidden)
+        self.columns = nn.Linear(c.hidden, c.hidden)
+        nn.init.zeros_(self.rows.weight)
+        nn.init.zeros_(self.rows.bias)
+
+    def directions(self, graph: ParameterGraph, features: Mapping[str, Tensor]) -> Params:
+        """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``.
+
+        The metanet's readout of the edge, plus the product of what its two ends say: as the
+        gradient of a weight is made of an activation and a backward signal.
+        """
+        layout = blocked(graph)
+        edges = layout.split({n: t.movedim(-1, 0) for n, t in features.items()})
+        states = self.metanet.states(graph, [e.movedim(0, -3) for e in edges])
+        nodes = self.node_norm(states.nodes)
+        at_dst = self.rows(nodes).split(layout.group_sizes, -2)
+        at_src = self.columns(nodes).split(layout.group_sizes, -2)
+        readout = self.metanet.readout
+        assert readout is not None
+        out = []
+        for block, edge in zip(layout.blocks, states.edges, strict=True):
+            rows = block.dst.read(at_dst[block.dst.group])
+            columns = block.spread_src(block.src.read(at_src[block.src.group]))
+            product = rows @ columns.mT * self.config.hidden**-0.5
+            out.append(edge.mix(readout.weight).squeeze(-3) + product)
+        return layout.join(out)
+
+    @property
+    def graph(self) -> ParameterGraph:
+        """The parameter graph of the INRs that the editor was made for."""
+        return self._graphs[self.inr]
+
+    def graph_of(self, config: InrConfig) -> ParameterGraph:
+        """The parameter graph of INRs of this config.
+
+        Raises ValueError when the editor cannot edit them.
+        """
+        if config not in self._graphs:
+            if replace(config, widths=self.inr.widths) != self.inr:
+                raise ValueError(
+                    f"This editor ({self.config.edit}) was made for {self.inr}, other widths "
+                    f"allowed; received an INR of {config}. Use an editor for such INRs."
+                )
+            with torch.random.fork_rng(devices=[]):
+                self._graphs[config] = traced(config.build())
+        return self._graphs[config]
+
+    def _units(self, graph: ParameterGraph) -> dict[str, tuple[int, float]]:
+        """Per parameter, the position of its role and what changes are divided by."""
+        layers = sum(n.endswith(".weight") for n in graph.shapes) - 1
+        out = {}
+        for name, shape in graph.shapes.items():
+            role = role_of(name, layers)
+            behind = role in ("hidden.weight", "last.weight")
+            out[name] = self.roles.index(role), shape[1] / WIDTH if behind else 1.0
+        return out
+
+    @torch.no_grad()
+    def measure(self, params: Mapping[str, Tensor], config: InrConfig | None = None) -> None:
+        """Take root mean squares over a training set as the units of the values.
+
+        Args:
+            params: ``{name: [N, *shape]}``.
+            config: Of these INRs.
+        """
+        config = config or self.inr
+        known = self.prepare(params, config)
+        found: dict[int, list[Tensor]] = {}
+        for name, (role, width) in self._units(self.graph_of(config)).items():
+            found.setdefault(role, []).append(known[name].square().mean() * width)
+        for role, squares in found.items():
+            self.spread[role] = torch.stack(squares).mean().sqrt().clamp_min(1e-8)
+
+    @staticmethod
+    def prepare(params: Mapping[str, Tensor], config: InrConfig) -> Params:
+        """The same functions with the parameters that an edit starts from."""
+        return canonical(params, config) if isinstance(config, SirenConfig) else dict(params)
+
+    def delta(self, params: Mapping[str, Tensor], config: InrConfig) -> Params:
+        """γ·Δ for prepared parameters ``{name: [..., *shape]}``, of the same shapes."""
+        graph = self.graph_of(config)
+        units = self._units(graph)
+        like = next(iter(params.values()))
+        turns = 2.0 ** torch.arange(self.config.frequencies, dtype=like.dtype, device=like.device)
+        features = {}
+        for name, (role, width) in units.items():
+            value = (params[name] * (width**0.5 / self.spread[role])).unsqueeze(-1)
+            angle = value * turns
+            features[name] = torch.cat([value, angle.sin(), angle.cos()], -1)
+        out = self.directions(graph, features)
+        return {n: self.scale[r] / width * out[n] for n, (r, width) in units.items()}
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        config: InrConfig | None = None,
+        strength: float | Tensor = 1.0,
+    ) -> Params:
+        """Edited parameters.
+
+        Args:
+            params: ``{name: [N, *shape]}`` (any leading dimensions).
+            config: Of these INRs; by default the one that the editor was made for.
+            strength: 0 leaves the function as it is, 1 is the edit, between and beyond
+                interpolates.
+
+        Raises ValueError for INRs that the editor was not made for.
+        """
+        config = config or self.inr
+        known = self.prepare(params, config)
+        change = self.delta(known, config)
+        return {n: known[n] + strength * change[n] for n in change}
+
+    @torch.no_grad()
+    def edit(self, inr: Inr, strength: float = 1.0) -> Inr:
+        """An edited copy of one INR; raises ValueError for one of another kind."""
+        config = inr.config
+        self.graph_of(config)
+        params = {n: p.unsqueeze(0) for n, p in inr.named_parameters()}
+        done = self(params, config, strength)
+        with torch.random.fork_rng(devices=[]):
+            out = config.build().to(next(inr.parameters()))
+        out.load_state_dict({n: t[0] for n, t in done.items()})
+        return out
+
+
+def save_editor(
+    path: str | os.PathLike[str], editor: WeightEditor, about: dict[str, Any] | None = None
+) -> None:
+    """Write an editor, whole or not at all; ``about`` are plain values to keep along."""
+    config = {
+        "editor": asdict(editor.config),
+        "inr": editor.inr.to_dict(),
+        "about": about or {},
+    }
+    save(path, WeightSet(Path(path).stem, KIND, config, dict(editor.state_dict())))
+
+
+def load_editor(path: str | os.PathLike[str]) -> WeightEditor:
+    """The editor in a file, frozen and in evaluation mode.
+
+    Raises WeightsError when the file is missing, damaged, or holds something else.
+    """
+    found = load(path, KIND)
+    try:
+        inr = config_from_dict(found.config["inr"])
+        with torch.random.fork_rng(devices=[]):
+            editor = WeightEditor(inr, EditorConfig(**found.config["editor"]))
+        editor.load_state_dict(found.tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{path} does not fit the editors of this gmn-opt: {error}") from error
+    return editor.requires_grad_(False).eval()

@@ -1,0 +1,198 @@
+"""`gmn-opt inr`: from an image to a network, an edit, and a picture again; and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from gmn_opt.cli.app import app
+from gmn_opt.data import load_bundled
+from gmn_opt.inr import (
+    EditorConfig,
+    SirenConfig,
+    WeightEditor,
+    read_inr,
+    render,
+    save_editor,
+)
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `gmn-opt inr` in a folder with images and editors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    digit = load_bundled("mnist").test_images[0].numpy()
+    Image.fromarray(digit).save("digit.png")
+    rows, columns = np.mgrid[0:40, 0:60]
+    colour = np.stack([rows * 6, columns * 4, rows + columns], -1).astype(np.uint8)
+    Image.fromarray(colour).save("photo.jpg", quality=95)
+    Image.fromarray(np.dstack([colour, np.full((40, 60), 90, np.uint8)])).save("clear.png")
+    Image.fromarray(digit.astype(np.uint16) * 257).save("deep.png")
+    Image.fromarray(digit[:1, :1]).save("dot.png")
+    content = Path("digit.png").read_bytes()
+    Path("cut.png").write_bytes(content[: len(content) // 2])
+    Path("text.png").write_text("no image")
+    for name, channels in (("grey", 1), ("colour", 3)):
+        torch.manual_seed(0)
+        config = EditorConfig("dilate", hidden=8, edge_hidden=4, layers=2)
+        editor = WeightEditor(SirenConfig(2, channels), config)
+        with torch.no_grad():
+            for p in editor.metanet.parameters():
+                p.add_(torch.randn_like(p) / 4)
+        save_editor(Path(f"{name}.safetensors"), editor)
+    return lambda *args: CliRunner().invoke(app, ["inr", *args])
+
+
+def picture(name: str) -> Any:
+    """The pixels of an image file."""
+    with Image.open(name) as file:
+        return np.array(file).astype(int)
+
+
+def fit(run: Run, image: str = "digit.png", *options: str) -> Any:
+    return run("fit", image, "-o", "net.safetensors", "--psnr", "25", *options)
+
+
+def test_from_image_to_image(run: Run) -> None:
+    result = fit(run)
+    assert result.exit_code == 0, result.output
+    assert "SIREN 2-32-32-1, 1,185 parameters" in result.stdout
+    inr, about = read_inr("net.safetensors")
+    assert about["size"] == [28, 28]
+    with torch.no_grad():
+        shown = render(inr, 28)
+    wanted = load_bundled("mnist").test_images[0].float().unsqueeze(-1) / 127.5 - 1
+    assert float((shown - wanted).square().mean()) < 4 * 10**-2.5
+
+    for strength in ("0", "1"):
+        result = run("edit", "net.safetensors", "--edit", "dilate", "--editor", "grey.safetensors",
+                     "--strength", strength, "-o", f"edited{strength}.safetensors")  # fmt: skip
+        assert result.exit_code == 0, result.output
+    for name in ("net", "edited0", "edited1"):
+        result = run("render", f"{name}.safetensors", "-o", f"{name}.png", "--size", "50")
+        assert result.exit_code == 0, result.output
+    pictures = {n: picture(f"{n}.png") for n in ("net", "edited0", "edited1")}
+    assert pictures["net"].shape == (50, 50)
+    assert abs(pictures["net"] - pictures["edited0"]).max() <= 1
+    assert abs(pictures["net"] - pictures["edited1"]).max() > 10
+    assert run("render", "net.safetensors", "-o", "again.png").exit_code == 0
+    assert picture("again.png").shape == (28, 28)
+
+
+def test_a_photo_is_brought_to_size_saying_so(run: Run) -> None:
+    result = fit(run, "photo.jpg")
+    assert result.exit_code == 0, result.output
+    assert "changed: 60x40 to its middle, 40x40; 40x40 to 32x32" in result.stderr
+    assert read_inr("net.safetensors")[0].config == SirenConfig(2, 3)
+    result = fit(run, "photo.jpg", "--grey", "--size", "16", "--width", "8")
+    assert result.exit_code == 0, result.output
+    assert "colour to grey" in result.stderr
+    assert read_inr("net.safetensors")[0].config == SirenConfig(2, 1, (8, 8))
+    assert run("render", "net.safetensors", "-o", "grey.png").exit_code == 0
+    assert picture("grey.png").shape == (16, 16)
+
+
+def test_galleries(run: Run) -> None:
+    result = run("gallery", "--editor", "grey.safetensors", "--count", "2", "-o", "g.png")
+    assert result.exit_code == 0, result.output
+    assert "g.png: 2 images, dilate, mean squared error" in result.stdout
+    assert picture("g.png").std() > 20
+    result = run("gallery", "photo.jpg", "--editor", "colour.safetensors", "-o", "c.png")
+    assert result.exit_code == 0, result.output
+    assert Path("c.png").is_file()
+
+
+def test_networks_from_elsewhere(run: Run) -> None:
+    net = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    save_file(net.state_dict(), "theirs.safetensors")
+    result = run("render", "theirs.safetensors", "-o", "theirs.png", "--omega", "10")
+    assert result.exit_code == 0, result.output
+    assert picture("theirs.png").shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "none.png", "-o", "x.safetensors"], "there is no file none.png"),
+        (["fit", "cut.png", "-o", "x.safetensors"], "cut.png is no image, or a damaged one"),
+        (["fit", "text.png", "-o", "x.safetensors"], "text.png is no image"),
+        (["fit", "deep.png", "-o", "x.safetensors"], "more than 8 bits per pixel"),
+        (["fit", "clear.png", "-o", "x.safetensors"], "has transparency"),
+        (["fit", "dot.png", "-o", "x.safetensors"], "has 1x1 pixels; an INR needs at least 2x2"),
+        (["fit", "digit.png", "-o", "x.pt"], "the name must end in .safetensors"),
+        (["fit", "digit.png", "-o", "no/x.safetensors"], "no is not a folder"),
+        (["edit", "x", "-o", "x.safetensors", "--edit", "melt"], "There is no file x"),
+        (["edit", "NET", "-o", "x.safetensors"], "say which edit with --edit"),
+        (["edit", "NET", "-o", "x.safetensors", "--edit", "melt"], "no editor for 'melt' on grey"),
+        (
+            ["edit", "NET", "-o", "x.safetensors", "--editor", "colour.safetensors"],
+            "edits networks of 3 channels, this one has 1",
+        ),
+        (
+            [
+                "edit",
+                "NET",
+                "-o",
+                "x.safetensors",
+                "--editor",
+                "grey.safetensors",
+                "--edit",
+                "blur",
+            ],
+            "is an editor for 'dilate', not for 'blur'",
+        ),
+        (["edit", "NET", "-o", "x.safetensors", "--editor", "NET"], "holds weights of a inr"),
+        (["edit", "CUT", "-o", "x.safetensors", "--editor", "grey.safetensors"], "cut off"),
+        (["edit", "CONV", "-o", "x.safetensors", "--editor", "grey.safetensors"], "is no SIREN"),
+        (["edit", "WIDE", "-o", "x.safetensors", "--editor", "grey.safetensors"], "was made for"),
+        (["render", "NET", "-o", "x.gif"], "the name must end in .png"),
+        (["render", "LINE", "-o", "x.png"], "maps 1 coordinates to 2 values"),
+        (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite"),
+        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' on grey"),
+        (["gallery", "-o", "x.png", "--editor", "colour.safetensors"], "give images"),
+        (["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"], "no bundl"),
+        (["gallery", "cut.png", "-o", "x.png", "--editor", "grey.safetensors"], "cut.png is no"),
+    ],
+)
+def test_refusals_are_one_message(run: Run, args: list[str], message: str) -> None:
+    names = {"NET": "net", "CUT": "cutoff", "CONV": "conv", "WIDE": "wide", "LINE": "line",
+             "NAN": "nan"}  # fmt: skip
+    if set(args) & set(names):
+        _make_networks()
+    chosen = [f"{names[a]}.safetensors" if a in names else a for a in args]
+    result = run(*chosen)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    text = result.stderr
+    assert any(m in text for m in message.split("|")), text
+    assert "Traceback" not in text
+    for name in ("x.safetensors", "x.png", "x.pt", "x.gif"):
+        assert not Path(name).exists()
+    assert not list(Path().glob(".*partial"))
+
+
+def _make_networks() -> None:
+    from gmn_opt.inr import FourierConfig, Siren, save_inr
+
+    save_inr("net.safetensors", Siren(SirenConfig()))
+    Path("cutoff.safetensors").write_bytes(Path("net.safetensors").read_bytes()[:-50])
+    save_file(nn.Conv2d(1, 2, 3).state_dict(), "conv.safetensors")
+    save_inr("wide.safetensors", FourierConfig(2, 1, (4,)).build())
+    save_inr("line.safetensors", Siren(SirenConfig(1, 2)))
+    damaged = Siren(SirenConfig())
+    with torch.no_grad():
+        next(damaged.parameters()).fill_(torch.nan)
+    save_inr("nan.safetensors", damaged)

@@ -1,0 +1,234 @@
+"""Data sets of INRs, editing and classification, each as one runs it, in miniature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from experiments import inr_classification, inr_editing, make_inrs
+from experiments.benchmarks import inr_fitting
+from experiments.inr_classifiers import CLASSIFIERS
+from experiments.inr_editors import EDITORS, EditTrainer, TrainConfig, new_editor, rendered_edits
+from gmn_opt import trace
+from gmn_opt.inr import (
+    EditorConfig,
+    FitConfig,
+    InrSet,
+    SirenConfig,
+    canonical,
+    fit_images,
+    load_editor,
+    load_inr_set,
+    render,
+)
+from gmn_opt.inr.augmentation import Moves, moved
+from tasks.inr_data import PATCH, PHOTOS, load_split
+
+TINY = EditorConfig(hidden=8, edge_hidden=4, layers=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of a few small INRs of MNIST."""
+    out = tmp_path_factory.mktemp("inrs") / "mnist"
+    make_inrs.main(data="mnist", out=out, count="6,3,3", widths="8,8", steps=20, shard=4)
+    return out
+
+
+def small(count: int = 4) -> InrSet:
+    images = load_split("mnist", "train", (count, 1, 1)).images[:, ::2, ::2].contiguous()
+    return fit_images(images, SirenConfig(widths=(8, 8)), FitConfig(40))
+
+
+def test_a_data_set_says_how_it_was_made(folder: Path) -> None:
+    record = json.loads((folder / "dataset.json").read_text())
+    assert record["target_range"] == [-1.0, 1.0]
+    assert {s: v["count"] for s, v in record["splits"].items()} == {
+        "train": 6, "valid": 3, "test": 3,
+    }  # fmt: skip
+    sets = {s: load_inr_set(folder / s) for s in ("train", "valid", "test")}
+    first = [s.manifest["seed"] for s in sets.values()]
+    assert len(set(first)) == 3  # or images at the same place would start alike
+    assert sets["test"].labels is not None
+    with pytest.raises(typer.Exit):
+        make_inrs.main(data="mnist", out=folder, count="6,3,3", widths="8,8")
+    with pytest.raises(typer.Exit):
+        make_inrs.main(data="mnist", out=folder / "x", count="6;3")
+
+
+def test_splits_share_no_image_and_no_photograph() -> None:
+    pytest.importorskip("skimage")
+    assert len({n for names in PHOTOS.values() for n in names}) == sum(map(len, PHOTOS.values()))
+    train = load_split("mnist", "train", (5, 4, 3)).images
+    valid = load_split("mnist", "valid", (5, 4, 3)).images
+    both = torch.cat([train, valid]).flatten(1)
+    assert len(both.unique(dim=0)) == 9
+    photos = load_split("photos", "test", (1, 1, 4))
+    assert photos.images.shape == (4, PATCH, PATCH, 3)
+    again = load_split("photos", "test", (1, 1, 4)).images
+    assert torch.equal(photos.images, again)
+    other = load_split("photos", "test", (1, 1, 4), seed=1).images
+    assert not torch.equal(photos.images, other)
+    with pytest.raises(ValueError, match="No images 'cifar'"):
+        load_split("cifar", "train", (1, 1, 1))
+    with pytest.raises(ValueError, match="at least one image"):
+        load_split("mnist", "train", (0, 1, 1))
+
+
+class TestEditing:
+    def test_all_kinds_learn(self) -> None:
+        data = small()
+        for kind in EDITORS:
+            editor = new_editor(kind, data.config, TINY, 0)
+            config = TrainConfig(steps=60, batch=4, lr=5e-3, warmup=5, average=0.5)
+            trainer = EditTrainer(data, "invert", editor, config, 0, torch.device("cpu"))
+            losses = [trainer.advance() for _ in range(60)]
+            assert losses[-1] < 0.9 * losses[0], kind
+        with pytest.raises(ValueError, match="no editor 'cnn'"):
+            new_editor("cnn", data.config, TINY, 0)
+
+    def test_np_nfn_is_equivariant_and_flat_is_not(self) -> None:
+        data = small(2)
+        params = {n: p.double() for n, p in data.params.items()}
+        for kind, equivariant in (("np_nfn", True), ("flat", False)):
+            editor = new_editor(kind, data.config, TINY, 0).double()
+            with torch.no_grad():
+                for p in editor.metanet.parameters():
+                    p.add_(torch.randn_like(p) / 4)
+                sym = editor.graph.random_symmetry()
+                a = editor(editor.graph.permute(params, sym))
+                b = editor.graph.permute(editor(params), sym)
+            assert all(torch.allclose(a[n], b[n], atol=1e-10) for n in a) == equivariant
+
+    def test_a_run_goes_on_exactly(self) -> None:
+        data, config = small(), TrainConfig(steps=6, batch=2, warmup=2)
+
+        def fresh() -> EditTrainer:
+            editor = new_editor("gmn", data.config, TINY, 0)
+            return EditTrainer(data, "dilate", editor, config, 0, torch.device("cpu"))
+
+        whole, first, second = fresh(), fresh(), fresh()
+        want = [whole.advance() for _ in range(6)]
+        got = [first.advance() for _ in range(3)]
+        second.load_state_dict(first.state_dict())
+        got += [second.advance() for _ in range(3)]
+        assert got == want
+        assert torch.equal(rendered_edits(whole.result(), data),
+                           rendered_edits(second.result(), data))  # fmt: skip
+        other = fresh()
+        other.config = replace(config, lr=1.0)
+        with pytest.raises(ValueError, match="written with other settings"):
+            other.load_state_dict(first.state_dict())
+
+    def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
+        run: dict[str, Any] = {"preset": "smoke", "inrs": folder, "out": tmp_path, "device": "cpu"}
+        inr_editing.main(**run, minutes=0.0)
+        first = json.loads((tmp_path / "result.json").read_text())
+        assert first["steps"] == 1
+        assert not first["complete"]
+        inr_editing.main(**run, resume=True)
+        record = json.loads((tmp_path / "result.json").read_text())
+        assert record["complete"]
+        assert record["steps"] == 12
+        marks = record["bounds"]
+        assert 0 < marks["floor"] < marks["identity"]
+        assert len(record["curve"]) == 2
+        editor = load_editor(tmp_path / "editor.safetensors")
+        test = load_inr_set(folder / "test")
+        error = inr_editing.judge(editor, test, "dilate")
+        assert error == pytest.approx(record["test_mse"], rel=1e-4)
+        for name in ("curve.png", "gallery.png"):
+            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        with pytest.raises(typer.Exit):
+            inr_editing.main(**run, edit="melt")
+
+
+class TestClassification:
+    @pytest.mark.parametrize("name", CLASSIFIERS)
+    def test_every_classifier_takes_a_batch(self, name: str) -> None:
+        data = small(2)
+        graph = trace(data.template(), torch.zeros(3, 2))
+        model = CLASSIFIERS[name](graph, 10).double().eval()
+        params = {n: p.double() for n, p in data.params.items()}
+        out = model(params)
+        assert out.shape == (2, 10)
+        if name in ("gmn", "statnn", "deep_sets", "np_nfn"):
+            moved_params = graph.permute(params, graph.random_symmetry())
+            assert torch.allclose(model(moved_params), out, atol=1e-10)
+
+    def test_normalized_tensors(self) -> None:
+        data = small()
+        out = inr_classification.Normalizer(data)(data.params)
+        for p in out.values():
+            assert abs(float(p.mean())) < 1e-5
+            assert p.numel() == len(data) or float(p.std()) == pytest.approx(1, abs=1e-4)
+
+    def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
+        run: dict[str, Any] = {
+            "preset": "smoke", "inrs": folder, "out": tmp_path, "seeds": 2,
+            "models": "gmn,flat_mlp", "device": "cpu",
+        }  # fmt: skip
+        inr_classification.main(**run)
+        first = json.loads((tmp_path / "result.json").read_text())
+        assert [r["seed"] for r in first["runs"]["gmn"]] == [0, 1]
+        assert (tmp_path / "accuracy.png").is_file()
+        inr_classification.main(**run, resume=True)
+        again = json.loads((tmp_path / "result.json").read_text())
+        assert again["runs"] == first["runs"]
+        with pytest.raises(typer.Exit):
+            inr_classification.main(**run, epochs=1, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("moves", "move"),
+    [
+        (Moves(0, 0, 0, mirror=False), lambda image: image),
+        (Moves(0, 0, 0, mirror=True), None),
+    ],
+)
+def test_moved_networks_show_moved_images(
+    moves: Moves, move: Callable[[torch.Tensor], torch.Tensor] | None
+) -> None:
+    data = small(4)
+    params = {n: p.double() for n, p in data.params.items()}
+    inr = data.template().double()
+    before, after = render(inr, 9, params), render(inr, 9, moved(params, moves))
+    for a, b in zip(before, after, strict=True):
+        if move is None:
+            assert torch.allclose(b, a, atol=1e-10) or torch.allclose(b, a.flip(1), atol=1e-10)
+        else:
+            assert torch.allclose(b, move(a), atol=1e-10)
+
+
+def test_moves_by_their_formula() -> None:
+    """A turned, zoomed and shifted network at x is the network at A x + t."""
+    data = small(1)
+    params = {n: p.double() for n, p in data.params.items()}
+    after = moved(params, Moves(30, 0.2, 0.1), torch.Generator().manual_seed(0))
+    weight, new = params["layers.0.weight"][0], after["layers.0.weight"][0]
+    matrix = torch.linalg.lstsq(weight, new).solution
+    offset = (after["layers.0.bias"][0] - params["layers.0.bias"][0]).unsqueeze(-1)
+    shift = torch.linalg.lstsq(weight, offset).solution
+    x = torch.rand(5, 2, dtype=torch.float64)
+    inr = data.template().double()
+    assert torch.allclose(
+        inr.batched(after, x), inr.batched(params, x @ matrix.mT + shift.T), atol=1e-9
+    )
+    known = canonical(after, SirenConfig(widths=(8, 8)))
+    assert torch.allclose(inr.batched(known, x), inr.batched(after, x), atol=1e-9)
+
+
+def test_the_benchmark_compares_at_equal_psnr(tmp_path: Path) -> None:
+    inr_fitting.main(out=tmp_path, batch=2, loop=1, repeats=1, slots="2", psnr=15.0)
+    record = json.loads((tmp_path / "result.json").read_text())
+    for found in record["results"].values():
+        for facts in found.values():
+            assert facts["psnr_min"] >= 15.0
+            assert facts["inrs_per_second"][0] > 0

@@ -1,0 +1,81 @@
+"""Reading and writing photographs, galleries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gmn_opt.inr.gallery import draw_gallery, error_image, levels
+from gmn_opt.inr.photos import PhotoError, read_photo, write_photo
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_pixels_survive(tmp_path: Path) -> None:
+    for shape in ((5, 7), (5, 7, 3)):
+        array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        photo = read_photo(save(tmp_path / "a.png", array))
+        assert photo.changes == ()
+        assert np.array_equal(photo.pixels.squeeze(-1).numpy(), array)
+        write_photo(tmp_path / "b.png", photo.pixels)
+        assert torch.equal(read_photo(tmp_path / "b.png").pixels, photo.pixels)
+
+
+def test_the_middle_by_area(tmp_path: Path) -> None:
+    array = np.zeros((4, 8), np.uint8)
+    array[:2, 2:4], array[2:, 4:6] = 200, 100
+    photo = read_photo(save(tmp_path / "a.png", array), 2, 1)
+    assert photo.pixels.squeeze(-1).tolist() == [[200, 0], [0, 100]]
+    assert photo.changes == ("8x4 to its middle, 4x4", "4x4 to 2x2")
+    photo = read_photo(tmp_path / "a.png", 6, 3)
+    assert photo.pixels.shape == (6, 6, 3)
+    assert photo.changes[0] == "grey to colour"
+
+
+def test_other_modes(tmp_path: Path) -> None:
+    array = np.full((4, 4), 200, np.uint8)
+    Image.fromarray(array).convert("1").save(tmp_path / "bits.png")
+    assert read_photo(tmp_path / "bits.png").changes == ("black and white to grey",)
+    for mode, message in (("P", "a palette"), ("LA", "transparency"), ("I", "more than 8 bits"),
+                          ("CMYK", "the colour mode CMYK")):  # fmt: skip
+        path = tmp_path / f"{mode}.tiff"
+        Image.fromarray(array).convert(mode).save(path)
+        with pytest.raises(PhotoError, match=message):
+            read_photo(path)
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="the name must end in .png"):
+        write_photo(tmp_path / "a.tiff", torch.zeros(2, 2, 1, dtype=torch.uint8))
+    with pytest.raises(Exception, match=r"cannot|Cannot|invalid|Unsupported"):
+        write_photo(tmp_path / "a.png", torch.zeros(2, 2, 5, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_levels_and_errors() -> None:
+    image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert levels(image).tolist() == [0, 0, 128, 255, 255]
+    assert levels(image, (0.0, 2.0)).tolist() == [0, 0, 0, 128, 255]
+    assert error_image(image, image).tolist() == [-1.0] * 5
+    assert error_image(image, torch.ones(5)).tolist() == [1, 1, 0, -1, 0]
+
+
+def test_a_gallery_shows_its_images(tmp_path: Path) -> None:
+    black, white = -torch.ones(2, 8, 8, 1), torch.ones(2, 8, 8, 3)
+    draw_gallery({"a": black, "b": white}, tmp_path / "g.png", "title")
+    with Image.open(tmp_path / "g.png") as file:
+        pixels = np.array(file.convert("L"))
+    width = pixels.shape[1]
+    assert pixels[-60:-20, width // 4].max() < 30
+    assert pixels[-60:-20, 3 * width // 4].min() > 225
+    for columns in ({}, {"a": black[:0]}, {"a": black, "b": white[:1]}):
+        with pytest.raises(ValueError, match="columns of the same number"):
+            draw_gallery(columns, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
