@@ -2,7 +2,7 @@
 
 A block is brought to the dense form ``[..., D, E]``: ``D`` destination nodes by ``E = S * K``
 incoming edges per node (``S`` source nodes, ``K`` parallel edges, source-major). Node states are
-``[..., N, c]``. Leading dimensions batch networks that share the graph.
+``[..., N]`` per channel. Leading dimensions batch networks that share the graph.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ class Endpoint:
         return self.kept == tuple(range(len(self.sizes)))
 
     def read(self, nodes: Tensor) -> Tensor:
-        """Node states ``[..., N, c]`` as the block sees them, ``[..., size, c]``."""
+        """Values of the nodes ``[..., N]`` as the block sees them, ``[..., size]``."""
         if self.is_whole:
             return nodes
-        lead = nodes.dim() - 2
-        seen = nodes.unflatten(-2, self.sizes)
+        lead = nodes.dim() - 1
+        seen = nodes.unflatten(-1, self.sizes)
         at = dict(self.at)
         for position in reversed(range(len(self.sizes))):
             if position in at:
                 seen = seen.select(lead + position, at[position])
             elif position not in self.kept:
                 seen = seen.mean(lead + position)
-        return seen.reshape(*nodes.shape[:lead], self.size, nodes.shape[-1])
+        return seen.reshape(*nodes.shape[:lead], self.size)
 
     def write(self, seen: Tensor) -> Tensor:
-        """``[..., size, c]`` copied to the nodes ``[..., N, c]``; zero where the block is not."""
+        """``[..., size]`` copied to the nodes ``[..., N]``; zero where the block is not."""
         if self.is_whole:
             return seen
-        lead = seen.dim() - 2
+        lead = seen.dim() - 1
         shape = [n if i in self.kept else 1 for i, n in enumerate(self.sizes)]
-        spread = seen.unflatten(-2, shape)
+        spread = seen.unflatten(-1, shape)
         for position, index in self.at:
             before = lead + position
             size = list(spread.shape)
@@ -79,12 +79,12 @@ class Endpoint:
             zeros_before = spread.new_zeros(size)
             size[before] = self.sizes[position] - index - 1
             spread = torch.cat([zeros_before, spread, spread.new_zeros(size)], before)
-        full = spread.expand(*seen.shape[:lead], *self.sizes, seen.shape[-1])
-        return full.reshape(*seen.shape[:lead], prod(self.sizes), seen.shape[-1])
+        full = spread.expand(*seen.shape[:lead], *self.sizes)
+        return full.reshape(*seen.shape[:lead], prod(self.sizes))
 
     def coverage(self) -> Tensor:
-        """``[N, 1]``: 1 for nodes that the block meets, 0 for others."""
-        return self.write(torch.ones(self.size, 1, dtype=torch.float64))
+        """``[N]``: 1 for nodes that the block meets, 0 for others."""
+        return self.write(torch.ones(self.size, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,66 @@ class BlockLayout:
         return rearrange(edges, self.inverse, **self.axis_sizes)
 
     def spread_src(self, nodes: Tensor) -> Tensor:
-        """Source states ``[..., S, c]`` repeated over parallel edges, ``[..., E, c]``."""
+        """Source values ``[..., S]`` repeated over parallel edges, ``[..., E]``."""
         kernel = prod(self.kernel)
-        return nodes if kernel == 1 else nodes.repeat_interleave(kernel, -2)
+        return nodes if kernel == 1 else nodes.repeat_interleave(kernel, -1)
 
     def pool_src(self, edges: Tensor) -> Tensor:
-        """``[..., E, c]`` averaged over parallel edges, ``[..., S, c]``."""
+        """``[..., E]`` averaged over parallel edges, ``[..., S]``."""
         kernel = prod(self.kernel)
-        return edges if kernel == 1 else edges.unflatten(-2, (-1, kernel)).mean(-2)
+        return edges if kernel == 1 else edges.unflatten(-1, (-1, kernel)).mean(-1)
+
+
+@dataclass(frozen=True)
+class LinkLayout:
+    """Identity edges between two groups: one between any two nodes that agree on shared factors.
+
+    ``along`` gives every destination node the mean over its sources, ``against`` the reverse.
+    """
+
+    src: int
+    dst: int
+    from_src: Endpoint
+    from_dst: Endpoint
+    order: tuple[int, ...]
+
+    def along(self, nodes: Tensor) -> Tensor:
+        """Values of the source group ``[..., N_src]`` to ``[..., N_dst]``."""
+        return self._carry(nodes, self.from_src, self.from_dst, self.order)
+
+    def against(self, nodes: Tensor) -> Tensor:
+        """Values of the destination group ``[..., N_dst]`` to ``[..., N_src]``."""
+        back = tuple(self.order.index(i) for i in range(len(self.order)))
+        return self._carry(nodes, self.from_dst, self.from_src, back)
+
+    def _carry(
+        self, nodes: Tensor, given: Endpoint, taken: Endpoint, order: tuple[int, ...]
+    ) -> Tensor:
+        seen = given.read(nodes)
+        if order != tuple(range(len(order))):
+            lead = seen.dim() - 1
+            seen = seen.unflatten(-1, [given.sizes[i] for i in given.kept])
+            seen = seen.permute(*range(lead), *(lead + i for i in order)).flatten(lead)
+        return taken.write(seen)
+
+
+def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
+    parents = {f.id: f.parents for f in graph.factors}
+    size_of = {f.id: f.size for f in graph.factors}
+    there, here = graph.groups[src].factors, graph.groups[dst].factors
+    both = set(there) & set(here)
+    # two nodes can agree on a factor only where they agree on what its permutation depends on
+    shared = {f for f in both if _ancestors(parents, f) <= both}
+    ends = [
+        Endpoint(
+            group,
+            tuple(size_of[f] for f in factors),
+            tuple(i for i, f in enumerate(factors) if f in shared),
+        )
+        for group, factors in ((src, there), (dst, here))
+    ]
+    order = [f for f in there if f in shared]
+    return LinkLayout(src, dst, *ends, tuple(order.index(f) for f in here if f in shared))
 
 
 def _side(role: str) -> str:
@@ -269,6 +321,7 @@ class BlockedGraph:
             for block in graph.blocks
             for piece in _pieces(graph, _Piece(block))
         )
+        self.links = tuple(_link_layout(graph, link.src, link.dst) for link in graph.links)
         self.names = tuple(graph.shapes)
 
     @cached_property
@@ -312,7 +365,7 @@ class BlockedGraph:
     def message_counts(self) -> list[list[int | Tensor]]:
         """Messages per node, incoming, outgoing and along links: at least 1, per group.
 
-        A float64 ``[N, 1]`` where the nodes of a group differ, else a number.
+        A float64 ``[N]`` where the nodes of a group differ, else a number.
         """
         met: list[list[tuple[int, Tensor | int]]] = [
             [(b.dst.group, b.dst.coverage()) for b in self.blocks],
@@ -321,12 +374,17 @@ class BlockedGraph:
         ]
         found: list[list[int | Tensor]] = []
         for side in met:
-            counts = [torch.zeros(n, 1, dtype=torch.float64) for n in self.group_sizes]
+            counts = [torch.zeros(n, dtype=torch.float64) for n in self.group_sizes]
             for group, messages in side:
                 counts[group] += messages
             counts = [c.clamp_min(1) for c in counts]
             found.append([int(c[0]) if bool((c == c[0]).all()) else c for c in counts])
         return found
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """``(D, E)`` per block."""
+        return tuple((b.dst.size, b.fan_in) for b in self.blocks)
 
     @cached_property
     def edge_counts(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from gmn_opt.metanet.features import (
     node_features,
 )
 from gmn_opt.metanet.layout import BlockedGraph, blocked
-from gmn_opt.metanet.message_passing import Edges, MessageLayer, States
+from gmn_opt.metanet.message_passing import MessageLayer, States
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -80,7 +80,7 @@ class GraphMetanet(nn.Module):
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
 
-    def _structural(
+    def structural(
         self, graph: ParameterGraph, like: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """Structural features of ``graph`` in the dtype and device of ``like``, cached on it."""
@@ -101,38 +101,44 @@ class GraphMetanet(nn.Module):
     def states(
         self,
         graph: ParameterGraph,
-        edges: Sequence[Tensor],
+        edges: Tensor,
         block_inputs: Tensor | None = None,
         edge_scale: Tensor | None = None,
     ) -> States:
-        """Final states from edge features, one ``[..., in_features, D, E]`` per block.
+        """Final states from edge features ``[..., in_features, P]`` in the order of the blocks.
 
         ``block_inputs`` is ``[..., blocks, block_inputs]``, required when the metanet was made
         with ``block_inputs`` > 0. ``edge_scale`` [..., blocks, in_features] multiplies the edge
         features of every block, at no cost per edge.
         """
         layout = blocked(graph)
-        if len(edges) != len(layout.blocks) or not edges:
+        count = sum(layout.edge_counts)
+        if edges.shape[-2:] != (self.in_features, count) or not count:
             raise ValueError(
-                f"Expected features of {len(layout.blocks)} blocks, received {len(edges)}; "
-                "a metanet needs a graph with at least one parameter."
+                f"Expected edge features of shape [..., {self.in_features}, {count}] for the "
+                f"{len(layout.blocks)} blocks of this graph, received {list(edges.shape)}; a "
+                "metanet needs a graph with at least one parameter."
             )
         if (block_inputs is None) != (self.block_inputs == 0):
             raise ValueError(
                 f"This metanet takes {self.block_inputs} inputs per block, received "
                 f"{None if block_inputs is None else tuple(block_inputs.shape)}."
             )
-        node_known, block_known, kernels = self._structural(graph, edges[0])
-        lead = edges[0].shape[:-3]
+        node_known, block_known, kernels = self.structural(graph, edges)
+        lead = edges.shape[:-2]
         if block_inputs is not None:
             known = block_known.expand(*block_inputs.shape[:-1], -1)
             block_known = torch.cat([known, block_inputs], -1)
         blocks = self.block_encoder(block_known)
+        encoder = self.edge_encoder.weight
+        if edge_scale is not None:
+            encoder = encoder * edge_scale.unsqueeze(-2)
         states = States(
             self.node_encoder(node_known).expand(*lead, -1, -1),
-            [Edges(((self._edge_weight(edge_scale, i), e),)) for i, e in enumerate(edges)],
+            edges,
             blocks.expand(*lead, -1, -1),
             self.graph_state.expand(*lead, -1),
+            encoder,
         )
         if self.backend == "sparse":
             return self._run_sparse(layout, states, kernels)
@@ -146,22 +152,16 @@ class GraphMetanet(nn.Module):
         from gmn_opt.metanet.sparse import Topology, sparse_layer
 
         topology = Topology.of(layout)
-        shapes = [e.shape for e in states.edges]
-        eye = torch.eye(self.edge_encoder.out_features).to(states.nodes)
-        rows = torch.cat([e.mix(eye).flatten(-2).mT for e in states.edges], -2)
+        encoder = states.encoder
+        assert encoder is not None
+        rows = states.edges.mT.unsqueeze(-2)  # [..., P, 1, g]
+        if encoder.dim() > 2:
+            encoder = encoder[..., topology.block, :, :]
+        rows = (rows * encoder).sum(-1)
         for layer in self.layers:
             assert isinstance(layer, MessageLayer)
             states, rows = sparse_layer(layer, layout, topology, states, rows, kernels)
-        parts = rows.split([s.numel() for s in shapes], -2)
-        edges = [
-            Edges(((None, part.mT.unflatten(-1, s)),))
-            for part, s in zip(parts, shapes, strict=True)
-        ]
-        return replace(states, edges=edges)
-
-    def _edge_weight(self, scale: Tensor | None, block: int) -> Tensor:
-        weight = self.edge_encoder.weight
-        return weight if scale is None else weight * scale[..., block, None, :]
+        return replace(states, edges=rows.mT, encoder=None)
 
     def forward(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
@@ -175,7 +175,7 @@ class GraphMetanet(nn.Module):
             )
         layout = blocked(graph)
         layout.check(tensors, self.in_features)
-        edges = layout.split({name: t.movedim(-1, 0) for name, t in tensors.items()})
-        states = self.states(graph, [e.movedim(0, -3) for e in edges])
-        out = [e.mix(self.readout.weight).movedim(-3, 0) for e in states.edges]
-        return {name: t.movedim(0, -1) for name, t in layout.join(out).items()}
+        flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
+        states = self.states(graph, flat.movedim(0, -2))
+        out = layout.unflatten((self.readout.weight @ states.edges).movedim(-2, 0))
+        return {name: t.movedim(0, -1) for name, t in out.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 from torch_geometric.utils import scatter
 
-from gmn_opt.metanet.layout import BlockedGraph, Endpoint
+from gmn_opt.metanet.layout import BlockedGraph, Endpoint, LinkLayout
 from gmn_opt.metanet.message_passing import MessageLayer, States
 
 
@@ -79,7 +79,18 @@ class Topology:
 def _seen_by(end: Endpoint) -> Tensor:
     """For every node of the group, the index under which the block sees it; -1 if it does not."""
     numbers = torch.arange(1, end.size + 1, dtype=torch.float64)
-    return end.write(numbers[:, None]).squeeze(-1).long() - 1
+    return end.write(numbers).long() - 1
+
+
+def _linked(link: LinkLayout) -> tuple[Tensor, Tensor]:
+    """All pairs (source node, destination node) of a link: those that agree on what is shared."""
+    a, b = _seen_by(link.from_src), _seen_by(link.from_dst)
+    if link.order:
+        sizes = [link.from_src.sizes[i] for i in link.from_src.kept]
+        places = torch.arange(link.from_src.size).view(sizes).permute(link.order).flatten()
+        b = places[b]
+    src, dst = (a[:, None] == b[None, :]).nonzero(as_tuple=True)
+    return src, dst
 
 
 def sparse_layer(
@@ -108,16 +119,19 @@ def sparse_layer(
         + layer.from_kernel(torch.cat(positions))
     )
     links = torch.zeros_like(h[..., :1, :].expand(*h.shape[:-2], total, -1))
-    if layout.graph.links:
+    if layout.links:
         starts = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
-        targets, values = [], []
         along, against = layer.along_link(nodes), layer.against_link(nodes)
-        for link in layout.graph.links:
-            a = torch.arange(starts[link.src], starts[link.src + 1])
-            b_nodes = torch.arange(starts[link.dst], starts[link.dst + 1])
-            targets += [b_nodes, a]
-            values += [along[..., a, :], against[..., b_nodes, :]]
-        links = scatter(torch.cat(values, -2), torch.cat(targets), -2, total, "mean")
+        per_link, targets = [], []
+        for link in layout.links:
+            a, b_nodes = _linked(link)
+            a, b_nodes = a + starts[link.src], b_nodes + starts[link.dst]
+            for values, giving, taking in ((along, a, b_nodes), (against, b_nodes, a)):
+                reached, slot = taking.unique(return_inverse=True)
+                picked = values[..., giving, :]
+                per_link.append(scatter(picked, slot, -2, len(reached), "mean"))
+                targets.append(reached)
+        links = scatter(torch.cat(per_link, -2), torch.cat(targets), -2, total, "mean")
 
     u = graph.unsqueeze(-2)
     parts = [nodes, topology.dst.write(h, total), topology.src.write(h, total), links]
@@ -128,7 +142,7 @@ def sparse_layer(
     graph_in = torch.cat([graph, blocks.mean(-2), mean_node], -1)
     after = States(
         states.nodes + layer.node_mlp(node_in),
-        [],
+        states.edges,
         states.blocks + layer.block_mlp(block_in),
         states.graph + layer.graph_mlp(graph_in),
     )

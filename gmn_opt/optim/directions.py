@@ -40,11 +40,11 @@ BLOCK_SCALARS = len(_PAIRS) + 4
 class Reading:
     """What the rule reads at one step.
 
-    channels: one ``[..., len(CHANNELS), D, E]`` per block, unscaled; inverse_rms: ``[..., blocks,
-    len(CHANNELS)]``; scalars: ``[..., blocks, BLOCK_SCALARS]``.
+    channels: ``[..., len(CHANNELS), P]``, block after block, unscaled; inverse_rms: ``[...,
+    blocks, len(CHANNELS)]``; scalars: ``[..., blocks, BLOCK_SCALARS]``.
     """
 
-    channels: list[Tensor]
+    channels: Tensor
     inverse_rms: Tensor
     scalars: Tensor
 
@@ -125,8 +125,7 @@ def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, ste
         -2,
     )
 
-    channels = layout.blocks_of_flat(flat)
-    grams = [part @ part.mT / part.shape[-1] for part in (c.flatten(-2) for c in channels)]
+    grams = [part @ part.mT / part.shape[-1] for part in flat.split(layout.edge_counts, -1)]
     gram = torch.stack(grams, -3)
     rms = (gram.diagonal(dim1=-2, dim2=-1) + EPS**2).sqrt()
     cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
@@ -135,4 +134,4 @@ def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, ste
     n, f, s = rms[..., 1:4].unbind(-1)  # the bias corrections scale no direction, but these
     known = torch.stack([rms[..., 0] * fan_in.sqrt(), n, f * c_fast, s * c_slow], -1)
     scalars = torch.cat([pairs, torch.asinh(0.5 * (known + 1e-6).log())], -1)
-    return Reading(channels, 1 / rms, scalars)
+    return Reading(flat, 1 / rms, scalars)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.metanet.message_passing import mix_channels
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -134,24 +133,26 @@ class LearnedRule(nn.Module):
         per_block = self.block_head(states.blocks)
         per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
         dst_gains, src_gains = (
-            gain.split(layout.group_sizes, -2) for gain in per_node.split(1, -1)
+            gain.split(layout.group_sizes, -1) for gain in per_node.unbind(-1)
         )
         size = -_BASE_STEP * torch.exp(_bounded(per_block[..., 0], _MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
         weights = (start + raw) * factors * reading.inverse_rms[..., 1:]
 
+        bent = torch.tanh(self.edge_head.weight @ states.edges).split(layout.edge_counts, -1)
+        channels = reading.channels[..., 1:, :].split(layout.edge_counts, -1)
         block_weights = weights.unsqueeze(-2).unbind(-3)
         sizes = size.unsqueeze(-1).unbind(-2)
         updates = []
-        for i, (block, channels) in enumerate(zip(layout.blocks, reading.channels, strict=True)):
-            mixed = mix_channels(block_weights[i], channels[..., 1:, :, :]).squeeze(-3)
-            bent = torch.tanh(states.edges[i].mix(self.edge_head.weight)).unbind(-3)
-            mixed = torch.addcmul(mixed, mixed, bent[0])
-            mixed = torch.add(mixed, bent[1], alpha=adam_scales[i])
-            rows = block.dst.read(dst_gains[block.dst.group]) * sizes[i].unsqueeze(-1)
-            columns = block.spread_src(block.src.read(src_gains[block.src.group])).mT
-            updates.append((mixed * rows * columns).flatten(-2))
+        for i, block in enumerate(layout.blocks):
+            mixed = (block_weights[i] @ channels[i]).squeeze(-2)
+            mixed = torch.addcmul(mixed, mixed, bent[i][..., 0, :])
+            mixed = torch.add(mixed, bent[i][..., 1, :], alpha=adam_scales[i])
+            rows = block.dst.read(dst_gains[block.dst.group]) * sizes[i]
+            columns = block.spread_src(block.src.read(src_gains[block.src.group]))
+            gained = mixed.unflatten(-1, layout.sizes[i]) * rows.unsqueeze(-1)
+            updates.append((gained * columns.unsqueeze(-2)).flatten(-2))
         return torch.cat(updates, -1), moments
 
     def update(

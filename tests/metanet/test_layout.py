@@ -37,8 +37,8 @@ def test_reading_nodes_is_the_transpose_of_writing(case: Case) -> None:
     layout = blocked(traced(case.name)[1])
     for block in layout.blocks:
         for end in (block.dst, block.src):
-            nodes = torch.randn(layout.group_sizes[end.group], 3, dtype=torch.float64)
-            seen = torch.randn(end.size, 3, dtype=torch.float64)
+            nodes = torch.randn(3, layout.group_sizes[end.group], dtype=torch.float64)
+            seen = torch.randn(3, end.size, dtype=torch.float64)
             at = prod(end.sizes[position] for position, _ in end.at)
             per_seen = layout.group_sizes[end.group] / end.size / at
             left = (end.read(nodes) * seen).sum() * per_seen

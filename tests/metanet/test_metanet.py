@@ -125,7 +125,7 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="at least one"):
         GraphMetanet(0, 3)
     with pytest.raises(ValueError, match="blocks"):
-        net.states(graph, [])
-    edges = [torch.zeros(2, *e.shape) for e in blocked(graph).split(random_tensors(graph))]
+        net.states(graph, torch.zeros(2, 0))
+    edges = torch.zeros(2, sum(blocked(graph).edge_counts)).double()
     with pytest.raises(ValueError, match="inputs per block"):
         metanet(block_inputs=2).states(graph, edges)

@@ -145,9 +145,9 @@ def test_directions_have_unit_scale() -> None:
     theta, grad = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
     moments = update_moments(torch.zeros(3, len(theta), dtype=torch.float64), grad)
     reading = read(layout, theta, grad, moments, 1)
-    for i, channels in enumerate(reading.channels):
-        scaled = channels[1:] * reading.inverse_rms[i, 1:, None, None]
-        rms = scaled.square().mean((-2, -1)).sqrt()
+    for i, channels in enumerate(reading.channels.split(layout.edge_counts, -1)):
+        scaled = channels[1:] * reading.inverse_rms[i, 1:, None]
+        rms = scaled.square().mean(-1).sqrt()
         assert torch.allclose(rms, torch.ones(len(DIRECTIONS), dtype=torch.float64), atol=1e-6)
 
 

@@ -1,0 +1,155 @@
+"""Other ways to execute a metanet, for comparison: the same function, the same parameters.
+
+``gather``       plain message passing as in torch_geometric's MetaLayer: gather both ends of every
+                 edge, concatenate, one linear layer, scatter. The batch is a disjoint union.
+``preprojected`` the same, but the linear layer is applied to nodes before they are gathered.
+``dense``        node by node matrices ``[B, N, N, f]``, masked where there is no edge.
+
+They serve graphs without links, in which a block sees every node of its groups (MLPs, SIRENs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+from torch_geometric.utils import scatter
+
+from gmn_opt import GraphMetanet
+from gmn_opt.graph import ParameterGraph
+from gmn_opt.metanet import blocked
+from gmn_opt.metanet.message_passing import MessageLayer
+
+Execution = Callable[[GraphMetanet, "EdgeList", Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class EdgeList:
+    """A disjoint union of ``batch`` copies of a graph as index vectors.
+
+    ``src``, ``dst``, ``block``: ends and block of every edge; ``in_pair`` and ``out_pair``: number
+    of its (block, node) pair at either end, ``in_node`` and ``out_node`` the node of every pair.
+    """
+
+    graph: ParameterGraph
+    batch: int
+    src: Tensor
+    dst: Tensor
+    block: Tensor
+    kernel: Tensor
+    in_pair: Tensor
+    in_node: Tensor
+    out_pair: Tensor
+    out_node: Tensor
+    node_group: Tensor
+    node_network: Tensor
+    block_network: Tensor
+    nodes: int
+    blocks: int
+
+    @staticmethod
+    def of(graph: ParameterGraph, batch: int, metanet: GraphMetanet) -> EdgeList:
+        """List the edges, network after network; raises ValueError for other graphs."""
+        layout = blocked(graph)
+        whole = all(b.dst.is_whole and b.src.is_whole for b in layout.blocks)
+        if graph.links or not whole:
+            raise ValueError("These executions serve graphs without links and partial blocks.")
+        first = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
+        kernels = metanet.structural(graph, torch.zeros(()))[2]
+        src, dst, block, kernel = [], [], [], []
+        for number, (b, k) in enumerate(zip(layout.blocks, kernels, strict=True)):
+            d, s, parallel = b.size
+            dst.append(torch.arange(d).repeat_interleave(s * parallel) + first[b.dst.group])
+            src.append(torch.arange(s).repeat_interleave(parallel).repeat(d) + first[b.src.group])
+            block.append(torch.full((d * s * parallel,), number))
+            width = metanet.kernel_features
+            kernel.append(torch.zeros(d * s * parallel, width) if k is None else k.repeat(d, 1))
+        nodes, blocks = first[-1], len(layout.blocks)
+
+        def copies(parts: list[Tensor], stride: int) -> Tensor:
+            one = torch.cat(parts)
+            return torch.cat([one + i * stride for i in range(batch)])
+
+        srcs, dsts, numbers = copies(src, nodes), copies(dst, nodes), copies(block, blocks)
+        into, in_pair = torch.stack([numbers, dsts]).unique(dim=1, return_inverse=True)
+        out, out_pair = torch.stack([numbers, srcs]).unique(dim=1, return_inverse=True)
+        sizes = torch.tensor(layout.group_sizes)
+        groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return EdgeList(
+            graph, batch, srcs, dsts, numbers, torch.cat(kernel).repeat(batch, 1),
+            in_pair, into[1], out_pair, out[1], copies([groups], len(sizes)),
+            torch.arange(batch).repeat_interleave(nodes),
+            torch.arange(batch).repeat_interleave(blocks),
+            nodes * batch, blocks * batch,
+        )  # fmt: skip
+
+
+def _edge_linear(layer: MessageLayer) -> tuple[Tensor, Tensor]:
+    parts = [layer.from_src, layer.from_dst, layer.edge, layer.from_block, layer.from_kernel]
+    return torch.cat([p.weight for p in parts], 1), layer.from_block.bias
+
+
+def _update(
+    layer: MessageLayer, g: EdgeList, x: Tensor, b: Tensor, u: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes, blocks and graph states from the pooled messages, all networks in one list."""
+    into, out, to_block, x0, b0, u0 = state
+    links = torch.zeros_like(into)
+    x1 = x0 + layer.node_mlp(torch.cat([x, into, out, links, u[g.node_network]], -1))
+    b1 = b0 + layer.block_mlp(torch.cat([b, to_block, u[g.block_network]], -1))
+    groups = int(g.node_group.max()) + 1
+    per_group = scatter(x, g.node_group, 0, groups, "mean")
+    mean_node = per_group.unflatten(0, (g.batch, -1)).mean(1)
+    mean_block = scatter(b, g.block_network, 0, g.batch, "mean")
+    return x1, b1, u0 + layer.graph_mlp(torch.cat([u, mean_block, mean_node], -1))
+
+
+def _message_passing(
+    metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor], preprojected: bool
+) -> dict[str, Tensor]:
+    layout = blocked(g.graph)
+    parts = [layout.split({n: t[..., i] for n, t in tensors.items()}) for i in range(1)]
+    assert metanet.in_features == 1
+    values = torch.cat([e.flatten(-2) for e in parts[0]], -1).flatten()[:, None]
+    node_known, block_known, _ = metanet.structural(g.graph, values)
+    e = metanet.edge_encoder(values)
+    x0 = metanet.node_encoder(node_known).repeat(g.batch, 1)
+    b0 = metanet.block_encoder(block_known).repeat(g.batch, 1)
+    u0 = metanet.graph_state.expand(g.batch, -1)
+    for layer in metanet.layers:
+        assert isinstance(layer, MessageLayer)
+        x, b, u = layer.node_norm(x0), layer.block_norm(b0), layer.graph_norm(u0)
+        if preprojected:
+            h = layer.from_src(x)[g.src] + layer.from_dst(x)[g.dst]
+            h = silu(h + layer.edge(e) + layer.from_block(b)[g.block] + layer.from_kernel(g.kernel))
+        else:
+            weight, bias = _edge_linear(layer)
+            h = silu(
+                linear(torch.cat([x[g.src], x[g.dst], e, b[g.block], g.kernel], -1), weight, bias)
+            )
+        e = e + h
+        into = scatter(h, g.in_pair, 0, len(g.in_node), "mean")
+        into = scatter(into, g.in_node, 0, g.nodes, "mean")
+        out = scatter(h, g.out_pair, 0, len(g.out_node), "mean")
+        out = scatter(out, g.out_node, 0, g.nodes, "mean")
+        to_block = scatter(h, g.block, 0, g.blocks, "mean")
+        x0, b0, u0 = _update(layer, g, x, b, u, (into, out, to_block, x0, b0, u0))
+    assert metanet.readout is not None
+    flat = metanet.readout(e).unflatten(0, (g.batch, -1))
+    named = layout.unflatten(flat.movedim(-1, 0))
+    return {n: t.movedim(0, -1) for n, t in named.items()}
+
+
+def gather(metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Plain message passing: gather, concatenate, linear, scatter."""
+    return _message_passing(metanet, g, tensors, preprojected=False)
+
+
+def preprojected(
+    metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Message passing whose linear layer is applied to nodes before they are gathered."""
+    return _message_passing(metanet, g, tensors, preprojected=True)

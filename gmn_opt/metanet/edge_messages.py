@@ -1,0 +1,372 @@
+"""The one operation of a metanet that touches every edge, as plain operators and tiled.
+
+The edges of all blocks stand in one tensor ``x`` [..., g, P], block after block, each in its
+``[D, E]`` form. With the states of the ends, ``src`` [..., f, sum of E] and ``dst``
+[..., f, sum of D] (blocks one after the other as well), for every block
+
+    h = silu(W x + src + dst)         [..., f, D, E]
+    new edge states = R x + h         (R None: the identity)
+    at_dst = mean of h over E, at_src = mean of h over D
+
+:func:`plain` writes this down. :func:`tiled` does the same over tiles that stay in the cache,
+keeps nothing for the backward pass but ``x``, and computes ``h`` again there: the intermediates
+of a pass over all edges cost more to write and read than to make.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+#: Bytes of one intermediate of a tile; a few of them must fit into a core's cache.
+TILE_BYTES = 1 << 21
+
+#: ``(D, E)`` of every block.
+Sizes = tuple[tuple[int, int], ...]
+#: New edge states (None when not wanted), means at destinations and at sources.
+Messages = tuple[Tensor | None, Tensor, Tensor]
+
+
+def plain(
+    sizes: Sizes,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+    keep_edges: bool = True,
+) -> Messages:
+    """One pass over all edges, written down; arguments as for :func:`edge_messages`."""
+    per_block = weight.dim() > 2
+    new, at_dst, at_src = [], [], []
+    parts = zip(
+        sizes,
+        x.split([d * e for d, e in sizes], -1),
+        src.split([e for _, e in sizes], -1),
+        dst.split([d for d, _ in sizes], -1),
+        strict=True,
+    )
+    for i, ((d, e), part, s, t) in enumerate(parts):
+        w = weight[..., i, :, :] if per_block else weight
+        z = (w @ part).unflatten(-1, (d, e))
+        h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
+        at_dst.append(h.mean(-1))
+        at_src.append(h.mean(-2))
+        if keep_edges and residual is not None:
+            part = (residual[..., i, :, :] if per_block else residual) @ part
+        if keep_edges:
+            new.append(part + h.flatten(-2))
+    return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
+
+
+class _Segment(NamedTuple):
+    """Some rows of a block within a tile."""
+
+    block: int
+    shape: tuple[int, int]
+    here: slice  # in the tile
+    dst: slice
+    src: slice
+
+
+class _Tile(NamedTuple):
+    batch: slice
+    edges: slice
+    segments: tuple[_Segment, ...]
+
+    @property
+    def networks(self) -> int:
+        return self.batch.stop - self.batch.start
+
+    @property
+    def width(self) -> int:
+        return self.edges.stop - self.edges.start
+
+
+@cache
+def _tiles(sizes: Sizes, batch: int, bytes_per_edge: int, limit: int) -> tuple[_Tile, ...]:
+    """Cut ``batch`` networks of blocks of ``sizes`` into tiles of about ``limit`` bytes."""
+    edges = max(1, limit // bytes_per_edge)
+    runs: list[list[_Segment]] = [[]]
+    filled = first_dst = first_src = 0
+    for block, (d, e) in enumerate(sizes):
+        src = slice(first_src, first_src + e)
+        row = 0
+        while row < d:
+            if filled and filled + e > edges:
+                runs.append([])
+                filled = 0
+            rows = max(1, min(d - row, (edges - filled) // e))
+            dst = slice(first_dst + row, first_dst + row + rows)
+            here = slice(filled, filled + rows * e)
+            runs[-1].append(_Segment(block, (rows, e), here, dst, src))
+            filled += rows * e
+            row += rows
+        first_dst += d
+        first_src += e
+    networks = max(1, edges // max(filled, 1)) if len(runs) == 1 else 1
+    found, start = [], 0
+    for run in runs:
+        stop = start + run[-1].here.stop
+        for b in range(0, batch, networks):
+            taken = slice(b, min(b + networks, batch))
+            found.append(_Tile(taken, slice(start, stop), tuple(run)))
+        start = stop
+    return tuple(found)
+
+
+def _cut(sizes: Sizes, x: Tensor, channels: int) -> tuple[tuple[_Tile, ...], int]:
+    """Tiles, and the most edges that one of them holds over its networks."""
+    per_edge = channels * x.element_size()
+    # a GPU wants few launches
+    limit = TILE_BYTES if x.device.type == "cpu" else x.shape[0] * x.shape[-1] * per_edge
+    tiles = _tiles(sizes, x.shape[0], per_edge, limit)
+    return tiles, max(t.networks * t.width for t in tiles)
+
+
+class _Scratch:
+    """Buffers for the intermediates of one tile, written again by the next.
+
+    Fresh ones would be mapped and faulted in by the system at every operator.
+    """
+
+    def __init__(self, like: Tensor, elements: int, count: int) -> None:
+        self.flat = [like.new_empty(elements) for _ in range(count)]
+
+    def views(self, *shape: int) -> list[Tensor]:
+        """All buffers as contiguous tensors of ``shape``."""
+        return [t[: prod(shape)].view(shape) for t in self.flat]
+
+
+def _mix(out: Tensor, weight: Tensor, x: Tensor, tile: _Tile) -> Tensor:
+    """``weight`` times the channels of ``x`` [b, g, n], into ``out`` [b, f, n]."""
+    if weight.dim() == 2:
+        return torch.bmm(weight.expand(len(x), -1, -1), x, out=out)
+    for s in tile.segments:
+        torch.bmm(weight[tile.batch, s.block], x[..., s.here], out=out[..., s.here])
+    return out
+
+
+def _hidden(
+    out: Tensor, weight: Tensor, x: Tensor, src: Tensor, dst: Tensor, tile: _Tile
+) -> list[Tensor]:
+    """``W x + src + dst`` of a tile, into ``out`` [b, f, n]; its segments as [b, f, rows, E]."""
+    _mix(out, weight, x, tile)
+    views = []
+    for s in tile.segments:
+        z = out[..., s.here].unflatten(-1, s.shape)
+        z += src[tile.batch, :, s.src].unsqueeze(-2)
+        z += dst[tile.batch, :, s.dst].unsqueeze(-1)
+        views.append(z)
+    return views
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.mT`` for ``a`` [B, f, n] and ``b`` [B, g, n] with n large."""
+    if a.device.type == "cuda" or b.shape[-2] <= 8:
+        return torch.bmm(a, b.mT)
+    # MKL takes three times longer over a long inner dimension that is contiguous in both; turning
+    # ``b`` by a product with the identity is the fastest way to turn it
+    eye = torch.eye(b.shape[-2], dtype=b.dtype).expand(len(b), -1, -1)
+    return torch.bmm(a, torch.bmm(b.mT, eye))
+
+
+def _add_outer(into: Tensor, a: Tensor, b: Tensor, tile: _Tile) -> None:
+    """Add the gradient ``a b^T`` of a weight; ``into`` is [B, f, g] or [B, blocks, f, g]."""
+    if into.dim() == 3:
+        into[tile.batch] += _outer(a, b)
+        return
+    for s in tile.segments:
+        into[tile.batch, s.block] += _outer(a[..., s.here], b[..., s.here])
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        sizes: Sizes,
+        keep_edges: bool,
+        x: Tensor,
+        weight: Tensor,
+        residual: Tensor | None,
+        src: Tensor,
+        dst: Tensor,
+    ) -> Messages:
+        ctx.save_for_backward(x, weight, residual, src, dst)
+        ctx.set_materialize_grads(False)
+        ctx.sizes = sizes
+        return _forward(sizes, keep_edges, x, weight, residual, src, dst)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        # where the gradient is differentiated in turn, autograd must see operators
+        run = _recorded_backward if torch.is_grad_enabled() else _backward
+        return (None, None, *run(ctx.sizes, ctx.saved_tensors, needed, grads))
+
+
+def _forward(
+    sizes: Sizes,
+    keep_edges: bool,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+) -> Messages:
+    f = weight.shape[-2]
+    new = x.new_empty(len(x), f, x.shape[-1]) if keep_edges else None
+    at_dst, at_src = torch.empty_like(dst), torch.zeros_like(src)
+    # silu(z) = z/2 + z/2 tanh(z/2); torch's own silu takes several times longer on a CPU
+    half_weight, half_src, half_dst = weight / 2, src / 2, dst / 2
+    tiles, most = _cut(sizes, x, f)
+    scratch = _Scratch(x, most * f, 2)
+    for tile in tiles:
+        part = x[tile.batch, :, tile.edges]
+        h, other = scratch.views(tile.networks, f, tile.width)
+        views = _hidden(h, half_weight, part, half_src, half_dst, tile)
+        h.addcmul_(h, torch.tanh(h, out=other))
+        for s, view in zip(tile.segments, views, strict=True):
+            torch.mean(view, -1, out=at_dst[tile.batch, :, s.dst])
+            at_src[tile.batch, :, s.src] += view.sum(-2) / sizes[s.block][0]
+        if new is not None:
+            kept = part if residual is None else _mix(other, residual, part, tile)
+            torch.add(kept, h, out=new[tile.batch, :, tile.edges])
+    return new, at_dst, at_src
+
+
+def _backward(
+    sizes: Sizes,
+    inputs: tuple[Tensor, ...],
+    needed: tuple[bool, ...],
+    grads: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    x, weight, residual, src, dst = inputs
+    new, at_dst, at_src = grads
+    batch, g, f = x.shape[0], x.shape[1], weight.shape[-2]
+    g_x = torch.empty_like(x) if needed[0] else None
+    weight_shape = (batch, *weight.shape[-3:]) if weight.dim() > 2 else (batch, f, g)
+    g_weight = x.new_zeros(weight_shape)
+    g_residual = None if residual is None else x.new_zeros(weight_shape)
+    g_src, g_dst = torch.zeros_like(src), torch.empty_like(dst)
+    per_row = dst.new_tensor([e for d, e in sizes for _ in range(d)])
+    per_column = src.new_tensor([d for d, e in sizes for _ in range(e)])
+    at_dst = torch.zeros_like(dst) if at_dst is None else at_dst / per_row
+    at_src = torch.zeros_like(src) if at_src is None else at_src / per_column
+    tiles, most = _cut(sizes, x, f)
+    scratch = _Scratch(x, most * max(f, g), 2)
+    for tile in tiles:
+        part = x[tile.batch, :, tile.edges]
+        g_z, g_h = scratch.views(tile.networks, f, tile.width)
+        views = _hidden(g_z, weight, part, src, dst, tile)
+        above = None if new is None else new[tile.batch, :, tile.edges]
+        for s in tile.segments:
+            rows = at_dst[tile.batch, :, s.dst].unsqueeze(-1)
+            columns = at_src[tile.batch, :, s.src].unsqueeze(-2)
+            out = g_h[..., s.here].unflatten(-1, s.shape)
+            if above is None:
+                torch.add(rows, columns, out=out)
+            else:
+                torch.add(above[..., s.here].unflatten(-1, s.shape), rows, out=out)
+                out += columns
+        torch.ops.aten.silu_backward.grad_input(g_h, g_z, grad_input=g_z)
+        for s, view in zip(tile.segments, views, strict=True):
+            torch.sum(view, -1, out=g_dst[tile.batch, :, s.dst])
+            g_src[tile.batch, :, s.src] += view.sum(-2)
+        _add_outer(g_weight, g_z, part, tile)
+        if g_residual is not None and above is not None:
+            _add_outer(g_residual, above, part, tile)
+        if g_x is None:
+            continue
+        back, other = scratch.views(tile.networks, g, tile.width)[::-1]
+        _mix(back, weight.mT, g_z, tile)
+        if above is not None:  # g_z has served; its buffer is free
+            back += above if residual is None else _mix(other, residual.mT, above, tile)
+        g_x[tile.batch, :, tile.edges] = back
+    if weight.dim() == 2:
+        g_weight = g_weight.sum(0)
+        g_residual = None if g_residual is None else g_residual.sum(0)
+    return g_x, g_weight, g_residual, g_src, g_dst
+
+
+def _recorded_backward(
+    sizes: Sizes,
+    inputs: tuple[Tensor, ...],
+    needed: tuple[bool, ...],
+    grads: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    pairs = zip(plain(sizes, *inputs), grads, strict=True)
+    chosen = [(o, g) for o, g in pairs if o is not None and g is not None]
+    wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
+    outputs, weights = [o for o, _ in chosen], [g for _, g in chosen]
+    found = torch.autograd.grad(outputs, wanted, weights, create_graph=True, allow_unused=True)
+    given = iter(found)
+    return tuple(next(given) if n else None for n in needed)
+
+
+def tiled(
+    sizes: Sizes,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+    keep_edges: bool = True,
+) -> Messages:
+    """:func:`plain`, tile by tile."""
+    lead = x.shape[:-2]
+
+    def joined(t: Tensor, dims: int = 2) -> Tensor:
+        own = t.shape[t.dim() - dims :]
+        return t.expand(*lead, *own).reshape(-1, *own)
+
+    def matrix(t: Tensor) -> Tensor:
+        return t if t.dim() == 2 else joined(t, 3)
+
+    new, at_dst, at_src = _Tiled.apply(
+        sizes,
+        keep_edges,
+        joined(x),
+        matrix(weight),
+        None if residual is None else matrix(residual),
+        joined(src),
+        joined(dst),
+    )
+    at_dst, at_src = (t.view(*lead, *t.shape[1:]) for t in (at_dst, at_src))
+    return None if new is None else new.view(*lead, *new.shape[1:]), at_dst, at_src
+
+
+def edge_messages(
+    sizes: Sizes,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+    keep_edges: bool = True,
+) -> Messages:
+    """One pass over all edges, in the way that suits the circumstances.
+
+    Args:
+        sizes: ``(D, E)`` of every block.
+        x: edge states ``[..., g, P]``.
+        weight, residual: ``[f, g]``, or ``[..., blocks, f, g]``: one matrix per block.
+        src, dst: ``[..., f, sum of E]`` and ``[..., f, sum of D]``.
+        keep_edges: whether the new edge states are wanted.
+
+    A compiler fuses the plain form better; transforms of ``torch.func`` and autocast cannot see
+    into the tiled one.
+    """
+    hidden_from_us = (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.is_autocast_enabled(x.device.type)
+    )
+    return (plain if hidden_from_us else tiled)(
+        sizes, x, weight, residual, src, dst, keep_edges
+    )
