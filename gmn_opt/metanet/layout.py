@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from gmn_opt.graph.symmetry import indexer
+from gmn_opt.metanet.routes import RouteTable
 
 if TYPE_CHECKING:
     from gmn_opt.graph import Block, ParameterGraph
@@ -323,6 +324,11 @@ class BlockedGraph:
         )
         self.links = tuple(_link_layout(graph, link.src, link.dst) for link in graph.links)
         self.names = tuple(graph.shapes)
+
+    @cached_property
+    def routes(self) -> RouteTable:
+        """Between nodes and the ends of blocks."""
+        return RouteTable(self)
 
     @cached_property
     def blocks_of(self) -> dict[str, list[int]]:

@@ -82,19 +82,23 @@ class GraphMetanet(nn.Module):
 
     def structural(
         self, graph: ParameterGraph, like: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it.
+
+        Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
+        ``[KERNEL_FEATURES, sum of E]`` (None where no block has any).
+        """
         cache = graph.__dict__.get("_structural_features")
         if cache is None:
             cache = {}
             object.__setattr__(graph, "_structural_features", cache)
         key = (like.dtype, like.device)
         if key not in cache:
-            kernels = [kernel_features(b) for b in blocked(graph).blocks]
+            kernels = kernel_features(blocked(graph))
             cache[key] = (
                 torch.cat(node_features(graph)).to(like),
                 block_features(graph).to(like),
-                [None if k is None else k.to(like) for k in kernels],
+                None if kernels is None else kernels.to(like),
             )
         return cache[key]
 
@@ -147,7 +151,7 @@ class GraphMetanet(nn.Module):
         return states
 
     def _run_sparse(
-        self, layout: BlockedGraph, states: States, kernels: list[Tensor | None]
+        self, layout: BlockedGraph, states: States, kernels: Tensor | None
     ) -> States:
         from gmn_opt.metanet.sparse import Topology, sparse_layer
 

@@ -93,30 +93,36 @@ def _linked(link: LinkLayout) -> tuple[Tensor, Tensor]:
     return src, dst
 
 
+def _positions(
+    layer: MessageLayer, layout: BlockedGraph, kernels: Tensor | None, like: Tensor
+) -> Tensor:
+    """What the kernel positions add to every edge, ``[all edges, f]``."""
+    if kernels is None:
+        return like.new_zeros(())
+    parts = kernels.T.split([e for _, e in layout.sizes])
+    repeated = [part.repeat(d, 1) for part, (d, _) in zip(parts, layout.sizes, strict=True)]
+    return layer.from_kernel(torch.cat(repeated))
+
+
 def sparse_layer(
     layer: MessageLayer,
     layout: BlockedGraph,
     topology: Topology,
     states: States,
     edges: Tensor,
-    kernels: list[Tensor | None],
+    kernels: Tensor | None,
 ) -> tuple[States, Tensor]:
     """``layer`` on an edge list with edge states ``edges`` [..., all edges, f]."""
     count, total = edges.shape[-2], states.nodes.shape[-2]
     nodes, blocks = layer.node_norm(states.nodes), layer.block_norm(states.blocks)
     graph = layer.graph_norm(states.graph)
 
-    positions = []
-    for b, kernel in zip(layout.blocks, kernels, strict=True):
-        if kernel is None:
-            kernel = edges.new_zeros(b.fan_in, layer.from_kernel.in_features)
-        positions.append(kernel.repeat(b.dst.size, 1))
     h = silu(
         layer.edge(edges)
         + topology.src.read(layer.from_src(nodes), count)
         + topology.dst.read(layer.from_dst(nodes), count)
         + layer.from_block(blocks)[..., topology.block, :]
-        + layer.from_kernel(torch.cat(positions))
+        + _positions(layer, layout, kernels, edges)
     )
     links = torch.zeros_like(h[..., :1, :].expand(*h.shape[:-2], total, -1))
     if layout.links:
