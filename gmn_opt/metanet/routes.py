@@ -8,7 +8,6 @@ matrices: then one product does the work of a hundred slices.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -62,6 +61,7 @@ class SlicedRoutes:
 
     def __init__(self, layout: BlockedGraph) -> None:
         self.layout = layout
+        self.counts = _message_counts(layout)
 
     def _groups(self, nodes: Tensor) -> tuple[Tensor, ...]:
         return nodes.split(self.layout.group_sizes, -1)
@@ -120,7 +120,7 @@ class SlicedRoutes:
             per_group[group].append(message)
         found = []
         for group, received in enumerate(per_group):
-            count = self.layout.message_counts[side][group]
+            count = self.counts[side][group]
             if not received:
                 found.append(like.new_zeros(*like.shape[:-1], self.layout.group_sizes[group]))
             elif len(received) == 1:
@@ -129,6 +129,26 @@ class SlicedRoutes:
                 total = torch.stack(received).sum(0)
                 found.append(total / (count if isinstance(count, int) else count.to(total)))
         return torch.cat(found, -1)
+
+
+def _message_counts(layout: BlockedGraph) -> list[list[int | Tensor]]:
+    """Messages per node, incoming, outgoing and along links: at least 1, per group.
+
+    A float64 ``[N]`` where the nodes of a group differ, else a number.
+    """
+    met: list[list[tuple[int, Tensor | int]]] = [
+        [(b.dst.group, b.dst.coverage()) for b in layout.blocks],
+        [(b.src.group, b.src.coverage()) for b in layout.blocks],
+        [(group, 1) for link in layout.links for group in (link.src, link.dst)],
+    ]
+    found: list[list[int | Tensor]] = []
+    for side in met:
+        counts = [torch.zeros(n, dtype=torch.float64) for n in layout.group_sizes]
+        for group, messages in side:
+            counts[group] += messages
+        counts = [c.clamp_min(1) for c in counts]
+        found.append([int(c[0]) if bool((c == c[0]).all()) else c for c in counts])
+    return found
 
 
 class MatrixRoutes:
@@ -198,19 +218,15 @@ class RouteTable:
 
     def __init__(self, layout: BlockedGraph) -> None:
         self.sliced = SlicedRoutes(layout)
+        nodes = sum(layout.group_sizes)
+        rows, columns = sum(d for d, _ in layout.sizes), sum(e for _, e in layout.sizes)
+        #: Whether matrices pay.
+        self.is_small = nodes * max(nodes, rows, columns) <= MATRIX_ELEMENTS
         self._made: dict[tuple[torch.dtype, torch.device], Routes] = {}
-
-    @cached_property
-    def is_small(self) -> bool:
-        """Whether matrices pay."""
-        layout = self.sliced.layout
-        n = sum(layout.group_sizes)
-        ends = max(sum(size) for size in zip(*layout.sizes, strict=True))
-        return n * max(n, ends) <= MATRIX_ELEMENTS
 
     def get(self, like: Tensor) -> Routes:
         """Routes for tensors like ``like``."""
-        if not self.is_small:
+        if not self.is_small or not self.sliced.layout.sizes:
             return self.sliced
         key = (like.dtype, like.device)
         if key not in self._made:
