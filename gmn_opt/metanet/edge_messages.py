@@ -367,6 +367,4 @@ def edge_messages(
         or torch._C._are_functorch_transforms_active()
         or torch.is_autocast_enabled(x.device.type)
     )
-    return (plain if hidden_from_us else tiled)(
-        sizes, x, weight, residual, src, dst, keep_edges
-    )
+    return (plain if hidden_from_us else tiled)(sizes, x, weight, residual, src, dst, keep_edges)
