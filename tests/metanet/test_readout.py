@@ -139,6 +139,8 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"expected torch.float64 on cpu.*received torch.float32"):
         net(graph, {**tensors, name: tensors[name].float()})
     with pytest.raises(ValueError, match=r"received torch.float64 on meta"):
+        net(graph, {**tensors, name: tensors[name].to("meta")})
+    with pytest.raises(ValueError, match=r"leading dimensions \[2\]"):
         net(graph, {**random_tensors(graph, 2, features=1), last: tensors[last]})
     with pytest.raises(ValueError, match="node, for this graph"):
         net(graph, tensors, torch.zeros(1))
