@@ -52,11 +52,9 @@ class EmbeddingMetanet(nn.Module):
         """``[B, embedding]``."""
         layout = blocked(self.graph)
         layout.check(tensors)
-        edges = []
-        for e in layout.split(tensors):
-            turns = [f(2.0**k * e) for k in range(self.frequencies) for f in (torch.sin, torch.cos)]
-            edges.append(torch.stack([e, *turns], -3))
-        states = self.metanet.states(self.graph, edges)
+        flat = layout.flatten(tensors)
+        turns = [f(2.0**k * flat) for k in range(self.frequencies) for f in (torch.sin, torch.cos)]
+        states = self.metanet.states(self.graph, torch.stack([flat, *turns], -2))
         groups = self.nodes(states.nodes).split(layout.group_sizes, -2)
         means = [g.mean(-2) for g in groups]
         return torch.cat([states.graph, states.blocks.flatten(-2), *means], -1)

@@ -47,37 +47,64 @@ def smooth(values: list[float | None], window: int) -> list[float]:
 
 
 def plot(log: Path, out: Path) -> bool:
-    """Draw ``log`` to the PNG ``out``; False, and nothing drawn, when the log has no lines."""
+    """Draw ``log`` to the PNG ``out``; False, and nothing drawn, when the log has no lines.
+
+    The first panel is what a run is judged by, the score of its validations. The meta-loss weighs
+    every window by its own mean loss, so it stays near 1: it is drawn only for logs of runs without
+    validation.
+    """
     records = read_log(log)
     if not records:
         return False
     steps = [r["step"] for r in records]
+    scores = [(r["step"], r["validation"]) for r in records if r.get("validation") is not None]
     window = max(1, len(records) // 40)
-    figure = Figure(figsize=(7.0, 6.5), layout="constrained")
+    figure = Figure(figsize=(7.0, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    rows = (("loss", "mean inner loss [nats]", "C0"), ("meta_loss", "meta-loss", "C1"))
-    for axis, (key, label, color) in zip(axes[:2], rows, strict=True):
-        values = [r[key] for r in records]
-        raw = [math.nan if v is None else v for v in values]
-        axis.plot(steps, raw, ".", color=color, alpha=0.25, markersize=2)
-        axis.plot(steps, smooth(values, window), color=color)
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_title(f"meta-training, moving averages over {window} outer steps")
+    axes = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 1))
+    if scores:
+        _draw_scores(axes[0], scores)
+    else:
+        _draw_smoothed(axes[0], records, "meta_loss", "meta-loss", "C1", window)
+    _draw_smoothed(axes[1], records, "loss", "mean inner loss", "C0", window)
+    figure.suptitle(f"meta-training, moving averages over {window} outer steps", fontsize=10)
     for event, color in (("diverged", "C3"), ("non-finite", "k")):
         at = [r["step"] for r in records if r["event"] == event]
         for i, step in enumerate(at):
             named = f"{event} ({len(at)})" if i == 0 else None
-            axes[0].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=named)
+            axes[1].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=named)
         if at:
-            axes[0].legend()
-    axes[2].plot(steps, [r["lr"] for r in records], color="C2")
-    axes[2].set_ylabel("learning rate")
-    axes[2].set_xlabel("outer step")
-    axes[2].grid(alpha=0.3)
+            axes[1].legend()
+    _draw_smoothed(axes[2], records, "grad_norm", "gradient norm", "C4", window)
+    if any((r["grad_norm"] or 0) > 0 for r in records):
+        axes[2].set_yscale("log")
+    axes[3].plot(steps, [r["lr"] for r in records], color="C2")
+    axes[3].set_ylabel("learning rate")
+    axes[3].set_xlabel("outer step")
+    axes[3].grid(alpha=0.3)
     write_atomically(out, lambda path: figure.savefig(path, format="png", dpi=130))
     return True
+
+
+def _draw_scores(axis: Any, scores: list[tuple[int, float]]) -> None:
+    best = min(scores, key=lambda pair: pair[1])
+    axis.axhline(0.0, color="gray", linewidth=0.8)  # the untrained rule
+    axis.plot(*zip(*scores, strict=True), "o-", color="C1", markersize=3)
+    axis.plot(*best, "*", color="C3", markersize=11, label=f"best: {best[1]:.3f} at {best[0]}")
+    axis.set_ylabel("validation:\nln(loss / untrained)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _draw_smoothed(
+    axis: Any, records: list[dict[str, Any]], key: str, label: str, color: str, window: int
+) -> None:
+    steps, values = [r["step"] for r in records], [r[key] for r in records]
+    raw = [math.nan if v is None else v for v in values]
+    axis.plot(steps, raw, ".", color=color, alpha=0.25, markersize=2)
+    axis.plot(steps, smooth(values, window), color=color)
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.3)
 
 
 @app.command()

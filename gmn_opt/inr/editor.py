@@ -117,20 +117,20 @@ class WeightEditor(nn.Module):
         gradient of a weight is made of an activation and a backward signal.
         """
         layout = blocked(graph)
-        edges = layout.split({n: t.movedim(-1, 0) for n, t in features.items()})
-        states = self.metanet.states(graph, [e.movedim(0, -3) for e in edges])
+        flat = layout.flatten({n: t.movedim(-1, 0) for n, t in features.items()})
+        states = self.metanet.states(graph, flat.movedim(0, -2))
         nodes = self.node_norm(states.nodes)
         at_dst = self.rows(nodes).split(layout.group_sizes, -2)
         at_src = self.columns(nodes).split(layout.group_sizes, -2)
+        products = []
+        for block in layout.blocks:
+            rows = block.dst.read(at_dst[block.dst.group])
+            columns = block.spread_src(block.src.read(at_src[block.src.group]).mT)
+            products.append((rows @ columns).flatten(-2))
         readout = self.metanet.readout
         assert readout is not None
-        out = []
-        for block, edge in zip(layout.blocks, states.edges, strict=True):
-            rows = block.dst.read(at_dst[block.dst.group])
-            columns = block.spread_src(block.src.read(at_src[block.src.group]))
-            product = rows @ columns.mT * self.config.hidden**-0.5
-            out.append(edge.mix(readout.weight).squeeze(-3) + product)
-        return layout.join(out)
+        change = (readout.weight @ states.edges).squeeze(-2)
+        return layout.unflatten(change + torch.cat(products, -1) * self.config.hidden**-0.5)
 
     @property
     def graph(self) -> ParameterGraph:

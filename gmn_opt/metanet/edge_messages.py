@@ -32,6 +32,21 @@ Sizes = tuple[tuple[int, int], ...]
 Messages = tuple[Tensor | None, Tensor, Tensor]
 
 
+def mix(weight: Tensor, channels: Tensor) -> Tensor:
+    """``weight`` [..., f, g] times ``channels`` [..., g, n], as one product per network.
+
+    ``torch.matmul`` of a matrix and a batch turns the batch first, which costs a copy.
+    """
+    lead = channels.shape[:-2]
+    if not lead:
+        return weight @ channels
+    f, g = weight.shape[-2:]
+    flat = torch.bmm(
+        weight.expand(*lead, f, g).reshape(-1, f, g), channels.reshape(-1, g, channels.shape[-1])
+    )
+    return flat.view(*lead, f, channels.shape[-1])
+
+
 def plain(
     sizes: Sizes,
     x: Tensor,
@@ -53,12 +68,12 @@ def plain(
     )
     for i, ((d, e), part, s, t) in enumerate(parts):
         w = weight[..., i, :, :] if per_block else weight
-        z = (w @ part).unflatten(-1, (d, e))
+        z = mix(w, part).unflatten(-1, (d, e))
         h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
         at_dst.append(h.mean(-1))
         at_src.append(h.mean(-2))
         if keep_edges and residual is not None:
-            part = (residual[..., i, :, :] if per_block else residual) @ part
+            part = mix(residual[..., i, :, :] if per_block else residual, part)
         if keep_edges:
             new.append(part + h.flatten(-2))
     return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
@@ -391,6 +406,4 @@ def edge_messages(
         or torch._C._are_functorch_transforms_active()
         or torch.is_autocast_enabled(x.device.type)
     )
-    return (plain if hidden_from_us else tiled)(
-        sizes, x, weight, residual, src, dst, keep_edges
-    )
+    return (plain if hidden_from_us else tiled)(sizes, x, weight, residual, src, dst, keep_edges)

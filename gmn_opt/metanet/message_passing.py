@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.edge_messages import edge_messages
+from gmn_opt.metanet.edge_messages import edge_messages, mix
 from gmn_opt.metanet.layout import BlockedGraph
 
 
@@ -99,10 +99,10 @@ class MessageLayer(nn.Module):
         graph = self.graph_norm(states.graph)
         across = nodes.mT
         routes = layout.routes.get(across)
-        src = routes.columns(self.from_src.weight @ across)
+        src = routes.columns(mix(self.from_src.weight, across))
         if kernels is not None:
             src = src + self.from_kernel.weight @ kernels
-        dst = routes.rows(self.from_dst.weight @ across)
+        dst = routes.rows(mix(self.from_dst.weight, across))
         dst = dst + routes.rows_of_blocks(self.from_block(blocks).mT)
         weight = self.edge.weight
         if states.encoder is not None:
@@ -113,7 +113,7 @@ class MessageLayer(nn.Module):
 
         pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
         if layout.links:
-            along, against = self.along_link.weight @ across, self.against_link.weight @ across
+            along, against = mix(self.along_link.weight, across), mix(self.against_link.weight, across)
             pooled.append(routes.links(along, against))
         else:
             pooled.append(torch.zeros_like(pooled[0]))

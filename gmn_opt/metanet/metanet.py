@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.metanet.checks import check_tensors
+from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
     KERNEL_FEATURES,
@@ -38,6 +40,7 @@ class GraphMetanet(nn.Module):
         edge_hidden: width of edge states; memory and time grow with it.
         layers: rounds of message passing.
         block_inputs: extra features per block, given to :meth:`states`.
+        node_inputs: extra features per node, given to :meth:`states` (see ``probes.Probes``).
         backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
             torch_geometric: slower, and the reference that the other is tested against.
 
@@ -53,12 +56,14 @@ class GraphMetanet(nn.Module):
         layers: int = 2,
         block_inputs: int = 0,
         backend: Literal["blocked", "sparse"] = "blocked",
+        node_inputs: int = 0,
     ) -> None:
         super().__init__()
         if backend not in ("blocked", "sparse"):
             raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
         self.backend = backend
-        if min(in_features, hidden, edge_hidden, layers) < 1 or min(out_features, block_inputs) < 0:
+        least = min(out_features, block_inputs, node_inputs)
+        if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
             raise ValueError(
                 "GraphMetanet needs at least one input feature, hidden channel, edge channel and "
                 f"layer, received in_features={in_features}, out_features={out_features}, "
@@ -69,8 +74,9 @@ class GraphMetanet(nn.Module):
             out_features,
             block_inputs,
         )
+        self.node_inputs = node_inputs
         self.edge_encoder = nn.Linear(in_features, edge_hidden, bias=False)
-        self.node_encoder = nn.Linear(NODE_FEATURES, hidden)
+        self.node_encoder = nn.Linear(NODE_FEATURES + node_inputs, hidden)
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
         self.layers = nn.ModuleList(
@@ -108,13 +114,36 @@ class GraphMetanet(nn.Module):
         edges: Tensor,
         block_inputs: Tensor | None = None,
         edge_scale: Tensor | None = None,
+        node_inputs: Tensor | None = None,
+        keep_edges: bool = True,
     ) -> States:
         """Final states from edge features ``[..., in_features, P]`` in the order of the blocks.
 
         ``block_inputs`` is ``[..., blocks, block_inputs]``, required when the metanet was made
         with ``block_inputs`` > 0. ``edge_scale`` [..., blocks, in_features] multiplies the edge
-        features of every block, at no cost per edge.
+        features of every block, at no cost per edge. ``node_inputs`` [..., N, node_inputs] is
+        required when the metanet was made with it. Without ``keep_edges`` the last round makes no
+        edge states; those returned are of the round before, and no result.
         """
+        states, layout, kernels = self.first_states(
+            graph, edges, block_inputs, edge_scale, node_inputs
+        )
+        if self.backend == "sparse":
+            return self._run_sparse(layout, states, kernels, keep_edges)
+        for number, layer in enumerate(self.layers):
+            last = number + 1 == len(self.layers)
+            states = layer(layout, states, kernels, keep_edges or not last)
+        return states
+
+    def first_states(
+        self,
+        graph: ParameterGraph,
+        edges: Tensor,
+        block_inputs: Tensor | None = None,
+        edge_scale: Tensor | None = None,
+        node_inputs: Tensor | None = None,
+    ) -> tuple[States, BlockedGraph, Tensor | None]:
+        """States before the first round, the layout and kernel features; see :meth:`states`."""
         layout = blocked(graph)
         count = sum(layout.edge_counts)
         if edges.shape[-2:] != (self.in_features, count) or not count:
@@ -130,6 +159,8 @@ class GraphMetanet(nn.Module):
             )
         node_known, block_known, kernels = self.structural(graph, edges)
         lead = edges.shape[:-2]
+        if self.node_inputs or node_inputs is not None:
+            node_known = self._with_inputs(node_known, node_inputs)
         if block_inputs is not None:
             known = block_known.expand(*block_inputs.shape[:-1], -1)
             block_known = torch.cat([known, block_inputs], -1)
@@ -144,42 +175,87 @@ class GraphMetanet(nn.Module):
             self.graph_state.expand(*lead, -1),
             encoder,
         )
-        if self.backend == "sparse":
-            return self._run_sparse(layout, states, kernels)
-        for layer in self.layers:
-            states = layer(layout, states, kernels)
-        return states
+        return states, layout, kernels
+
+    def _with_inputs(self, known: Tensor, given: Tensor | None) -> Tensor:
+        want = (len(known), self.node_inputs)
+        if not self.node_inputs or given is None or given.shape[-2:] != want:
+            raise ValueError(
+                f"This metanet takes {self.node_inputs} inputs per node, for this graph "
+                f"[..., {want[0]}, {want[1]}], received "
+                f"{None if given is None else list(given.shape)}."
+            )
+        return torch.cat([known.expand(*given.shape[:-1], -1), given], -1)
 
     def _run_sparse(
-        self, layout: BlockedGraph, states: States, kernels: Tensor | None
+        self,
+        layout: BlockedGraph,
+        states: States,
+        kernels: Tensor | None,
+        keep_edges: bool,
     ) -> States:
-        from gmn_opt.metanet.sparse import Topology, sparse_layer
+        from gmn_opt.metanet.sparse import run, topology_of
 
-        topology = Topology.of(layout)
-        encoder = states.encoder
-        assert encoder is not None
-        rows = states.edges.mT.unsqueeze(-2)  # [..., P, 1, g]
-        if encoder.dim() > 2:
-            encoder = encoder[..., topology.block, :, :]
-        rows = (rows * encoder).sum(-1)
-        for layer in self.layers:
-            assert isinstance(layer, MessageLayer)
-            states, rows = sparse_layer(layer, layout, topology, states, rows, kernels)
-        return replace(states, edges=rows.mT, encoder=None)
+        topology = topology_of(layout).to(states.edges.device)
+        positions = self.edge_positions(layout.graph, states.edges)
+        states = replace(states, graph=states.graph.unsqueeze(-2))
+        states = run(self.rounds(), topology, states, positions, keep_edges)
+        return replace(states, graph=states.graph.squeeze(-2))
 
-    def forward(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rounds(self) -> list[MessageLayer]:
+        """The layers, one per round."""
+        return [layer for layer in self.layers if isinstance(layer, MessageLayer)]
+
+    def edge_positions(self, graph: ParameterGraph, like: Tensor) -> Tensor:
+        """Kernel features edge by edge, ``[P, KERNEL_FEATURES]``."""
+        from gmn_opt.metanet.sparse import edge_kernels
+
+        kernels = self.structural(graph, like)[2]
+        return edge_kernels(blocked(graph), kernels, like, KERNEL_FEATURES)
+
+    def edge_features(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> Tensor:
+        """``{name: [..., *shape, in_features]}`` as :meth:`states` takes them, checked."""
+        check_tensors(self, graph, tensors, self.in_features)
+        layout = blocked(graph)
+        flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
+        return flat.movedim(0, -2)
+
+    def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
+        """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
+        if self.readout is None:
+            raise ValueError("This metanet has no edge readout: it was made with out_features=0.")
+        flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
+        return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
+
+    def forward(
+        self,
+        graph: ParameterGraph,
+        tensors: Mapping[str, Tensor],
+        node_inputs: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
 
         Leading dimensions batch networks that share ``graph``; the batch of every tensor must be
-        the same. Raises ValueError when names or shapes do not match the graph.
+        the same. ``node_inputs`` [..., N, node_inputs] is for a metanet that was made with them.
+        Raises ValueError when names or shapes do not match the graph, or dtype or device not the
+        metanet.
         """
         if self.readout is None or self.block_inputs:
             raise ValueError(
                 "This metanet has no edge readout or takes block inputs; call states() instead."
             )
-        layout = blocked(graph)
-        layout.check(tensors, self.in_features)
-        flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
-        states = self.states(graph, flat.movedim(0, -2))
-        out = layout.unflatten((self.readout.weight @ states.edges).movedim(-2, 0))
-        return {name: t.movedim(0, -1) for name, t in out.items()}
+        edges = self.edge_features(graph, tensors)
+        return self.named_outputs(graph, self.states(graph, edges, node_inputs=node_inputs))
+
+    def many(
+        self, networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]]
+    ) -> list[dict[str, Tensor]]:
+        """:meth:`forward` of networks of any architectures, in the order given.
+
+        Networks with equal graphs are run together; with the sparse backend, all of them are.
+        """
+        from gmn_opt.metanet.batching import states_of_many
+
+        states = states_of_many(self, networks)
+        pairs = zip(networks, states, strict=True)
+        return [self.named_outputs(graph, s) for (graph, _), s in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -215,12 +216,11 @@ def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
 
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    arguments = (*ARGUMENTS, "--tensorboard", "--out", tmp_path)
+    arguments = [*ARGUMENTS, "--tensorboard", "--out", str(tmp_path)]
     assert invoke(*arguments, "--minutes", "0").exit_code == 0
     assert invoke(*arguments, "--resume").exit_code == 0
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = events.Scalars("train/loss")
     assert [e.step for e in losses] == list(range(1, STEPS + 1))
@@ -350,6 +350,12 @@ def test_curves(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("\n".join([*lines, json.dumps(broken), '{"step": ']))
     assert CliRunner().invoke(plot_app, [str(tmp_path)]).exit_code == 0
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+    old = [json.loads(line) for line in lines]  # logs of the first release know no validation
+    for record in old:
+        record.pop("validation", None)
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(r) for r in old))
+    assert plot(tmp_path / "log.jsonl", tmp_path / "old.png")
+    assert (tmp_path / "old.png").stat().st_size > 10_000
     (tmp_path / "log.jsonl").write_text("")
     assert not plot(tmp_path / "log.jsonl", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
