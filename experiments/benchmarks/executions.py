@@ -3,14 +3,14 @@
 ``gather``       plain message passing as in torch_geometric's MetaLayer: gather both ends of every
                  edge, concatenate, one linear layer, scatter. The batch is a disjoint union.
 ``preprojected`` the same, but the linear layer is applied to nodes before they are gathered.
-``dense``        node by node matrices ``[B, N, N, f]``, masked where there is no edge.
+``dense``        node by node states ``[B, N, N, f]``, masked where there is no edge.
 
 They serve graphs without links, in which a block sees every node of its groups (MLPs, SIRENs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +23,6 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.metanet.features import KERNEL_FEATURES, kernel_features
 from gmn_opt.metanet.message_passing import MessageLayer
-
-Execution = Callable[[GraphMetanet, "EdgeList", Mapping[str, Tensor]], dict[str, Tensor]]
-
 
 @dataclass(frozen=True)
 class EdgeList:
@@ -114,9 +111,8 @@ def _message_passing(
     metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor], preprojected: bool
 ) -> dict[str, Tensor]:
     layout = blocked(g.graph)
-    parts = [layout.split({n: t[..., i] for n, t in tensors.items()}) for i in range(1)]
     assert metanet.in_features == 1
-    values = torch.cat([e.flatten(-2) for e in parts[0]], -1).flatten()[:, None]
+    values = layout.flatten({n: t[..., 0] for n, t in tensors.items()}).flatten()[:, None]
     node_known, block_known, _ = metanet.structural(g.graph, values)
     e = metanet.edge_encoder(values)
     x0 = metanet.node_encoder(node_known).repeat(g.batch, 1)
@@ -156,3 +152,52 @@ def preprojected(
 ) -> dict[str, Tensor]:
     """Message passing whose linear layer is applied to nodes before they are gathered."""
     return _message_passing(metanet, g, tensors, preprojected=True)
+
+
+def dense(metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every pair of nodes has an edge state, ``[B, N, N, f]``; pairs without an edge are masked.
+
+    Blocks must not share a pair of nodes (no kernels larger than 1).
+    """
+    layout = blocked(g.graph)
+    n, blocks = g.nodes // g.batch, len(layout.blocks)
+    one = sum(layout.edge_counts)
+    src, dst, block = g.src[:one], g.dst[:one], g.block[:one]
+    place = dst * n + src
+    values = layout.flatten({name: t[..., 0] for name, t in tensors.items()})
+    node_known, block_known, _ = metanet.structural(g.graph, values)
+    e = values.new_zeros(g.batch, n * n, 1).index_copy(1, place, values.unsqueeze(-1))
+    e = metanet.edge_encoder(e).unflatten(1, (n, n))
+    mask = values.new_zeros(n * n).index_fill(0, place, 1.0).view(n, n, 1)
+    block_of = place.new_zeros(n * n).index_copy(0, place, block)
+    # a mean within blocks and then over blocks is one weighted sum over the edges of a node
+    weights = []
+    for pair, node in ((g.in_pair, g.in_node), (g.out_pair, g.out_node)):
+        size, meets = pair.bincount()[pair[:one]], node.bincount()[node[pair[:one]]]
+        weight = 1.0 / (size * meets).to(values)
+        weights.append(values.new_zeros(n * n).index_copy(0, place, weight).view(n, n, 1))
+    per_block = values.new_zeros(n * n, blocks)
+    per_block[place, block] = (1.0 / block.bincount().to(values))[block]
+    x0 = metanet.node_encoder(node_known).expand(g.batch, -1, -1)
+    b0 = metanet.block_encoder(block_known).expand(g.batch, -1, -1)
+    u0 = metanet.graph_state.expand(g.batch, -1)
+    sizes = layout.group_sizes
+    for layer in metanet.layers:
+        assert isinstance(layer, MessageLayer)
+        x, b, u = layer.node_norm(x0), layer.block_norm(b0), layer.graph_norm(u0)
+        ends = layer.from_src(x).unsqueeze(1) + layer.from_dst(x).unsqueeze(2)
+        ends = ends + layer.from_block(b)[:, block_of].unflatten(1, (n, n))
+        h = silu(layer.edge(e) + ends) * mask
+        e = e + h
+        into, out = (h * weights[0]).sum(2), (h * weights[1]).sum(1)
+        to_block = torch.einsum("bpf,pk->bkf", h.flatten(1, 2), per_block)
+        each = u.unsqueeze(1)
+        node_in = [x, into, out, torch.zeros_like(into), each.expand(-1, n, -1)]
+        x0 = x0 + layer.node_mlp(torch.cat(node_in, -1))
+        b0 = b0 + layer.block_mlp(torch.cat([b, to_block, each.expand(-1, blocks, -1)], -1))
+        mean_node = torch.stack([part.mean(1) for part in x.split(sizes, 1)]).mean(0)
+        u0 = u0 + layer.graph_mlp(torch.cat([u, b.mean(1), mean_node], -1))
+    assert metanet.readout is not None
+    flat = metanet.readout(e).flatten(1, 2)[:, place]
+    named = layout.unflatten(flat.movedim(-1, 0))
+    return {name: t.movedim(0, -1) for name, t in named.items()}

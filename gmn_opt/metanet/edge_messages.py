@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 #: Bytes of one intermediate of a tile; a few of them must fit into a core's cache.
-TILE_BYTES = 1 << 21
+TILE_BYTES = 1 << 22
 
 #: ``(D, E)`` of every block.
 Sizes = tuple[tuple[int, int], ...]
@@ -176,6 +176,24 @@ def _mix(out: Tensor, weight: Tensor, x: Tensor, tile: _Tile) -> Tensor:
     return out
 
 
+@cache
+def _repetition(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0/1 matrix ``[D, D * E]`` that repeats every row E times."""
+    return torch.eye(shape[0], dtype=dtype, device=device).repeat_interleave(shape[1], 1)
+
+
+def _is_narrow(shape: tuple[int, int]) -> bool:
+    # elementwise operators crawl where the inner axis has two or three elements
+    return 1 < shape[1] < 8 and 1 < shape[0] <= 64
+
+
+def _over_columns(rows: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``[b, f, D]`` so that it can be added to ``[b, f, D, E]``."""
+    if not _is_narrow(shape):
+        return rows.unsqueeze(-1)
+    return (rows @ _repetition(shape, rows.dtype, rows.device)).unflatten(-1, shape)
+
+
 def _hidden(
     out: Tensor, weight: Tensor, x: Tensor, src: Tensor, dst: Tensor, tile: _Tile
 ) -> list[Tensor]:
@@ -185,7 +203,7 @@ def _hidden(
     for s in tile.segments:
         z = out.narrow(-1, *s.here).unflatten(-1, s.shape)
         z += src.narrow(-1, *s.src).unsqueeze(-2)
-        z += dst.narrow(-1, *s.dst).unsqueeze(-1)
+        z += _over_columns(dst.narrow(-1, *s.dst), s.shape)
         views.append(z)
     return views
 
@@ -193,7 +211,11 @@ def _hidden(
 def _add_sums(views: list[Tensor], rows: Tensor, columns: Tensor, tile: _Tile) -> None:
     """Write sums over the columns of every segment into ``rows``, add those over its rows."""
     for s, view in zip(tile.segments, views, strict=True):
-        torch.sum(view, -1, out=rows.narrow(-1, *s.dst))
+        if _is_narrow(s.shape):
+            repeated = _repetition(s.shape, view.dtype, view.device)
+            rows.narrow(-1, *s.dst).copy_(view.flatten(-2) @ repeated.T)
+        else:
+            torch.sum(view, -1, out=rows.narrow(-1, *s.dst))
         columns.narrow(-1, *s.src).add_(view.sum(-2))
 
 
@@ -307,7 +329,7 @@ def _backward(
         views = _hidden(g_z, weight, part, t_src, t_dst, tile)
         above = None if new is None else tile.of(new)[0].narrow(-1, *tile.edges)
         for s in tile.segments:
-            row = rows.narrow(-1, *s.dst).unsqueeze(-1)
+            row = _over_columns(rows.narrow(-1, *s.dst), s.shape)
             column = columns.narrow(-1, *s.src).unsqueeze(-2)
             out = g_h.narrow(-1, *s.here).unflatten(-1, s.shape)
             if above is None:
