@@ -189,7 +189,7 @@ def _one_pass(
         tracer.add_parameter(name, p)
     buffers: dict[str, Label] = {}
     for name, b in model.named_buffers():
-        if _is_statistic(model, name):
+        if is_statistic(model, name):
             buffers[name] = tracer.add_statistic(b)
         else:
             tracer.add_fixed(b, "a buffer of the model")
@@ -226,7 +226,7 @@ def _forward(
             tracer.output_labels.append(label)
 
 
-def _is_statistic(model: nn.Module, name: str) -> bool:
+def is_statistic(model: nn.Module, name: str) -> bool:
     """Whether a buffer follows its channels: norm statistics, a spectral norm's vectors."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
