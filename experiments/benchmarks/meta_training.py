@@ -13,6 +13,7 @@ in a process of its own, on one thread. Writes ``result.json`` and ``README.md``
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -235,6 +236,7 @@ def measure(case: Case, seed: int, seconds: float) -> dict[str, Any]:
         "median": ordered[len(ordered) // 2],
         "fastest": ordered[-1],
         "windows": len(rates),
+        "load": os.getloadavg()[0],
         "warming_seconds": warming,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
@@ -259,15 +261,18 @@ def page(result: dict[str, Any]) -> str:
         "Inner steps (networks times steps) per second of processor time, one thread, "
         f"{machine['processor']}, torch {machine['torch']}.",
         "MLPs 64-32-10 on 8x8 digits, batch 64. With PES both members of a pair count.",
+        "`load` is how many processes wanted to run on the machine: beyond its number of cores, "
+        "caches are shared and times are longer than they need be.",
         "",
         f"Made by `{result['command']}`.",
         "",
-        "| | tasks | window | meta-parameters | steps/s | fastest | peak GiB |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| | tasks | window | meta-parameters | steps/s | fastest | peak GiB | load |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
         f"| {c['way']} | {c['tasks']} | {c['truncation']} | {c['meta_parameters']} | "
-        f"{c['inner_steps_per_cpu_second']:.0f} | {c['fastest']:.0f} | {c['peak_gib']:.2f} |"
+        f"{c['inner_steps_per_cpu_second']:.0f} | {c['fastest']:.0f} | {c['peak_gib']:.2f} | "
+        f"{c['load']:.1f} |"
         for c in result["cases"]
     ]
     lines += ["", "For orientation, learned_optimization (JAX) with 16 such tasks, window 50:", ""]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.metanet.checks import check_tensors
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
     KERNEL_FEATURES,
@@ -188,27 +189,68 @@ class GraphMetanet(nn.Module):
         kernels: list[Tensor | None],
         keep_edges: bool,
     ) -> States:
-        from gmn_opt.metanet.sparse import edge_kernels, run, topology_of
+        from gmn_opt.metanet.sparse import run, topology_of
 
         topology = topology_of(layout).to(states.edges.device)
-        positions = edge_kernels(layout, kernels, states.edges, KERNEL_FEATURES)
+        positions = self.edge_positions(layout.graph, states.edges)
         states = replace(states, graph=states.graph.unsqueeze(-2))
-        states = run(self.layers, topology, states, positions, keep_edges)  # type: ignore[arg-type]
+        states = run(self.rounds(), topology, states, positions, keep_edges)
         return replace(states, graph=states.graph.squeeze(-2))
 
-    def forward(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rounds(self) -> list[MessageLayer]:
+        """The layers, one per round."""
+        return [layer for layer in self.layers if isinstance(layer, MessageLayer)]
+
+    def edge_positions(self, graph: ParameterGraph, like: Tensor) -> Tensor:
+        """Kernel features edge by edge, ``[P, KERNEL_FEATURES]``."""
+        from gmn_opt.metanet.sparse import edge_kernels
+
+        kernels = self.structural(graph, like)[2]
+        return edge_kernels(blocked(graph), kernels, like, KERNEL_FEATURES)
+
+    def edge_features(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> Tensor:
+        """``{name: [..., *shape, in_features]}`` as :meth:`states` takes them, checked."""
+        check_tensors(self, graph, tensors, self.in_features)
+        layout = blocked(graph)
+        flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
+        return flat.movedim(0, -2)
+
+    def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
+        """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
+        if self.readout is None:
+            raise ValueError("This metanet has no edge readout: it was made with out_features=0.")
+        flat = (self.readout.weight @ states.edges).movedim(-2, 0)
+        return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
+
+    def forward(
+        self,
+        graph: ParameterGraph,
+        tensors: Mapping[str, Tensor],
+        node_inputs: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
 
         Leading dimensions batch networks that share ``graph``; the batch of every tensor must be
-        the same. Raises ValueError when names or shapes do not match the graph.
+        the same. ``node_inputs`` [..., N, node_inputs] is for a metanet that was made with them.
+        Raises ValueError when names or shapes do not match the graph, or dtype or device not the
+        metanet.
         """
         if self.readout is None or self.block_inputs:
             raise ValueError(
                 "This metanet has no edge readout or takes block inputs; call states() instead."
             )
-        layout = blocked(graph)
-        layout.check(tensors, self.in_features)
-        flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
-        states = self.states(graph, flat.movedim(0, -2))
-        out = layout.unflatten((self.readout.weight @ states.edges).movedim(-2, 0))
-        return {name: t.movedim(0, -1) for name, t in out.items()}
+        edges = self.edge_features(graph, tensors)
+        return self.named_outputs(graph, self.states(graph, edges, node_inputs=node_inputs))
+
+    def many(
+        self, networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]]
+    ) -> list[dict[str, Tensor]]:
+        """:meth:`forward` of networks of any architectures, in the order given.
+
+        Networks with equal graphs are run together; with the sparse backend, all of them are.
+        """
+        from gmn_opt.metanet.batching import states_of_many
+
+        states = states_of_many(self, networks)
+        pairs = zip(networks, states, strict=True)
+        return [self.named_outputs(graph, s) for (graph, _), s in pairs]

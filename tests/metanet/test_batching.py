@@ -1,0 +1,113 @@
+"""Networks of different architectures, together and one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmn_opt.graph import ParameterGraph
+from gmn_opt.metanet import GraphMetanet, GraphReadout
+from gmn_opt.metanet.batching import digest, grouped
+from tests.traced import largest_difference, random_tensors, traced
+
+MIXED = ["mlp", "cnn", "transformer_encoder", "mlp", "unet", "grouped_conv", "mlp", "swiglu"]
+both = pytest.mark.parametrize("backend", ["blocked", "sparse"])
+
+Network = tuple[ParameterGraph, dict[str, Tensor]]
+
+
+def metanet(backend: Any, outputs: int = 2) -> GraphMetanet:
+    """A small one in float64, with nothing left at zero."""
+    torch.manual_seed(1)
+    net = GraphMetanet(1, outputs, hidden=8, edge_hidden=4, layers=2, backend=backend).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return net
+
+
+def networks(*lead: int) -> list[Network]:
+    graphs = [traced(name)[1] for name in MIXED]
+    return [
+        (g, random_tensors(g, *lead, features=1, seed=number)) for number, g in enumerate(graphs)
+    ]
+
+
+@both
+def test_together_as_one_by_one(backend: Any) -> None:
+    net, mixed = metanet(backend), networks()
+    together = net.many(mixed)
+    alone = [metanet("blocked")(graph, tensors) for graph, tensors in mixed]
+    assert len(together) == len(mixed)
+    for a, b in zip(alone, together, strict=True):
+        assert largest_difference(a, b) < 1e-12
+
+
+@both
+def test_readouts_together_as_one_by_one(backend: Any) -> None:
+    mixed = networks()
+    torch.manual_seed(2)
+    readout = GraphReadout(metanet(backend, 0), 3).double()
+    with torch.no_grad():
+        together = readout.many(mixed)
+        alone = torch.stack([readout(graph, tensors) for graph, tensors in mixed])
+    assert together.shape == (len(mixed), 3)
+    assert float((together - alone).norm() / alone.norm()) < 1e-12
+
+
+def test_gradients_of_both_executions_agree() -> None:
+    mixed = networks()[:5]
+    found = []
+    for backend in ("blocked", "sparse"):
+        torch.manual_seed(2)
+        readout = GraphReadout(metanet(backend, 0), 3, standardize=True).double()
+        loss = readout.many(mixed).square().sum()
+        grads = torch.autograd.grad(loss, list(readout.parameters()), allow_unused=True)
+        found.append([torch.zeros(()) if g is None else g for g in grads])
+    scale = max(float(g.norm()) for g in found[0])
+    assert scale > 0
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).norm()) < 1e-11 * scale
+
+
+@both
+def test_networks_may_be_batches_themselves(backend: Any) -> None:
+    net, mixed = metanet(backend), networks(2)[:5]
+    for (graph, tensors), out in zip(mixed, net.many(mixed), strict=True):
+        assert largest_difference(metanet("blocked")(graph, tensors), out) < 1e-12
+
+
+def test_equal_graphs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = networks()
+    again = ParameterGraph.from_json(mixed[0][0].to_json())
+    mixed.append((again, mixed[0][1]))
+    assert digest(again) == digest(mixed[0][0])
+    assert grouped(mixed) == [[0, 3, 6, 8], [1], [2], [4], [5], [7]]
+    runs: list[torch.Size] = []
+    run = GraphMetanet.states
+
+    def counted(self: GraphMetanet, graph: ParameterGraph, edges: Tensor, **kwargs: Any) -> Any:
+        runs.append(edges.shape[:-2])
+        return run(self, graph, edges, **kwargs)
+
+    monkeypatch.setattr(GraphMetanet, "states", counted)
+    metanet("blocked").many(mixed)
+    assert runs == [(4,), (1,), (1,), (1,), (1,), (1,)]
+
+
+def test_bad_batches() -> None:
+    mixed = networks()
+    graph, tensors = mixed[1]
+    with pytest.raises(ValueError, match=r"Network 1 of 2: .*expected shape"):
+        metanet("blocked").many([mixed[0], (graph, random_tensors(graph, features=3))])
+    with pytest.raises(ValueError, match="at least one network"):
+        metanet("blocked").many([])
+    with pytest.raises(ValueError, match="one by one"):
+        metanet("sparse").many([mixed[0], (graph, random_tensors(graph, 2, features=1))])
+    with pytest.raises(ValueError, match="out_features=0"):
+        metanet("blocked", 0).many([(graph, tensors)])
+    with pytest.raises(ValueError, match="inputs per block or node"):
+        GraphMetanet(1, 2, node_inputs=3).double().many([(graph, tensors)])
