@@ -21,6 +21,7 @@ from torch_geometric.utils import scatter
 from gmn_opt import GraphMetanet
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
+from gmn_opt.metanet.features import KERNEL_FEATURES, kernel_features
 from gmn_opt.metanet.message_passing import MessageLayer
 
 Execution = Callable[[GraphMetanet, "EdgeList", Mapping[str, Tensor]], dict[str, Tensor]]
@@ -58,15 +59,17 @@ class EdgeList:
         if graph.links or not whole:
             raise ValueError("These executions serve graphs without links and partial blocks.")
         first = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
-        kernels = metanet.structural(graph, torch.zeros(()))[2]
+        positions = kernel_features(layout)
+        if positions is None:
+            positions = torch.zeros(KERNEL_FEATURES, sum(b.fan_in for b in layout.blocks))
+        kernels = positions.float().T.split([b.fan_in for b in layout.blocks])
         src, dst, block, kernel = [], [], [], []
         for number, (b, k) in enumerate(zip(layout.blocks, kernels, strict=True)):
             d, s, parallel = b.size
             dst.append(torch.arange(d).repeat_interleave(s * parallel) + first[b.dst.group])
             src.append(torch.arange(s).repeat_interleave(parallel).repeat(d) + first[b.src.group])
             block.append(torch.full((d * s * parallel,), number))
-            width = metanet.kernel_features
-            kernel.append(torch.zeros(d * s * parallel, width) if k is None else k.repeat(d, 1))
+            kernel.append(k.repeat(d, 1))
         nodes, blocks = first[-1], len(layout.blocks)
 
         def copies(parts: list[Tensor], stride: int) -> Tensor:

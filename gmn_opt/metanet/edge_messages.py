@@ -32,6 +32,21 @@ Sizes = tuple[tuple[int, int], ...]
 Messages = tuple[Tensor | None, Tensor, Tensor]
 
 
+def mix(weight: Tensor, channels: Tensor) -> Tensor:
+    """``weight`` [..., f, g] times ``channels`` [..., g, n], as one product per network.
+
+    ``torch.matmul`` of a matrix and a batch turns the batch first, which costs a copy.
+    """
+    lead = channels.shape[:-2]
+    if not lead:
+        return weight @ channels
+    f, g = weight.shape[-2:]
+    flat = torch.bmm(
+        weight.expand(*lead, f, g).reshape(-1, f, g), channels.reshape(-1, g, channels.shape[-1])
+    )
+    return flat.view(*lead, f, channels.shape[-1])
+
+
 def plain(
     sizes: Sizes,
     x: Tensor,
@@ -53,39 +68,47 @@ def plain(
     )
     for i, ((d, e), part, s, t) in enumerate(parts):
         w = weight[..., i, :, :] if per_block else weight
-        z = (w @ part).unflatten(-1, (d, e))
+        z = mix(w, part).unflatten(-1, (d, e))
         h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
         at_dst.append(h.mean(-1))
         at_src.append(h.mean(-2))
         if keep_edges and residual is not None:
-            part = (residual[..., i, :, :] if per_block else residual) @ part
+            part = mix(residual[..., i, :, :] if per_block else residual, part)
         if keep_edges:
             new.append(part + h.flatten(-2))
     return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
 
 
 class _Segment(NamedTuple):
-    """Some rows of a block within a tile."""
+    """Some rows of a block within a tile: (start, length) in the tile, in ``dst`` and ``src``."""
 
     block: int
     shape: tuple[int, int]
-    here: slice  # in the tile
-    dst: slice
-    src: slice
+    here: tuple[int, int]
+    dst: tuple[int, int]
+    src: tuple[int, int]
 
 
 class _Tile(NamedTuple):
-    batch: slice
-    edges: slice
+    """(start, length) of networks and edges that are worked on together."""
+
+    batch: tuple[int, int]
+    edges: tuple[int, int]
     segments: tuple[_Segment, ...]
 
     @property
     def networks(self) -> int:
-        return self.batch.stop - self.batch.start
+        return self.batch[1]
 
     @property
     def width(self) -> int:
-        return self.edges.stop - self.edges.start
+        return self.edges[1]
+
+    def of(self, *tensors: Tensor) -> list[Tensor]:
+        """The networks of this tile."""
+        if all(self.batch[1] == len(t) for t in tensors):
+            return list(tensors)
+        return [t.narrow(0, *self.batch) for t in tensors]
 
 
 @cache
@@ -95,28 +118,28 @@ def _tiles(sizes: Sizes, batch: int, bytes_per_edge: int, limit: int) -> tuple[_
     runs: list[list[_Segment]] = [[]]
     filled = first_dst = first_src = 0
     for block, (d, e) in enumerate(sizes):
-        src = slice(first_src, first_src + e)
+        src = (first_src, e)
         row = 0
         while row < d:
             if filled and filled + e > edges:
                 runs.append([])
                 filled = 0
             rows = max(1, min(d - row, (edges - filled) // e))
-            dst = slice(first_dst + row, first_dst + row + rows)
-            here = slice(filled, filled + rows * e)
+            dst, here = (first_dst + row, rows), (filled, rows * e)
             runs[-1].append(_Segment(block, (rows, e), here, dst, src))
             filled += rows * e
             row += rows
         first_dst += d
         first_src += e
     networks = max(1, edges // max(filled, 1)) if len(runs) == 1 else 1
+    networks = -(-batch // -(-batch // networks))  # tiles of equal size
     found, start = [], 0
     for run in runs:
-        stop = start + run[-1].here.stop
+        width = sum(run[-1].here)
         for b in range(0, batch, networks):
-            taken = slice(b, min(b + networks, batch))
-            found.append(_Tile(taken, slice(start, stop), tuple(run)))
-        start = stop
+            taken = (b, min(networks, batch - b))
+            found.append(_Tile(taken, (start, width), tuple(run)))
+        start += width
     return tuple(found)
 
 
@@ -147,8 +170,9 @@ def _mix(out: Tensor, weight: Tensor, x: Tensor, tile: _Tile) -> Tensor:
     """``weight`` times the channels of ``x`` [b, g, n], into ``out`` [b, f, n]."""
     if weight.dim() == 2:
         return torch.bmm(weight.expand(len(x), -1, -1), x, out=out)
+    (weight,) = tile.of(weight)
     for s in tile.segments:
-        torch.bmm(weight[tile.batch, s.block], x[..., s.here], out=out[..., s.here])
+        torch.bmm(weight[:, s.block], x.narrow(-1, *s.here), out=out.narrow(-1, *s.here))
     return out
 
 
@@ -159,11 +183,25 @@ def _hidden(
     _mix(out, weight, x, tile)
     views = []
     for s in tile.segments:
-        z = out[..., s.here].unflatten(-1, s.shape)
-        z += src[tile.batch, :, s.src].unsqueeze(-2)
-        z += dst[tile.batch, :, s.dst].unsqueeze(-1)
+        z = out.narrow(-1, *s.here).unflatten(-1, s.shape)
+        z += src.narrow(-1, *s.src).unsqueeze(-2)
+        z += dst.narrow(-1, *s.dst).unsqueeze(-1)
         views.append(z)
     return views
+
+
+def _add_sums(views: list[Tensor], rows: Tensor, columns: Tensor, tile: _Tile) -> None:
+    """Write sums over the columns of every segment into ``rows``, add those over its rows."""
+    for s, view in zip(tile.segments, views, strict=True):
+        torch.sum(view, -1, out=rows.narrow(-1, *s.dst))
+        columns.narrow(-1, *s.src).add_(view.sum(-2))
+
+
+def _lengths(sizes: Sizes, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What sums over columns and over rows must be divided by: ``[sum of D]``, ``[sum of E]``."""
+    per_row = like.new_tensor([e for d, e in sizes for _ in range(d)])
+    per_column = like.new_tensor([d for d, e in sizes for _ in range(e)])
+    return per_row, per_column
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -178,11 +216,12 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
 
 def _add_outer(into: Tensor, a: Tensor, b: Tensor, tile: _Tile) -> None:
     """Add the gradient ``a b^T`` of a weight; ``into`` is [B, f, g] or [B, blocks, f, g]."""
+    (into,) = tile.of(into)
     if into.dim() == 3:
-        into[tile.batch] += _outer(a, b)
+        into += _outer(a, b)
         return
     for s in tile.segments:
-        into[tile.batch, s.block] += _outer(a[..., s.here], b[..., s.here])
+        into[:, s.block] += _outer(a.narrow(-1, *s.here), b.narrow(-1, *s.here))
 
 
 class _Tiled(torch.autograd.Function):
@@ -227,16 +266,18 @@ def _forward(
     tiles, most = _cut(sizes, x, f)
     scratch = _Scratch(x, most * f, 2)
     for tile in tiles:
-        part = x[tile.batch, :, tile.edges]
+        part, t_src, t_dst, rows, columns = tile.of(x, half_src, half_dst, at_dst, at_src)
+        part = part.narrow(-1, *tile.edges)
         h, other = scratch.views(tile.networks, f, tile.width)
-        views = _hidden(h, half_weight, part, half_src, half_dst, tile)
+        views = _hidden(h, half_weight, part, t_src, t_dst, tile)
         h.addcmul_(h, torch.tanh(h, out=other))
-        for s, view in zip(tile.segments, views, strict=True):
-            torch.mean(view, -1, out=at_dst[tile.batch, :, s.dst])
-            at_src[tile.batch, :, s.src] += view.sum(-2) / sizes[s.block][0]
+        _add_sums(views, rows, columns, tile)
         if new is not None:
             kept = part if residual is None else _mix(other, residual, part, tile)
-            torch.add(kept, h, out=new[tile.batch, :, tile.edges])
+            torch.add(kept, h, out=tile.of(new)[0].narrow(-1, *tile.edges))
+    per_row, per_column = _lengths(sizes, x)
+    at_dst /= per_row
+    at_src /= per_column
     return new, at_dst, at_src
 
 
@@ -254,30 +295,28 @@ def _backward(
     g_weight = x.new_zeros(weight_shape)
     g_residual = None if residual is None else x.new_zeros(weight_shape)
     g_src, g_dst = torch.zeros_like(src), torch.empty_like(dst)
-    per_row = dst.new_tensor([e for d, e in sizes for _ in range(d)])
-    per_column = src.new_tensor([d for d, e in sizes for _ in range(e)])
+    per_row, per_column = _lengths(sizes, x)
     at_dst = torch.zeros_like(dst) if at_dst is None else at_dst / per_row
     at_src = torch.zeros_like(src) if at_src is None else at_src / per_column
     tiles, most = _cut(sizes, x, f)
     scratch = _Scratch(x, most * max(f, g), 2)
     for tile in tiles:
-        part = x[tile.batch, :, tile.edges]
+        part, t_src, t_dst, rows, columns = tile.of(x, src, dst, at_dst, at_src)
+        part = part.narrow(-1, *tile.edges)
         g_z, g_h = scratch.views(tile.networks, f, tile.width)
-        views = _hidden(g_z, weight, part, src, dst, tile)
-        above = None if new is None else new[tile.batch, :, tile.edges]
+        views = _hidden(g_z, weight, part, t_src, t_dst, tile)
+        above = None if new is None else tile.of(new)[0].narrow(-1, *tile.edges)
         for s in tile.segments:
-            rows = at_dst[tile.batch, :, s.dst].unsqueeze(-1)
-            columns = at_src[tile.batch, :, s.src].unsqueeze(-2)
-            out = g_h[..., s.here].unflatten(-1, s.shape)
+            row = rows.narrow(-1, *s.dst).unsqueeze(-1)
+            column = columns.narrow(-1, *s.src).unsqueeze(-2)
+            out = g_h.narrow(-1, *s.here).unflatten(-1, s.shape)
             if above is None:
-                torch.add(rows, columns, out=out)
+                torch.add(row, column, out=out)
             else:
-                torch.add(above[..., s.here].unflatten(-1, s.shape), rows, out=out)
-                out += columns
+                torch.add(above.narrow(-1, *s.here).unflatten(-1, s.shape), row, out=out)
+                out += column
         torch.ops.aten.silu_backward.grad_input(g_h, g_z, grad_input=g_z)
-        for s, view in zip(tile.segments, views, strict=True):
-            torch.sum(view, -1, out=g_dst[tile.batch, :, s.dst])
-            g_src[tile.batch, :, s.src] += view.sum(-2)
+        _add_sums(views, *tile.of(g_dst, g_src), tile)
         _add_outer(g_weight, g_z, part, tile)
         if g_residual is not None and above is not None:
             _add_outer(g_residual, above, part, tile)
@@ -287,7 +326,7 @@ def _backward(
         _mix(back, weight.mT, g_z, tile)
         if above is not None:  # g_z has served; its buffer is free
             back += above if residual is None else _mix(other, residual.mT, above, tile)
-        g_x[tile.batch, :, tile.edges] = back
+        tile.of(g_x)[0].narrow(-1, *tile.edges).copy_(back)
     if weight.dim() == 2:
         g_weight = g_weight.sum(0)
         g_residual = None if g_residual is None else g_residual.sum(0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gmn_opt.metanet.layout import BlockLayout, blocked
+from gmn_opt.metanet.layout import BlockedGraph, BlockLayout, blocked
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -104,7 +104,19 @@ def block_features(graph: ParameterGraph) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def kernel_features(layout: BlockLayout) -> Tensor | None:
+def kernel_features(layout: BlockedGraph) -> Tensor | None:
+    """Kernel positions, ``[KERNEL_FEATURES, sum of E]``; None where no block has any."""
+    found = [_kernel_positions(block) for block in layout.blocks]
+    if all(f is None for f in found):
+        return None
+    rows = [
+        torch.zeros(block.fan_in, KERNEL_FEATURES, dtype=torch.float64) if f is None else f
+        for block, f in zip(layout.blocks, found, strict=True)
+    ]
+    return torch.cat(rows).T.contiguous()
+
+
+def _kernel_positions(layout: BlockLayout) -> Tensor | None:
     """Kernel positions of a block's edges, ``[E, KERNEL_FEATURES]``; None where there are none.
 
     The last two kernel factors are read as (row, column) in [-1, 1], beside their squared radius.

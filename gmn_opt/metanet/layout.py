@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from gmn_opt.graph.symmetry import indexer
+from gmn_opt.metanet.routes import RouteTable
 
 if TYPE_CHECKING:
     from gmn_opt.graph import Block, ParameterGraph
@@ -44,7 +44,7 @@ class Endpoint:
     @property
     def size(self) -> int:
         """Number of nodes as the block sees them."""
-        return prod(self.sizes[i] for i in self.kept)
+        return prod([self.sizes[i] for i in self.kept])
 
     @property
     def is_whole(self) -> bool:
@@ -323,20 +323,20 @@ class BlockedGraph:
         )
         self.links = tuple(_link_layout(graph, link.src, link.dst) for link in graph.links)
         self.names = tuple(graph.shapes)
-
-    @cached_property
-    def blocks_of(self) -> dict[str, list[int]]:
-        """Indices of the blocks of every tensor."""
-        found: dict[str, list[int]] = {name: [] for name in self.names}
+        # plain attributes: a compiler does not trace through a cached property
+        size_of = {f.id: f.size for f in graph.factors}
+        #: Number of nodes per group.
+        self.group_sizes = tuple(prod(size_of[f] for f in g.factors) for g in graph.groups)
+        #: ``(D, E)`` per block.
+        self.sizes = tuple((b.dst.size, b.fan_in) for b in self.blocks)
+        #: Number of edges per block.
+        self.edge_counts = tuple(d * e for d, e in self.sizes)
+        #: Indices of the blocks of every tensor.
+        self.blocks_of: dict[str, list[int]] = {name: [] for name in self.names}
         for i, layout in enumerate(self.blocks):
-            found[layout.block.tensor].append(i)
-        return found
-
-    @cached_property
-    def group_sizes(self) -> tuple[int, ...]:
-        """Number of nodes per group."""
-        size_of = {f.id: f.size for f in self.graph.factors}
-        return tuple(prod(size_of[f] for f in g.factors) for g in self.graph.groups)
+            self.blocks_of[layout.block.tensor].append(i)
+        #: Between nodes and the ends of blocks.
+        self.routes = RouteTable(self)
 
     def check(self, tensors: Mapping[str, Tensor], features: int = 0) -> None:
         """Raise ValueError unless ``tensors`` has the graph's names and shapes.
@@ -361,36 +361,6 @@ class BlockedGraph:
                     f"the parameter's shape{' and its features' if features else ''}."
                 )
 
-    @cached_property
-    def message_counts(self) -> list[list[int | Tensor]]:
-        """Messages per node, incoming, outgoing and along links: at least 1, per group.
-
-        A float64 ``[N]`` where the nodes of a group differ, else a number.
-        """
-        met: list[list[tuple[int, Tensor | int]]] = [
-            [(b.dst.group, b.dst.coverage()) for b in self.blocks],
-            [(b.src.group, b.src.coverage()) for b in self.blocks],
-            [(group, 1) for link in self.graph.links for group in (link.src, link.dst)],
-        ]
-        found: list[list[int | Tensor]] = []
-        for side in met:
-            counts = [torch.zeros(n, dtype=torch.float64) for n in self.group_sizes]
-            for group, messages in side:
-                counts[group] += messages
-            counts = [c.clamp_min(1) for c in counts]
-            found.append([int(c[0]) if bool((c == c[0]).all()) else c for c in counts])
-        return found
-
-    @cached_property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """``(D, E)`` per block."""
-        return tuple((b.dst.size, b.fan_in) for b in self.blocks)
-
-    @cached_property
-    def edge_counts(self) -> tuple[int, ...]:
-        """Number of edges per block."""
-        return tuple(b.dst.size * b.fan_in for b in self.blocks)
-
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors ``[..., *shape]`` to one ``[..., P]``, block after block."""
         return torch.cat([e.flatten(-2) for e in self.split(tensors)], -1)
@@ -403,8 +373,7 @@ class BlockedGraph:
         """``[..., P]`` as one view ``[..., D, E]`` per block."""
         parts = flat.split(self.edge_counts, -1)
         return [
-            part.unflatten(-1, (block.dst.size, block.fan_in))
-            for part, block in zip(parts, self.blocks, strict=True)
+            part.unflatten(-1, size) for part, size in zip(parts, self.sizes, strict=True)
         ]
 
     def split(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:

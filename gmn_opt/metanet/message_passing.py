@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.edge_messages import edge_messages
+from gmn_opt.metanet.edge_messages import edge_messages, mix
 from gmn_opt.metanet.layout import BlockedGraph
 
 
@@ -85,11 +85,12 @@ class MessageLayer(nn.Module):
         self,
         layout: BlockedGraph,
         states: States,
-        kernels: list[Tensor | None],
+        kernels: Tensor | None,
         keep_edges: bool = True,
     ) -> States:
         """Return the states after one round; shapes as they came.
 
+        ``kernels`` [KERNEL_FEATURES, sum of E] are the kernel positions of all edges of a row.
         Without ``keep_edges`` the new edge states are not made (the last round, where only nodes,
         blocks and graph are read).
         """
@@ -97,72 +98,33 @@ class MessageLayer(nn.Module):
         blocks = self.block_norm(states.blocks)
         graph = self.graph_norm(states.graph)
         across = nodes.mT
-        as_src = (self.from_src.weight @ across).split(layout.group_sizes, -1)
-        as_dst = (self.from_dst.weight @ across).split(layout.group_sizes, -1)
-        per_block = self.from_block(blocks).mT
-
-        src, dst = [], []
-        for i, (b, kernel) in enumerate(zip(layout.blocks, kernels, strict=True)):
-            at = b.spread_src(b.src.read(as_src[b.src.group]))
-            src.append(at if kernel is None else at + self.from_kernel(kernel).mT)
-            dst.append(b.dst.read(as_dst[b.dst.group]) + per_block[..., i : i + 1])
+        routes = layout.routes.get(across)
+        src = routes.columns(mix(self.from_src.weight, across))
+        if kernels is not None:
+            src = src + self.from_kernel.weight @ kernels
+        dst = routes.rows(mix(self.from_dst.weight, across))
+        dst = dst + routes.rows_of_blocks(self.from_block(blocks).mT)
         weight = self.edge.weight
+        if states.encoder is not None:
+            weight = weight @ states.encoder
         edges, at_dst, at_src = edge_messages(
-            layout.sizes,
-            states.edges,
-            weight if states.encoder is None else weight @ states.encoder,
-            states.encoder,
-            torch.cat(src, -1),
-            torch.cat(dst, -1),
-            keep_edges,
+            layout.sizes, states.edges, weight, states.encoder, src, dst, keep_edges
         )
 
-        messages: list[list[list[Tensor]]] = [[[] for _ in as_src] for _ in range(3)]
-        to_block = []
-        for b, d, s in zip(
-            layout.blocks,
-            at_dst.split([d for d, _ in layout.sizes], -1),
-            at_src.split([e for _, e in layout.sizes], -1),
-            strict=True,
-        ):
-            messages[0][b.dst.group].append(b.dst.write(d))
-            messages[1][b.src.group].append(b.src.write(b.pool_src(s)))
-            to_block.append(d.mean(-1))
+        pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
         if layout.links:
-            along = (self.along_link.weight @ across).split(layout.group_sizes, -1)
-            against = (self.against_link.weight @ across).split(layout.group_sizes, -1)
-            for link in layout.links:
-                messages[2][link.dst].append(link.along(along[link.src]))
-                messages[2][link.src].append(link.against(against[link.dst]))
-
-        pooled = [
-            _pool(kind, counts, as_src)
-            for kind, counts in zip(messages, layout.message_counts, strict=True)
-        ]
+            along, against = mix(self.along_link.weight, across), mix(self.against_link.weight, across)
+            pooled.append(routes.links(along, against))
+        else:
+            pooled.append(torch.zeros_like(pooled[0]))
         u = graph.unsqueeze(-2)
         everything = [nodes, torch.cat(pooled, -2).mT, u.expand(*nodes.shape[:-1], -1)]
         new_nodes = states.nodes + self.node_mlp(torch.cat(everything, -1))
-        everything = [blocks, torch.stack(to_block, -2), u.expand(*blocks.shape[:-1], -1)]
+        to_block = routes.block_mean(at_dst).mT
+        everything = [blocks, to_block, u.expand(*blocks.shape[:-1], -1)]
         new_blocks = states.blocks + self.block_mlp(torch.cat(everything, -1))
-        mean_node = torch.stack([x.mean(-2) for x in nodes.split(layout.group_sizes, -2)]).mean(0)
-        everything = [graph, blocks.mean(-2), mean_node]
+        everything = [graph, blocks.mean(-2), routes.group_mean(across)]
         new_graph = states.graph + self.graph_mlp(torch.cat(everything, -1))
         if edges is None:
             return States(new_nodes, states.edges, new_blocks, new_graph, states.encoder)
         return States(new_nodes, edges, new_blocks, new_graph)
-
-
-def _pool(
-    messages: list[list[Tensor]], counts: list[int | Tensor], like: tuple[Tensor, ...]
-) -> Tensor:
-    """Mean of the messages to every node, zero where there is none: ``[..., f, N]``."""
-    rows = []
-    for group, count, x in zip(messages, counts, like, strict=True):
-        if not group:
-            rows.append(torch.zeros_like(x))
-        elif len(group) == 1:
-            rows.append(group[0])
-        else:
-            total = torch.stack(group).sum(0)
-            rows.append(total / (count if isinstance(count, int) else count.to(x)))
-    return torch.cat(rows, -1)

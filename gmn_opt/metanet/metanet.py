@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet.checks import check_tensors
+from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
     KERNEL_FEATURES,
@@ -87,19 +88,23 @@ class GraphMetanet(nn.Module):
 
     def structural(
         self, graph: ParameterGraph, like: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it.
+
+        Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
+        ``[KERNEL_FEATURES, sum of E]`` (None where no block has any).
+        """
         cache = graph.__dict__.get("_structural_features")
         if cache is None:
             cache = {}
             object.__setattr__(graph, "_structural_features", cache)
         key = (like.dtype, like.device)
         if key not in cache:
-            kernels = [kernel_features(b) for b in blocked(graph).blocks]
+            kernels = kernel_features(blocked(graph))
             cache[key] = (
                 torch.cat(node_features(graph)).to(like),
                 block_features(graph).to(like),
-                [None if k is None else k.to(like) for k in kernels],
+                None if kernels is None else kernels.to(like),
             )
         return cache[key]
 
@@ -137,7 +142,7 @@ class GraphMetanet(nn.Module):
         block_inputs: Tensor | None = None,
         edge_scale: Tensor | None = None,
         node_inputs: Tensor | None = None,
-    ) -> tuple[States, BlockedGraph, list[Tensor | None]]:
+    ) -> tuple[States, BlockedGraph, Tensor | None]:
         """States before the first round, the layout and kernel features; see :meth:`states`."""
         layout = blocked(graph)
         count = sum(layout.edge_counts)
@@ -186,7 +191,7 @@ class GraphMetanet(nn.Module):
         self,
         layout: BlockedGraph,
         states: States,
-        kernels: list[Tensor | None],
+        kernels: Tensor | None,
         keep_edges: bool,
     ) -> States:
         from gmn_opt.metanet.sparse import run, topology_of
@@ -219,7 +224,7 @@ class GraphMetanet(nn.Module):
         """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
         if self.readout is None:
             raise ValueError("This metanet has no edge readout: it was made with out_features=0.")
-        flat = (self.readout.weight @ states.edges).movedim(-2, 0)
+        flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
         return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
 
     def forward(

@@ -223,14 +223,13 @@ def _hops(layout: BlockedGraph, first_node: Sequence[int]) -> Hops:
 
 
 def edge_kernels(
-    layout: BlockedGraph, kernels: list[Tensor | None], like: Tensor, channels: int
+    layout: BlockedGraph, kernels: Tensor | None, like: Tensor, channels: int
 ) -> Tensor:
     """Kernel features of every edge, ``[edges, channels]``; zero where there are none."""
-    rows = []
-    for (d, e), kernel in zip(layout.sizes, kernels, strict=True):
-        rows.append(like.new_zeros(e, channels) if kernel is None else kernel)
-        rows[-1] = rows[-1].repeat(d, 1)
-    return torch.cat(rows)
+    if kernels is None:
+        return like.new_zeros(sum(layout.edge_counts), channels)
+    parts = kernels.T.split([e for _, e in layout.sizes])
+    return torch.cat([part.repeat(d, 1) for part, (d, _) in zip(parts, layout.sizes, strict=True)])
 
 
 def run(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
+from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -140,7 +141,7 @@ class LearnedRule(nn.Module):
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
         weights = (start + raw) * factors * reading.inverse_rms[..., 1:]
 
-        bent = torch.tanh(self.edge_head.weight @ states.edges).split(layout.edge_counts, -1)
+        bent = torch.tanh(mix(self.edge_head.weight, states.edges)).split(layout.edge_counts, -1)
         channels = reading.channels[..., 1:, :].split(layout.edge_counts, -1)
         block_weights = weights.unsqueeze(-2).unbind(-3)
         sizes = size.unsqueeze(-1).unbind(-2)
