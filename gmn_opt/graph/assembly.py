@@ -11,6 +11,7 @@ from gmn_opt.graph.conditions import parents_of
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.labels import Leg, Node, SiteRef
 from gmn_opt.graph.links import Join, find_links
+from gmn_opt.graph.naming import short, told_apart
 from gmn_opt.graph.pieces import Piece, by_member, distribute, settle
 from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, NodeGroup
 from gmn_opt.graph.uses import Label, Record, Use
@@ -81,7 +82,7 @@ class Assembler:
                 leaves = tuple(dict.fromkeys(n for n in nodes if n.size > 1)) or tuple(nodes[:1])
         key: GroupKey = (site.id, index[0], leaves)
         if key not in self.groups:
-            name = _short(site.name)
+            name = short(site.name)
             if len(distribute(site.axis)) > 1 and site.kind == "hidden":
                 name += f"[{index[0]}:{index[-1] + 1}]"
             ids = tuple(self.factor(n, name) for n in leaves)
@@ -210,11 +211,6 @@ def _home(ref: SiteRef, wanted: Sequence[Node]) -> Piece | None:
     return best
 
 
-def _short(name: str) -> str:
-    """A module's name for its weight's neurons."""
-    return name.removesuffix(".weight").removesuffix("_weight")
-
-
 def _belongs(ref: SiteRef, node: Node, home: Piece | None = None) -> bool:
     """Whether a leaf is one of a site's, or of one piece of it."""
     if ref.site.kind != "hidden":
@@ -265,7 +261,7 @@ def assemble(
     at_site = [(k[0], k[1], n) for k, n in a.groups.items() if isinstance(k, tuple)]
     return ParameterGraph(
         factors,
-        tuple(a.group_list),
+        told_apart(a.group_list, blocks, shapes),
         tuple(blocks),
         tuple(find_links(record, a.group_list, at_site, a.joins, factors)),
         shapes,

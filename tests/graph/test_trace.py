@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +62,17 @@ def test_grad_mode_and_autocast_do_not_matter() -> None:
         assert trace(model, *inputs) == graph
 
 
+@pytest.mark.parametrize("name", [c.name for c in CASES if c.name.startswith("experts_by_")])
+def test_outputs_of_stacked_experts_are_told_apart(name: str) -> None:
+    model, inputs = BY_NAME[name].make()
+    graph = trace(model, *inputs)
+    names = [g.name for g in graph.groups]
+    assert len(set(names)) == len(names)
+    for block in graph.blocks:
+        if block.tensor in ("up", "down"):
+            assert graph.groups[block.dst].name == f"{block.tensor}[{block.index[0][0]}]"
+
+
 def test_small_models_trace_quickly() -> None:
     for name in ("resnet", "gpt", "unet"):
         model, inputs = BY_NAME[name].make()
@@ -69,6 +83,23 @@ def test_small_models_trace_quickly() -> None:
             trace(model, *inputs, verify=False)
             times.append(time.perf_counter() - start)
         assert min(times) < 0.3, name
+
+
+def test_tracing_imports_nothing_heavy() -> None:
+    """PyTorch's own ``broadcast_shapes`` would import sympy, half a second."""
+    code = """
+import sys
+from gmn_opt.graph import trace
+from tests.cases import BY_NAME
+model, inputs = BY_NAME["experts_by_index"].make()
+trace(model, *inputs)
+print(*{"sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules))
+"""
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == []
 
 
 def test_bfloat16_weights() -> None:

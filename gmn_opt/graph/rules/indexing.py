@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,7 +75,8 @@ def index(t: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -
     for d in used:
         t.fix_axis(label.axes[d], "indexed by data")
     wheres = [t.label(i) for i in given if i is not None]
-    shape = torch.broadcast_shapes(*(i.shape for i in given if i is not None))
+    # PyTorch's own function imports sympy, half a second, when it is first called.
+    shape = np.broadcast_shapes(*(tuple(i.shape) for i in given if i is not None))
     merged = t.broadcast(wheres, shape, "other") if wheres else Label(())
     kept = [a for d, a in enumerate(label.axes) if d not in used]
     adjacent = all(b - a == 1 for a, b in pairwise(used))
