@@ -79,6 +79,49 @@ def plain(
     return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
 
 
+def attended(
+    sizes: Sizes,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+    score: Tensor,
+    keep_edges: bool = True,
+) -> Messages:
+    """:func:`plain` with means that are weighted by a softmax of scores ``S h``.
+
+    ``score`` [2 * heads, f] scores edges for their destination and for their source; each head
+    weighs its share of the f channels, over the edges of a row and over those of a column.
+    """
+    per_block = weight.dim() > 2
+    heads = len(score) // 2
+    new, at_dst, at_src = [], [], []
+    parts = zip(
+        sizes,
+        x.split([d * e for d, e in sizes], -1),
+        src.split([e for _, e in sizes], -1),
+        dst.split([d for d, _ in sizes], -1),
+        strict=True,
+    )
+    for i, ((d, e), part, s, t) in enumerate(parts):
+        z = mix(weight[..., i, :, :] if per_block else weight, part).unflatten(-1, (d, e))
+        h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
+        flat = h.flatten(-2)
+        scores = mix(score, flat).unflatten(-1, (d, e)).unflatten(-3, (2, heads))
+        inward, outward = scores.unbind(-4)
+        per_head = h.unflatten(-3, (heads, -1))
+        weights = inward.softmax(-1).unsqueeze(-3)
+        at_dst.append((per_head * weights).sum(-1).flatten(-3, -2))
+        weights = outward.softmax(-2).unsqueeze(-3)
+        at_src.append((per_head * weights).sum(-2).flatten(-3, -2))
+        if keep_edges and residual is not None:
+            part = mix(residual[..., i, :, :] if per_block else residual, part)
+        if keep_edges:
+            new.append(part + flat)
+    return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
+
+
 class _Segment(NamedTuple):
     """Some rows of a block within a tile: (start, length) in the tile, in ``dst`` and ``src``."""
 

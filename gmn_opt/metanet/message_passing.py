@@ -14,7 +14,8 @@ A block is dense, so ``Linear([x_s, x_d, e])`` splits into a per-node, a per-nod
 part that broadcasting adds up. The last linear layer of a message belongs on the nodes, because a
 linear map commutes with the mean. Means are taken within a block and then over the blocks that
 meet in a group: sums would not carry over to other widths, and one mean over all edges would drown
-a bias among a thousand weights. Edges are stored channels first, ``[..., f, P]``, so that the long
+a bias among a thousand weights. With attention, the mean within a block is weighted by a softmax of
+scores of h, head by head (as in Kofinas et al. 2024, section 3). Edges are stored channels first, ``[..., f, P]``, so that the long
 axis is the contiguous one; the nodes of all groups stand in one tensor ``[..., N, c]``.
 """
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.edge_messages import edge_messages, mix
+from gmn_opt.metanet.edge_messages import attended, edge_messages, mix
 from gmn_opt.metanet.layout import BlockedGraph
 
 
@@ -64,7 +65,9 @@ class TwoLayer(nn.Module):
 class MessageLayer(nn.Module):
     """One residual round of message passing over the blocks of a graph."""
 
-    def __init__(self, width: int, edge_width: int, kernel_features: int) -> None:
+    def __init__(
+        self, width: int, edge_width: int, kernel_features: int, attention: int = 0
+    ) -> None:
         super().__init__()
         c, f = width, edge_width
         self.node_norm = nn.LayerNorm(c)
@@ -77,6 +80,7 @@ class MessageLayer(nn.Module):
         self.from_kernel = nn.Linear(kernel_features, f, bias=False)
         self.along_link = nn.Linear(c, f, bias=False)
         self.against_link = nn.Linear(c, f, bias=False)
+        self.score = nn.Linear(f, 2 * attention, bias=False) if attention else None
         self.node_mlp = TwoLayer(2 * c + 3 * f, c, c)
         self.block_mlp = TwoLayer(2 * c + f, c, c)
         self.graph_mlp = TwoLayer(3 * c, c, c)
@@ -107,9 +111,11 @@ class MessageLayer(nn.Module):
         weight = self.edge.weight
         if states.encoder is not None:
             weight = weight @ states.encoder
-        edges, at_dst, at_src = edge_messages(
-            layout.sizes, states.edges, weight, states.encoder, src, dst, keep_edges
-        )
+        given = (layout.sizes, states.edges, weight, states.encoder, src, dst)
+        if self.score is None:
+            edges, at_dst, at_src = edge_messages(*given, keep_edges)
+        else:
+            edges, at_dst, at_src = attended(*given, self.score.weight, keep_edges)
 
         pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
         if layout.links:

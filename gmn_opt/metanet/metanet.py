@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gmn_opt.metanet.checks import check_tensors
 from gmn_opt.metanet.edge_messages import mix
@@ -41,6 +42,9 @@ class GraphMetanet(nn.Module):
         layers: rounds of message passing.
         block_inputs: extra features per block, given to :meth:`states`.
         node_inputs: extra features per node, given to :meth:`states` (see ``probes.Probes``).
+        attention: heads that weigh the messages of a block; 0 for plain means. Slower: scores are
+            made for every edge.
+        checkpoint: whether a round is computed again in the backward pass instead of kept.
         backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
             torch_geometric: slower, and the reference that the other is tested against.
 
@@ -57,8 +61,16 @@ class GraphMetanet(nn.Module):
         block_inputs: int = 0,
         backend: Literal["blocked", "sparse"] = "blocked",
         node_inputs: int = 0,
+        attention: int = 0,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        if attention < 0 or (attention and edge_hidden % attention):
+            raise ValueError(
+                f"The heads of attention share the edge channels: attention={attention} must "
+                f"divide edge_hidden={edge_hidden}."
+            )
+        self.checkpoint = checkpoint
         if backend not in ("blocked", "sparse"):
             raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
         self.backend = backend
@@ -80,7 +92,7 @@ class GraphMetanet(nn.Module):
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
         self.layers = nn.ModuleList(
-            MessageLayer(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
+            MessageLayer(hidden, edge_hidden, KERNEL_FEATURES, attention) for _ in range(layers)
         )
         self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
         if self.readout is not None:
@@ -132,7 +144,11 @@ class GraphMetanet(nn.Module):
             return self._run_sparse(layout, states, kernels, keep_edges)
         for number, layer in enumerate(self.layers):
             last = number + 1 == len(self.layers)
-            states = layer(layout, states, kernels, keep_edges or not last)
+            given = (layout, states, kernels, keep_edges or not last)
+            if self.checkpoint and torch.is_grad_enabled():
+                states = checkpoint(layer, *given, use_reentrant=False)
+            else:
+                states = layer(*given)
         return states
 
     def first_states(

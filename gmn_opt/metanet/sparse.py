@@ -18,7 +18,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
-from torch_geometric.utils import scatter
+from torch_geometric.utils import scatter, softmax
 
 from gmn_opt.metanet.layout import BlockedGraph, Endpoint, LinkLayout
 from gmn_opt.metanet.message_passing import MessageLayer, States
@@ -69,7 +69,8 @@ class Hops:
 class Topology:
     """An explicit edge list of one graph or of several.
 
-    ``dst`` and ``src`` hold the pins of both roles; ``block`` is the block of every edge, ``group``
+    ``dst`` and ``src`` hold the pins of both roles; ``row`` and ``column`` number the destinations
+    and sources of every edge as its block sees them; ``block`` is the block of every edge, ``group``
     the group of every node, ``block_graph`` and ``group_graph`` the graph of every block and
     group.
     """
@@ -77,6 +78,8 @@ class Topology:
     dst: Pins
     src: Pins
     links: Hops
+    row: Tensor
+    column: Tensor
     block: Tensor
     group: Tensor
     block_graph: Tensor
@@ -89,6 +92,7 @@ class Topology:
         first_node = list(accumulate(layout.group_sizes, initial=0))
         collected: dict[str, list[Tensor]] = {"dst": [], "src": []}
         blocks, start = [], 0
+        lines: tuple[list[Tensor], list[Tensor]] = ([], [])
         for number, b in enumerate(layout.blocks):
             d, s, k = b.size
             rows = torch.arange(d).repeat_interleave(s * k)
@@ -100,6 +104,10 @@ class Topology:
                 here = torch.full_like(edge, number)
                 collected[role].append(torch.stack([edge + start, node, here]))
             blocks.append(torch.full((d * s * k,), number))
+            for line, seen in zip(
+                lines, (rows, torch.arange(s * k).repeat(d)), strict=True
+            ):
+                line.append(seen + (int(line[-1].max()) + 1 if line else 0))
             start += d * s * k
         pins = {}
         for role, parts in collected.items():
@@ -111,6 +119,8 @@ class Topology:
             pins["dst"],
             pins["src"],
             _hops(layout, first_node),
+            torch.cat(lines[0]),
+            torch.cat(lines[1]),
             torch.cat(blocks),
             torch.arange(len(sizes)).repeat_interleave(sizes),
             torch.zeros(len(layout.blocks), dtype=torch.int64),
@@ -149,6 +159,8 @@ class Topology:
                 joined(lambda p: p.links.against_slot, slots),
                 joined(lambda p: p.links.slot_node, nodes),
             ),
+            joined(lambda p: p.row, lambda p: int(p.row.max()) + 1),
+            joined(lambda p: p.column, lambda p: int(p.column.max()) + 1),
             joined(lambda p: p.block, lambda p: len(p.block_graph)),
             joined(lambda p: p.group, lambda p: len(p.group_graph)),
             joined(lambda p: p.block_graph, lambda p: p.graphs),
@@ -257,6 +269,12 @@ def run(
     return States(states.nodes, rows.mT, states.blocks, states.graph)
 
 
+def _weighted(h: Tensor, scores: Tensor, line: Tensor) -> Tensor:
+    """Messages ``[..., edges, f]`` scaled so that their mean over a line is the attended one."""
+    weights = softmax(scores, line, dim=-2) * line.bincount()[line].unsqueeze(-1)
+    return (h.unflatten(-1, (scores.shape[-1], -1)) * weights.unsqueeze(-1)).flatten(-2)
+
+
 def sparse_layer(
     layer: MessageLayer, topology: Topology, states: States, edges: Tensor, kernels: Tensor
 ) -> tuple[States, Tensor]:
@@ -276,8 +294,14 @@ def sparse_layer(
     )
     links = t.links.carry(layer.along_link(nodes), layer.against_link(nodes), total)
     of_node = graph[..., t.group_graph[t.group], :]
-    node_in = [nodes, t.dst.write(h, total), t.src.write(h, total), links, of_node]
-    to_block = scatter(h, t.block, -2, len(t.block_graph), "mean")
+    inward = outward = h
+    if layer.score is not None:
+        scores = layer.score(h).unflatten(-1, (2, -1))
+        inward, outward = (
+            _weighted(h, scores[..., side, :], line) for side, line in enumerate((t.row, t.column))
+        )
+    node_in = [nodes, t.dst.write(inward, total), t.src.write(outward, total), links, of_node]
+    to_block = scatter(inward, t.block, -2, len(t.block_graph), "mean")
     block_in = [blocks, to_block, graph[..., t.block_graph, :]]
     per_group = scatter(nodes, t.group, -2, groups, "mean")
     mean_node = scatter(per_group, t.group_graph, -2, graphs, "mean")
