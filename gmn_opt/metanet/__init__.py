@@ -3,6 +3,15 @@
 from gmn_opt.metanet.layout import BlockedGraph, BlockLayout, blocked
 from gmn_opt.metanet.message_passing import States
 from gmn_opt.metanet.metanet import GraphMetanet
+from gmn_opt.metanet.probes import Probes
 from gmn_opt.metanet.readout import GraphReadout
 
-__all__ = ["BlockLayout", "BlockedGraph", "GraphMetanet", "GraphReadout", "States", "blocked"]
+__all__ = [
+    "BlockLayout",
+    "BlockedGraph",
+    "GraphMetanet",
+    "GraphReadout",
+    "Probes",
+    "States",
+    "blocked",
+]
