@@ -21,6 +21,7 @@ from gmn_opt.metanet.features import (
 )
 from gmn_opt.metanet.layout import BlockedGraph, blocked
 from gmn_opt.metanet.message_passing import MessageLayer, States
+from gmn_opt.metanet.scale import NodeScales, Scale, ScaleEncoder, ScaleLayer
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -43,6 +44,10 @@ class GraphMetanet(nn.Module):
         node_inputs: extra features per node, given to :meth:`states` (see ``probes.Probes``).
         backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
             torch_geometric: slower, and the reference that the other is tested against.
+        scale: also be equivariant to rescaled neurons: ``"sign"`` for sine and tanh,
+            ``"positive"`` for ReLU, ``"auto"`` for both, by each group's activation; see
+            :mod:`gmn_opt.metanet.scale`. Blocked backend only. Edge features must then transform
+            like the parameters: weights, not squares of them.
 
     The edge readout is zero at initialization.
     """
@@ -57,10 +62,21 @@ class GraphMetanet(nn.Module):
         block_inputs: int = 0,
         backend: Literal["blocked", "sparse"] = "blocked",
         node_inputs: int = 0,
+        scale: Scale | None = None,
     ) -> None:
         super().__init__()
         if backend not in ("blocked", "sparse"):
             raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
+        if scale not in (None, "sign", "positive", "auto") or (scale and backend == "sparse"):
+            raise ValueError(
+                "scale must be 'sign', 'positive', 'auto' or None, and None with the sparse "
+                f"backend; received scale={scale!r}, backend={backend!r}."
+            )
+        if scale is not None and node_inputs:
+            raise ValueError(
+                "node_inputs are read as they are, so that a metanet with scale= would no longer "
+                f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
+            )
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
         if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
@@ -79,9 +95,13 @@ class GraphMetanet(nn.Module):
         self.node_encoder = nn.Linear(NODE_FEATURES + node_inputs, hidden)
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
+        kind = MessageLayer if scale is None else ScaleLayer
         self.layers = nn.ModuleList(
-            MessageLayer(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
+            kind(hidden, edge_hidden, KERNEL_FEATURES) for _ in range(layers)
         )
+        self.scale = scale
+        if scale is not None:
+            self.scale_encoder = ScaleEncoder(NODE_FEATURES, hidden)
         self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
@@ -130,6 +150,8 @@ class GraphMetanet(nn.Module):
         )
         if self.backend == "sparse":
             return self._run_sparse(layout, states, kernels, keep_edges)
+        if self.scale is not None:
+            return self._run_scaled(layout, states, kernels, keep_edges)
         for number, layer in enumerate(self.layers):
             last = number + 1 == len(self.layers)
             states = layer(layout, states, kernels, keep_edges or not last)
@@ -201,6 +223,23 @@ class GraphMetanet(nn.Module):
         states = replace(states, graph=states.graph.unsqueeze(-2))
         states = run(self.rounds(), topology, states, positions, keep_edges)
         return replace(states, graph=states.graph.squeeze(-2))
+
+    def _run_scaled(
+        self,
+        layout: BlockedGraph,
+        states: States,
+        kernels: Tensor | None,
+        keep_edges: bool,
+    ) -> States:
+        assert self.scale is not None
+        scales = NodeScales.of(layout.graph, self.scale, states.edges)
+        known = self.structural(layout.graph, states.edges)[0]
+        scaled = self.scale_encoder(states, known, scales)
+        for number, layer in enumerate(self.layers):
+            last = number + 1 == len(self.layers)
+            scaled = layer(layout, scales, scaled, kernels, keep_edges or not last)
+        found: States = scaled.states
+        return found
 
     def rounds(self) -> list[MessageLayer]:
         """The layers, one per round."""
