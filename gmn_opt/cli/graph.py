@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gmn_opt.graph import ParameterGraph
+    from gmn_opt.graph.progress import Say
 
 _FLOATS = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16"}
 
@@ -81,19 +82,20 @@ def graph(
 
     console = Console()
     facts: list[tuple[str, Text]] = []
-    with Console(stderr=True).status("Loading the model") as status:
+    from gmn_opt.graph.progress import progress_line
+
+    with progress_line() as say:
+        say(f"Loading {model}")
         network, args, kwargs = _prepare(model, specs, kinds, meta)
-        count = sum(p.numel() for p in network.parameters())
-        status.update(f"Tracing {type(network).__name__}, {count:,} parameters")
         start = time.perf_counter()
-        traced = _trace(network, args, kwargs, verify and not meta)
+        traced = _trace(network, args, kwargs, verify and not meta, say)
         facts.append(("traced in", Text(f"{time.perf_counter() - start:.2f} s")))
         wrong = False
         if verify and not meta:
-            status.update("Checking the symmetries in float64")
+            say("Checking the symmetries in float64")
             wrong = _verify(traced, network, args, kwargs, facts)
         if picture is not None:
-            status.update("Drawing")
+            say("Drawing")
             _draw(traced, picture, level)
             facts.append(("picture", Text(str(picture))))
         if json_file is not None:
@@ -225,11 +227,12 @@ def _trace(
     args: list[torch.Tensor],
     kwargs: dict[str, Any],
     verify: bool,
+    say: Say,
 ) -> ParameterGraph:
     from gmn_opt.graph import TraceError, trace
 
     try:
-        return trace(network, *args, verify=None if verify else False, **kwargs)
+        return trace(network, *args, verify=None if verify else False, progress=say, **kwargs)
     except TraceError as error:
         hint = "" if args or kwargs else " Give its inputs with --input."
         return fail(f"{error}{hint}")

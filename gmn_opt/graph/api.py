@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from gmn_opt.graph.assembly import assemble
 from gmn_opt.graph.escapes import Escapes
 from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.progress import Say, progress_line
 from gmn_opt.graph.siblings import adopt, exchanges
 from gmn_opt.graph.tracing import Packed, Tracer
 from gmn_opt.graph.uses import Label
@@ -39,6 +40,7 @@ def trace(
     *args: Any,
     more_inputs: Sequence[Any] = (),
     verify: bool | None = None,
+    progress: bool | Say = True,
     **kwargs: Any,
 ) -> ParameterGraph:
     """The parameter graph of ``model``, from a forward pass on example inputs.
@@ -56,6 +58,9 @@ def trace(
             arguments, or a single argument. All passes together give one graph.
         verify: Check the symmetries found on a float64 copy of the model, and fix the spaces
             that fail. By default done for small models, where it is cheap.
+        progress: Show what is being done when it takes more than two seconds: one line on the
+            error stream, in an interactive terminal only, that is gone at the end. A function
+            is told the same in place of a terminal, from the start.
         kwargs: Further inputs of the forward pass.
 
     Raises:
@@ -64,20 +69,25 @@ def trace(
     """
     _check(model)
     calls = [(args, kwargs), *map(_call, more_inputs)]
-    tracer, buffers = _passes(model, calls)
-    if tracer.work <= VERIFY_WORK and len(tracer.touched) < len(tracer.names):
-        tracer, buffers, calls = _read_more(model, tracer, buffers, calls)
-    graph = _assembled(model, tracer, buffers)
-    small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
-    if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
-        from gmn_opt.graph.verify import repair
+    name = type(model).__name__
+    with progress_line(progress) as say:
+        say(f"Tracing {name}")
+        tracer, buffers = _passes(model, calls, say)
+        if tracer.work <= VERIFY_WORK and len(tracer.touched) < len(tracer.names):
+            tracer, buffers, calls = _read_more(model, tracer, buffers, calls, say)
+        say(f"Tracing {name}: putting its graph together")
+        graph = _assembled(model, tracer, buffers)
+        small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
+        if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
+            from gmn_opt.graph.verify import repair
 
-        swaps = exchanges(tracer.adoptions)
-        checked = repair(graph, model, args, kwargs, bool(verify), calls[1:], swaps)
-        if checked is None and swaps:
-            # What siblings tell is a guess until it is checked.
-            graph = _assembled(model, *_passes(model, calls, siblings=False))
-        graph = checked or graph
+            say(f"Checking the symmetries of {name}")
+            swaps = exchanges(tracer.adoptions)
+            checked = repair(graph, model, args, kwargs, bool(verify), calls[1:], swaps)
+            if checked is None and swaps:
+                # What siblings tell is a guess until it is checked.
+                graph = _assembled(model, *_passes(model, calls, say, siblings=False))
+            graph = checked or graph
     return graph
 
 
@@ -133,12 +143,12 @@ def _call(inputs: Any) -> Call:
 
 
 def _passes(
-    model: nn.Module, calls: Sequence[Call], siblings: bool = True
+    model: nn.Module, calls: Sequence[Call], say: Say, siblings: bool = True
 ) -> tuple[Tracer, dict[str, Label]]:
     mutated: set[int] = set()
     packed: Packed = {}
     for _ in range(MAX_PASSES):
-        tracer, buffers = _one_pass(model, calls, mutated, packed, siblings)
+        tracer, buffers = _one_pass(model, calls, say, mutated, packed, siblings)
         if tracer.newly_mutated <= mutated and tracer.newly_packed.keys() <= packed.keys():
             break
         mutated |= tracer.newly_mutated
@@ -147,7 +157,11 @@ def _passes(
 
 
 def _read_more(
-    model: nn.Module, tracer: Tracer, buffers: dict[str, Label], calls: list[Call]
+    model: nn.Module,
+    tracer: Tracer,
+    buffers: dict[str, Label],
+    calls: list[Call],
+    say: Say,
 ) -> tuple[Tracer, dict[str, Label], list[Call]]:
     """Try a few other inputs; keep those that make the model read further parameters."""
     if any(p.device.type == "meta" for p in model.parameters()):
@@ -156,7 +170,7 @@ def _read_more(
     for _ in range(MAX_VARIED):
         try:
             tried = [*calls, other_numbers(calls[0], generator)]
-            again, statistics = _passes(model, tried)
+            again, statistics = _passes(model, tried, say)
         except Exception:  # the model may well refuse numbers that we made up
             continue
         if len(again.touched) > len(tracer.touched):
@@ -182,7 +196,12 @@ def other_numbers(call: Call, generator: torch.Generator) -> Call:
 
 
 def _one_pass(
-    model: nn.Module, calls: Sequence[Call], mutated: set[int], packed: Packed, siblings: bool
+    model: nn.Module,
+    calls: Sequence[Call],
+    say: Say,
+    mutated: set[int],
+    packed: Packed,
+    siblings: bool,
 ) -> tuple[Tracer, dict[str, Label]]:
     tracer = Tracer(mutated, packed)
     for name, p in model.named_parameters():
@@ -195,7 +214,7 @@ def _one_pass(
             tracer.add_fixed(b, "a buffer of the model")
     for args, kwargs in calls:
         tracer.next_pass()
-        _forward(model, tracer, args, kwargs)
+        _forward(model, tracer, args, kwargs, say)
     tracer.finish()
     unread = set(range(len(tracer.names))) - tracer.touched
     if unread and siblings:
@@ -208,10 +227,10 @@ def _one_pass(
 
 
 def _forward(
-    model: nn.Module, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, tracer: Tracer, args: tuple[Any, ...], kwargs: dict[str, Any], say: Say
 ) -> None:
     seen: list[tuple[str, nn.Module]] = []
-    with undisturbed(model), _hooks(model, seen):
+    with undisturbed(model), _hooks(model, seen, say):
         args, kwargs = copy_inputs((args, kwargs))
         for number, tensor in enumerate(tensors_in((args, kwargs))):
             tracer.add_input("input" if number == 0 else f"input {number}", tensor)
@@ -261,8 +280,9 @@ def _describe(value: Any) -> str:
 
 
 @contextmanager
-def _hooks(model: nn.Module, seen: list[tuple[str, nn.Module]]) -> Iterator[None]:
-    """Keep ``seen`` the stack of modules whose forward is running."""
+def _hooks(model: nn.Module, seen: list[tuple[str, nn.Module]], say: Say) -> Iterator[None]:
+    """Keep ``seen`` the stack of modules whose forward is running, and tell of each."""
+    whole = type(model).__name__
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -270,6 +290,7 @@ def _hooks(model: nn.Module, seen: list[tuple[str, nn.Module]]) -> Iterator[None
 
         def enter(m: nn.Module, _: Any, name: str = name) -> None:
             seen.append((name, m))
+            say(f"Tracing {whole}: {name}" if name else f"Tracing {whole}")
 
         def leave(m: nn.Module, _: Any, __: Any) -> None:
             seen.pop()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from gmn_opt.graph.conditions import parents_of
 from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.labels import Leg, Node, SiteRef
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Leg, SiteRef
 from gmn_opt.graph.links import Join, find_links
 from gmn_opt.graph.naming import short, told_apart
 from gmn_opt.graph.pieces import Piece, by_member, distribute, settle

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from itertools import product
 from math import prod
 
-from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Node
+from gmn_opt.graph import index_sets as sets
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis
 from gmn_opt.graph.pieces import Piece, distribute
 from gmn_opt.graph.uses import Record
 
@@ -77,7 +78,7 @@ def _cells(axes: Iterable[Axis], done: set[tuple[Cell, ...]]) -> Iterable[Cell]:
 def _leaves(piece: Piece) -> tuple[Node, ...]:
     """The leaves of a piece, and those that they run along."""
     nodes = [leg.node for leg in piece.legs if leg.node.size > 1]
-    above = lab.expand(node.along[0] for node in nodes if node.along is not None)
+    above = sets.expand(node.along[0] for node in nodes if node.along is not None)
     return (*above, *nodes)
 
 
@@ -87,4 +88,4 @@ def _member(node: Node, index: int) -> list[Node]:
         return [node]
     if index >= len(node.members):
         return []
-    return lab.expand((node.members[index],))
+    return sets.expand((node.members[index],))

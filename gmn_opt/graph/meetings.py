@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
 from gmn_opt.graph.rules.names import NONLINEAR
@@ -29,7 +30,7 @@ class Meetings:
 
     def unify(self, a: Axis, b: Axis, reason: str = "") -> None:
         """Make two axes the same index set."""
-        lab.unify(lab.nodes_of(a), lab.nodes_of(b), reason or f"axes that do not fit in {self.op}")
+        sets.unify(lab.nodes_of(a), lab.nodes_of(b), reason or f"axes that do not fit in {self.op}")
 
     def meet(self, a: Axis, b: Axis, kind: str = "residual") -> Axis:
         """Unify two activation axes; the newest site goes on, and the meeting is linked."""
@@ -140,7 +141,7 @@ class Meetings:
                 continue
             if not axes[k] and size == 1:
                 continue
-            if lab.size_of(lab.nodes_of(axes[k])) != size:
+            if sets.size_of(lab.nodes_of(axes[k])) != size:
                 own.append((k, other))
                 continue
             self.unify(axes[k], other)
@@ -180,4 +181,4 @@ def _aligned(label: Label, k: int, ndim: int, size: int) -> Axis | None:
     axis = label.axes[at]
     if not axis and size == 1:
         return None
-    return axis if lab.size_of(lab.nodes_of(axis)) == size else None
+    return axis if sets.size_of(lab.nodes_of(axis)) == size else None

@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gmn_opt.graph.labels import (
-    Axis,
-    Leg,
-    Node,
-    children,
-    collapse,
-    expand_axis,
-    find,
-    nodes_of,
-    size_of,
-)
+from gmn_opt.graph.index_sets import Node, children, collapse, find, size_of
+from gmn_opt.graph.labels import Axis, Leg, expand_axis, nodes_of
 
 
 class Piece(NamedTuple):

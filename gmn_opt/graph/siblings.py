@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef, find
+from gmn_opt.graph.index_sets import Node, find
+from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
 from gmn_opt.graph.uses import Pair, Record
 
 MIN_SIBLINGS = 2
@@ -110,7 +112,7 @@ def _is_setting(name: str, value: Any) -> bool:
 
 def _leaves(node: Node) -> Iterator[Node]:
     root = find(node)
-    below = list(lab.children(root))
+    below = list(sets.children(root))
     if not below:
         yield root
     for child in below:
@@ -177,7 +179,7 @@ class _Copy:
         for old, new in self.twins.items():
             mine, theirs = record.parameters[new], record.parameters[old]
             for a, b in zip(mine.axes, theirs.axes, strict=True):
-                lab.unify(lab.nodes_of(a), [self.node(leg.node) for leg in b])
+                sets.unify(lab.nodes_of(a), [self.node(leg.node) for leg in b])
         for site, copied in self.sites.items():
             copied.axis = self.axis(site.axis)
         record.sites.extend(self.sites.values())

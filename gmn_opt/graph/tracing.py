@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
 from gmn_opt.graph.meetings import Meetings, SiteKey
 from gmn_opt.graph.rules import RULES, NoRuleError
 from gmn_opt.graph.rules.names import (
@@ -174,11 +176,11 @@ class Tracer(Meetings, TorchDispatchMode):
         axes = label.axes if isinstance(label, Label) else label
         for axis in axes:
             legs = axis if isinstance(axis, tuple) and not isinstance(axis, Leg) else (axis,)
-            lab.fix((leg.node for leg in legs), reason)
+            sets.fix((leg.node for leg in legs), reason)
 
     def fix_axis(self, axis: Axis, reason: str) -> None:
         """Fix one axis."""
-        lab.fix(lab.nodes_of(axis), reason)
+        sets.fix(lab.nodes_of(axis), reason)
 
     def hidden(self, axes: Sequence[Axis]) -> None:
         """Remember a statistic that exists only inside of an operator (a softmax's sum)."""
@@ -189,20 +191,20 @@ class Tracer(Meetings, TorchDispatchMode):
         roots = [leg.node for axis in axes for leg in lab.expand_axis(axis)]
         for root in roots:
             if root.members is not None and root.over is not None:
-                over = lab.find(root.over)
+                over = sets.find(root.over)
                 if not any(other is over for other in roots):
-                    lab.collapse(root)
+                    sets.collapse(root)
         self.record.seen.append(axes)
 
     def split_off(self, node: Node, outer: int) -> tuple[Node, Node] | None:
         """Split a node by a view; packed parts that are taken one by one become a family."""
-        root = lab.find(node)
+        root = sets.find(node)
         if root.segments is not None or root.members is not None or root.fixed is not None:
-            return lab.split(node, outer)
+            return sets.split(node, outer)
         number = (self.op_count, root.size, outer)
         if number in self.packed:
-            return lab.make_family(node, self.packed[number])
-        halves = lab.split(node, outer)
+            return sets.make_family(node, self.packed[number])
+        halves = sets.split(node, outer)
         if halves is not None:
             self.splits[halves[0]] = number
         return halves
@@ -211,7 +213,7 @@ class Tracer(Meetings, TorchDispatchMode):
         """Note that single indices of an axis are read."""
         for leg in axis:
             for node, number in self.splits.items():
-                if number[2] <= MAX_PACKED and lab.find(node) is lab.find(leg.node):
+                if number[2] <= MAX_PACKED and sets.find(node) is sets.find(leg.node):
                     self.newly_packed[number] = (1,) * number[2]
 
     def read_alone(self, axis: Axis) -> None:
@@ -221,15 +223,15 @@ class Tracer(Meetings, TorchDispatchMode):
                 axes = self.record.parameters[index].axes
                 whole = lab.expand_axis(axes[dim])
                 small = len(axes) > 1 and leg.node.size <= MAX_STACKED
-                if small and [g.node for g in whole] == [lab.find(leg.node)]:
+                if small and [g.node for g in whole] == [sets.find(leg.node)]:
                     self.newly_packed[-1 - index, dim, leg.node.size] = (1,) * leg.node.size
 
     def finish(self) -> None:
         """Note which views turned out to split parts off that are cut apart later."""
         for node, number in self.splits.items():
-            root = lab.find(node)
+            root = sets.find(node)
             if root.segments is not None and number not in self.newly_packed:
-                counts = tuple(lab.size_of(part) for part in lab.flat_segments(root))
+                counts = tuple(sets.size_of(part) for part in sets.flat_segments(root))
                 if 1 < len(counts) <= MAX_PACKED:
                     self.newly_packed[number] = counts
 
@@ -307,7 +309,7 @@ class Tracer(Meetings, TorchDispatchMode):
         known = {id(t) for t in inputs}
         for tensor, label in zip(outputs, found, strict=False):
             if not label.uniform:
-                sizes = tuple(lab.size_of(lab.nodes_of(a)) for a in label.axes)
+                sizes = tuple(sets.size_of(lab.nodes_of(a)) for a in label.axes)
                 if sizes != tuple(tensor.shape):
                     raise NoRuleError(f"{self.op}: an unforeseen output shape")
                 self.see(label.axes)

@@ -22,6 +22,7 @@ from gmn_opt.metanet.features import (
 )
 from gmn_opt.metanet.layout import BlockedGraph, blocked
 from gmn_opt.metanet.message_passing import MessageLayer, States
+from gmn_opt.metanet.scale import NodeScales, Scale, ScaleEncoder, ScaleLayer
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -47,6 +48,10 @@ class GraphMetanet(nn.Module):
         checkpoint: whether a round is computed again in the backward pass instead of kept.
         backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
             torch_geometric: slower, and the reference that the other is tested against.
+        scale: also be equivariant to rescaled neurons: ``"sign"`` for sine and tanh,
+            ``"positive"`` for ReLU, ``"auto"`` for both, by each group's activation; see
+            :mod:`gmn_opt.metanet.scale`. Blocked backend only. Edge features must then transform
+            like the parameters: weights, not squares of them.
 
     The edge readout is zero at initialization.
     """
@@ -63,6 +68,7 @@ class GraphMetanet(nn.Module):
         node_inputs: int = 0,
         attention: int = 0,
         checkpoint: bool = False,
+        scale: Scale | None = None,
     ) -> None:
         super().__init__()
         if attention < 0 or (attention and edge_hidden % attention):
@@ -73,6 +79,21 @@ class GraphMetanet(nn.Module):
         self.checkpoint = checkpoint
         if backend not in ("blocked", "sparse"):
             raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
+        if scale not in (None, "sign", "positive", "auto") or (scale and backend == "sparse"):
+            raise ValueError(
+                "scale must be 'sign', 'positive', 'auto' or None, and None with the sparse "
+                f"backend; received scale={scale!r}, backend={backend!r}."
+            )
+        if scale is not None and node_inputs:
+            raise ValueError(
+                "node_inputs are read as they are, so that a metanet with scale= would no longer "
+                f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
+            )
+        if scale is not None and (attention or checkpoint):
+            raise ValueError(
+                "A metanet with scale= has neither attention nor checkpointed rounds, received "
+                f"attention={attention}, checkpoint={checkpoint}."
+            )
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
         if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
@@ -91,9 +112,14 @@ class GraphMetanet(nn.Module):
         self.node_encoder = nn.Linear(NODE_FEATURES + node_inputs, hidden)
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
+        sizes = (hidden, edge_hidden, KERNEL_FEATURES)
         self.layers = nn.ModuleList(
-            MessageLayer(hidden, edge_hidden, KERNEL_FEATURES, attention) for _ in range(layers)
+            MessageLayer(*sizes, attention) if scale is None else ScaleLayer(*sizes)
+            for _ in range(layers)
         )
+        self.scale = scale
+        if scale is not None:
+            self.scale_encoder = ScaleEncoder(NODE_FEATURES, hidden)
         self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
@@ -142,6 +168,8 @@ class GraphMetanet(nn.Module):
         )
         if self.backend == "sparse":
             return self._run_sparse(layout, states, kernels, keep_edges)
+        if self.scale is not None:
+            return self._run_scaled(layout, states, kernels, keep_edges)
         for number, layer in enumerate(self.layers):
             last = number + 1 == len(self.layers)
             given = (layout, states, kernels, keep_edges or not last)
@@ -217,6 +245,23 @@ class GraphMetanet(nn.Module):
         states = replace(states, graph=states.graph.unsqueeze(-2))
         states = run(self.rounds(), topology, states, positions, keep_edges)
         return replace(states, graph=states.graph.squeeze(-2))
+
+    def _run_scaled(
+        self,
+        layout: BlockedGraph,
+        states: States,
+        kernels: Tensor | None,
+        keep_edges: bool,
+    ) -> States:
+        assert self.scale is not None
+        scales = NodeScales.of(layout.graph, self.scale, states.edges)
+        known = self.structural(layout.graph, states.edges)[0]
+        scaled = self.scale_encoder(states, known, scales)
+        for number, layer in enumerate(self.layers):
+            last = number + 1 == len(self.layers)
+            scaled = layer(layout, scales, scaled, kernels, keep_edges or not last)
+        found: States = scaled.states
+        return found
 
     def rounds(self) -> list[MessageLayer]:
         """The layers, one per round."""

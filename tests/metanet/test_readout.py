@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import GraphMetanet, GraphReadout, blocked
+from gmn_opt.metanet import GraphMetanet, GraphReadout, Probes, blocked
 from tests.cases import Case
 from tests.traced import PLAIN, permute, random_tensors, traced
 
@@ -125,6 +125,34 @@ def test_it_learns_a_property_of_networks() -> None:
     with torch.no_grad():
         error = nn.functional.mse_loss(net(graph, tensors), target)
     assert float(error / target.var()) < 0.2
+
+
+@pytest.mark.parametrize("scale", [None, "auto"])
+def test_compiles_without_graph_breaks(scale: Any) -> None:
+    graph = traced("cnn")[1]
+    tensors = random_tensors(graph, 2, features=1)
+    net = GraphReadout(GraphMetanet(1, 0, scale=scale), 3).double()
+    expected = net(graph, tensors)
+    compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
+    assert torch.allclose(compiled(graph, tensors), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"backend": "sparse"}, {"scale": "auto"}])
+def test_on_a_gpu(changes: dict[str, Any]) -> None:
+    """Readouts, mixed batches and probes give there what they give on a CPU."""
+    names = ("mlp", "cnn", "mlp")
+    mixed = [(traced(n)[1], random_tensors(traced(n)[1], features=1)) for n in names]
+    net = GraphReadout(GraphMetanet(1, 0, **changes), 3).double()
+    expected = net.many(mixed)
+    there = [(graph, {n: t.cuda() for n, t in tensors.items()}) for graph, tensors in mixed]
+    assert torch.allclose(net.cuda().many(there).cpu(), expected, rtol=1e-9, atol=1e-9)
+    model, graph = traced("cnn")
+    probes = Probes(model, graph, torch.zeros(1, 3, 8, 8), 2).double()
+    weights = {n: t.squeeze(-1) for n, t in mixed[1][1].items()}
+    seen = probes(weights)
+    moved = probes.cuda()({n: t.cuda() for n, t in weights.items()})
+    assert torch.allclose(moved.cpu(), seen, rtol=1e-9, atol=1e-9)
 
 
 def test_bad_input() -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg, SiteRef
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
 
@@ -82,7 +84,7 @@ def _apply(
     new = [tuple(next(sited) for _ in lab.expand_axis(axis)) for axis in made]
     pairs = [Pair("src", p_in, x_in)]
     pairs += [Pair("dst", axis, out) for axis, out in zip(made, new, strict=True)]
-    fan_in, fan_out = (lab.size_of(lab.nodes_of(a)) for a in (p_in, flat))
+    fan_in, fan_out = (sets.size_of(lab.nodes_of(a)) for a in (p_in, flat))
     t.use("linear", pairs, fan_in=fan_in, fan_out=fan_out)
     return new[: len(shared)], new[len(shared) :]
 
@@ -130,7 +132,7 @@ def grouped_mm(
     t.fix([expert, *t.label(offsets).axes], "rows are routed to experts")
     t.unify(data.axes[1], inner)
     t.unify(expert, t.routes.setdefault(id(offsets), expert))
-    rows = lab.expand(lab.nodes_of(data.axes[0]))
+    rows = sets.expand(lab.nodes_of(data.axes[0]))
     if [n.along[1] for n in rows if n.along is not None] != [id(offsets)]:
         t.hidden([data.axes[1]])
     new = t.new_site((*expert, *free), t.origin_name([expert]))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
 
@@ -26,12 +28,12 @@ def positions(t: Tracer, out: Tensor, x: Label, spatial: int) -> tuple[Axis, ...
 
 def halves(t: Tracer, axis: Axis, outer: int) -> tuple[Axis, Axis]:
     """An axis as (groups, the rest), keeping sites and origins."""
-    inner = lab.size_of(lab.nodes_of(axis)) // outer
+    inner = sets.size_of(lab.nodes_of(axis)) // outer
     if inner == 1:
         return axis, ()
     if outer == 1:
         return (), axis
-    cut = lab.cut_product(lab.nodes_of(axis), inner)
+    cut = sets.cut_product(lab.nodes_of(axis), inner)
     if cut is None:
         t.fix_axis(axis, f"groups of {t.op} that do not fit")
         raise NoRuleError(f"{t.op}: groups that do not fit")

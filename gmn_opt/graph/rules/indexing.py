@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node, Site, SiteRef
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
 from gmn_opt.graph.rules.joining import run_of
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label, Pair
@@ -180,7 +182,7 @@ def index_put(
     tail = list(zip(reversed(kept), reversed(written.axes), strict=False))
     gapless = used == list(range(len(used)))
     for d, other in tail:
-        same = lab.size_of(lab.nodes_of(axes[d])) == lab.size_of(lab.nodes_of(other))
+        same = sets.size_of(lab.nodes_of(axes[d])) == sets.size_of(lab.nodes_of(other))
         if gapless and same:
             axes[d] = t.meet(axes[d], other)
         else:
@@ -203,8 +205,8 @@ def _put_by_mask(t: Tracer, label: Label, written: Label, given: list[Any]) -> L
     t.fix([*axes[:span], *written.axes[: max(len(written.axes) - len(axes) + span, 0)]], reason)
     behind = range(len(axes) - 1, span - 1, -1)
     for d, other in zip(behind, reversed(written.axes), strict=False):
-        size = lab.size_of(lab.nodes_of(other))
-        if size == lab.size_of(lab.nodes_of(axes[d])):
+        size = sets.size_of(lab.nodes_of(other))
+        if size == sets.size_of(lab.nodes_of(axes[d])):
             axes[d] = t.meet(axes[d], other)
         elif size != 1:
             t.fix([axes[d], other], reason)

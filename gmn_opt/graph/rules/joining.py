@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node, SiteRef
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg, SiteRef
 from gmn_opt.graph.pieces import distribute
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label
@@ -24,9 +26,9 @@ def cut(t: Tracer, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     legs = [leg for leg in lab.expand_axis(axis) if leg.node.size > 1]
     if len(legs) == 1 and legs[0].parts is not None:
         parts = legs[0].parts
-        if [lab.size_of(lab.nodes_of(p)) for p in parts] == list(sizes):
+        if [sets.size_of(lab.nodes_of(p)) for p in parts] == list(sizes):
             return list(parts)
-    made = lab.segment(lab.nodes_of(tuple(legs)), sizes)
+    made = sets.segment(lab.nodes_of(tuple(legs)), sizes)
     if made is None:
         t.fix_axis(axis, f"{t.op} cuts it at places that do not fit")
         site = legs[0].site if legs else None
@@ -37,7 +39,7 @@ def cut(t: Tracer, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     out: list[Axis] = []
     start = 0
     for part, size in zip(made, sizes, strict=True):
-        head = part[: len(part) - len(lab.expand(lab.nodes_of(tuple(rest))))]
+        head = part[: len(part) - len(sets.expand(lab.nodes_of(tuple(rest))))]
         whole = (*(Leg(n, first.site, first.origins) for n in head), *rest)
         out.append(shifted(whole, first, start))
         start += size
@@ -83,7 +85,7 @@ def slice_(
 def run_of(t: Tracer, label: Label, dim: int, start: int, taken: int) -> Label:
     """``taken`` consecutive indices of an axis, from ``start`` on."""
     axes = list(label.axes)
-    size = lab.size_of(lab.nodes_of(axes[dim]))
+    size = sets.size_of(lab.nodes_of(axes[dim]))
     sizes = [start, taken, size - start - taken]
     step = stride(axes, dim)
     if taken == 1:
@@ -118,12 +120,12 @@ def stride(axes: Sequence[Axis], dim: int) -> int:
     rest = [g for d, axis in enumerate(axes) if d != dim for g in lab.expand_axis(axis)]
     mine = [g.node for g in rest if g.site == site]
     inner = _inside(lab.nodes_of(site.site.axis), legs[0].node) if mine else None
-    return lab.size_of(mine if inner is None else [node for node in mine if node in inner])
+    return sets.size_of(mine if inner is None else [node for node in mine if node in inner])
 
 
 def _inside(nodes: Sequence[Node], wanted: Node) -> list[Node] | None:
     """What stands behind ``wanted`` in an axis, in any of its segments; None if it is not there."""
-    order = lab.expand(nodes)
+    order = sets.expand(nodes)
     for k, node in enumerate(order):
         if node is wanted:
             return order[k + 1 :]
@@ -164,15 +166,15 @@ def _start(site: SiteRef, node: Node, index: int, size: int, left: Sequence[Node
     legs = lab.expand_axis(site.site.axis)
     for k, leg in enumerate(legs):
         if leg.node is node:
-            return index * lab.size_of(g.node for g in legs[k + 1 :])
-    found = [lab.find(n) for n in left]
+            return index * sets.size_of(g.node for g in legs[k + 1 :])
+    found = [sets.find(n) for n in left]
     pieces = distribute(site.site.axis)
     hits = [sum(any(g.node is n for n in found) for g in piece.legs) for piece in pieces]
     if len(pieces) == size and max(hits):
         # Packed parts may share index sets by now; then the order of the pieces decides.
         best = [k for k, n in enumerate(hits) if n == max(hits)]
         return pieces[index if index in best else best[0]].start - site.offset
-    return index * (lab.size_of(g.node for g in legs) // size)
+    return index * (sets.size_of(g.node for g in legs) // size)
 
 
 def _members(axis: Axis, over: Node, taken: range, part: Node) -> Axis:
@@ -183,8 +185,8 @@ def _members(axis: Axis, over: Node, taken: range, part: Node) -> Axis:
     out: list[Leg] = []
     for leg in lab.expand_axis(axis):
         node = leg.node
-        if node.members is not None and node.over is not None and lab.find(node.over) is over:
-            found = [lab.find(m) for m in node.members[taken.start : taken.stop]]
+        if node.members is not None and node.over is not None and sets.find(node.over) is over:
+            found = [sets.find(m) for m in node.members[taken.start : taken.stop]]
             if all(m is found[0] for m in found):
                 leg = leg._replace(node=found[0])
             else:
@@ -251,7 +253,7 @@ def _cat(t: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int) -> Label:
 
 def join(parts: Sequence[Axis]) -> Axis:
     """The concatenation of axes."""
-    sizes = [lab.size_of(lab.nodes_of(p)) for p in parts]
+    sizes = [sets.size_of(lab.nodes_of(p)) for p in parts]
     kept = [
         p if p else (Leg(Node(1, "an axis of size one")),)
         for p, s in zip(parts, sizes, strict=True)

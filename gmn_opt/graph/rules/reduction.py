@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg
 from gmn_opt.graph.rules.joining import cut
 from gmn_opt.graph.rules.table import rule
 from gmn_opt.graph.uses import Label

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg
 from gmn_opt.graph.rules.table import NoRuleError, rule
 from gmn_opt.graph.uses import Label
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def reshape(t: Tracer, label: Label, shape: Sequence[int]) -> Label:
     """Split and merge axes; where the sizes interleave, the axes involved are fixed."""
-    old = [lab.size_of(lab.nodes_of(axis)) for axis in label.axes]
+    old = [sets.size_of(lab.nodes_of(axis)) for axis in label.axes]
     if 0 in old or 0 in shape:
         return Label(tuple((Leg(Node(n, "empty tensors")),) for n in shape), label.kind)
     out: list[Axis] = []
@@ -100,7 +102,7 @@ def as_strided(
     """Followed where nothing but the strides of axes of size one changes."""
     label = t.label(x)
     old, start = t.before if t.op == "as_strided_" else (x.stride(), x.storage_offset())
-    sizes = [lab.size_of(lab.nodes_of(axis)) for axis in label.axes]
+    sizes = [sets.size_of(lab.nodes_of(axis)) for axis in label.axes]
     moved = any(a != b for n, a, b in zip(size, old, stride, strict=True) if n > 1)
     if moved or sizes != list(size) or out.storage_offset() != start:
         raise NoRuleError("strides set by hand")
@@ -174,7 +176,7 @@ def squeeze(t: Tracer, out: Tensor, x: Tensor, dims: Any = None) -> Label:
         chosen = set(range(len(label.axes)))
     else:
         chosen = {d % len(label.axes) for d in ([dims] if isinstance(dims, int) else dims)}
-    gone = {d for d in chosen if lab.size_of(lab.nodes_of(label.axes[d])) == 1}
+    gone = {d for d in chosen if sets.size_of(lab.nodes_of(label.axes[d])) == 1}
     return label.with_axes([a for d, a in enumerate(label.axes) if d not in gone])
 
 
@@ -186,7 +188,7 @@ def expand(t: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> Label:
     axes: list[Axis] = []
     for k, size in enumerate(out.shape):
         axis = label.axes[k - new] if k >= new else ()
-        if lab.size_of(lab.nodes_of(axis)) == size and k >= new:
+        if sets.size_of(lab.nodes_of(axis)) == size and k >= new:
             axes.append(axis)
         else:
             axes.append((Leg(Node(size)),))

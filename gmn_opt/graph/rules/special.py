@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gmn_opt.graph import labels as lab
-from gmn_opt.graph.labels import Axis, Leg, Node
+from gmn_opt.graph.index_sets import Node
+from gmn_opt.graph.labels import Axis, Leg
 from gmn_opt.graph.rules.table import rule
 from gmn_opt.graph.uses import Label, Pair
 
