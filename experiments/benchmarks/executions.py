@@ -24,6 +24,7 @@ from gmn_opt.metanet import blocked
 from gmn_opt.metanet.features import KERNEL_FEATURES, kernel_features
 from gmn_opt.metanet.message_passing import MessageLayer
 
+
 @dataclass(frozen=True)
 class EdgeList:
     """A disjoint union of ``batch`` copies of a graph as index vectors.

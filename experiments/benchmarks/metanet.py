@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -107,7 +108,7 @@ def peak_bytes(run: Callable[[], None]) -> int:
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         run()
-    events = prof.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = prof.profiler.kineto_results.events()
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     alive = most = 0
     for _, change in changes:
@@ -132,7 +133,7 @@ def measure(calls: dict[str, Call], rounds: int, reference: str) -> dict[str, An
     for mode, run in MODES.items():
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for name, call in calls.items():
-            facts[name][mode] = {"peak_bytes": peak_bytes(lambda r=run, c=call: r(c))}  # type: ignore[misc]
+            facts[name][mode] = {"peak_bytes": peak_bytes(partial(run, call))}
         for _ in range(rounds):
             for name, call in calls.items():
                 started = time.process_time()
@@ -166,6 +167,7 @@ def compare(preset: Preset, hidden: int, edge_hidden: int) -> dict[str, Any]:
         "ours, blocked": lambda: net(graph, tensors),
     }
     if (hidden, edge_hidden) in preset.compiled:
+        torch.compiler.reset()  # or the compiler gives up after a few widths
         fast = torch.compile(lambda t: net(graph, t), fullgraph=True, dynamic=False)
         plain = torch.compile(lambda t: gather(net, edges, t), dynamic=False)
         calls["PyG, compiled"] = lambda: plain(tensors)
@@ -192,8 +194,8 @@ def sweep(preset: Preset, name: str, values: tuple[int, ...]) -> dict[str, Any]:
         net = metanet_of(32, 8)
         listed = EdgeList.of(graph, batch, net)
         calls: dict[str, Call] = {
-            "PyG: gather, concatenate, scatter": lambda n=net, e=listed, t=tensors: gather(n, e, t),  # type: ignore[misc]
-            "ours, blocked": lambda n=net, g=graph, t=tensors: n(g, t),  # type: ignore[misc]
+            "PyG: gather, concatenate, scatter": partial(gather, net, listed, tensors),
+            "ours, blocked": partial(net, graph, tensors),
         }
         facts = measure(calls, preset.rounds, next(iter(calls)))
         count = batch * sum(p.numel() for p in inr.parameters())
@@ -214,16 +216,17 @@ def large(preset: Preset) -> dict[str, Any]:
         graph = trace(mlp, torch.zeros(2, width), verify=False)
         tensors = {n: t[0] for n, t in random_batch(mlp, 1).items()}
         net = metanet_of(32, 8)
+        call = partial(net, graph, tensors)
         row: dict[str, Any] = {"parameters": sum(p.numel() for p in mlp.parameters())}
         for mode, run in MODES.items():
             found = []
             for _ in range(3):
                 started = time.process_time()
-                run(lambda n=net, g=graph, t=tensors: n(g, t))  # type: ignore[misc]
+                run(call)
                 found.append(time.process_time() - started)
             row[mode] = {
                 "seconds": [round(s, 4) for s in found],
-                "peak_bytes": peak_bytes(lambda r=run, n=net, g=graph, t=tensors: r(lambda: n(g, t))),  # type: ignore[misc]
+                "peak_bytes": peak_bytes(partial(run, call)),
             }
         rows.append(row)
     big = [r for r in rows if r["parameters"] >= 1e5] or rows

@@ -381,7 +381,8 @@ def _backward(
                 torch.add(above.narrow(-1, *s.here).unflatten(-1, s.shape), row, out=out)
                 out += column
         torch.ops.aten.silu_backward.grad_input(g_h, g_z, grad_input=g_z)
-        _add_sums(views, *tile.of(g_dst, g_src), tile)
+        rows, columns = tile.of(g_dst, g_src)
+        _add_sums(views, rows, columns, tile)
         _add_outer(g_weight, g_z, part, tile)
         if g_residual is not None and above is not None:
             _add_outer(g_residual, above, part, tile)
@@ -404,7 +405,8 @@ def _recorded_backward(
     needed: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
-    pairs = zip(plain(sizes, *inputs), grads, strict=True)
+    x, weight, residual, src, dst = inputs
+    pairs = zip(plain(sizes, x, weight, residual, src, dst), grads, strict=True)
     chosen = [(o, g) for o, g in pairs if o is not None and g is not None]
     wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
     outputs, weights = [o for o, _ in chosen], [g for _, g in chosen]

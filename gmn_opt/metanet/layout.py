@@ -181,16 +181,14 @@ def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
     both = set(there) & set(here)
     # two nodes can agree on a factor only where they agree on what its permutation depends on
     shared = {f for f in both if _ancestors(parents, f) <= both}
-    ends = [
-        Endpoint(
-            group,
-            tuple(size_of[f] for f in factors),
-            tuple(i for i, f in enumerate(factors) if f in shared),
-        )
-        for group, factors in ((src, there), (dst, here))
-    ]
+
+    def end(group: int, factors: tuple[int, ...]) -> Endpoint:
+        kept = tuple(i for i, f in enumerate(factors) if f in shared)
+        return Endpoint(group, tuple(size_of[f] for f in factors), kept)
+
     order = [f for f in there if f in shared]
-    return LinkLayout(src, dst, *ends, tuple(order.index(f) for f in here if f in shared))
+    places = tuple(order.index(f) for f in here if f in shared)
+    return LinkLayout(src, dst, end(src, there), end(dst, here), places)
 
 
 def _side(role: str) -> str:
@@ -372,9 +370,7 @@ class BlockedGraph:
     def blocks_of_flat(self, flat: Tensor) -> list[Tensor]:
         """``[..., P]`` as one view ``[..., D, E]`` per block."""
         parts = flat.split(self.edge_counts, -1)
-        return [
-            part.unflatten(-1, size) for part, size in zip(parts, self.sizes, strict=True)
-        ]
+        return [part.unflatten(-1, size) for part, size in zip(parts, self.sizes, strict=True)]
 
     def split(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """Named tensors ``[..., *shape]`` to one ``[..., D, E]`` per block."""

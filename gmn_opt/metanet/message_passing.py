@@ -15,8 +15,9 @@ part that broadcasting adds up. The last linear layer of a message belongs on th
 linear map commutes with the mean. Means are taken within a block and then over the blocks that
 meet in a group: sums would not carry over to other widths, and one mean over all edges would drown
 a bias among a thousand weights. With attention, the mean within a block is weighted by a softmax of
-scores of h, head by head (as in Kofinas et al. 2024, section 3). Edges are stored channels first, ``[..., f, P]``, so that the long
-axis is the contiguous one; the nodes of all groups stand in one tensor ``[..., N, c]``.
+scores of h, head by head (Kofinas et al. 2024 attend as well). Edges are stored channels first,
+``[..., f, P]``, so that the long axis is the contiguous one; the nodes of all groups stand in one
+tensor ``[..., N, c]``.
 """
 
 from __future__ import annotations
@@ -119,7 +120,10 @@ class MessageLayer(nn.Module):
 
         pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
         if layout.links:
-            along, against = mix(self.along_link.weight, across), mix(self.against_link.weight, across)
+            along, against = (
+                mix(self.along_link.weight, across),
+                mix(self.against_link.weight, across),
+            )
             pooled.append(routes.links(along, against))
         else:
             pooled.append(torch.zeros_like(pooled[0]))

@@ -170,14 +170,9 @@ class MatrixRoutes:
         self._from_columns = sliced.from_columns(eye(e)).to(like)
         self._block_mean = sliced.block_mean(eye(d)).to(like)
         self._group_mean = sliced.group_mean(nodes).to(like)
-        self._along, self._against = (
-            (
-                sliced.links(nodes, torch.zeros_like(nodes)).to(like),
-                sliced.links(torch.zeros_like(nodes), nodes).to(like),
-            )
-            if layout.links
-            else (None, None)
-        )
+        none = torch.zeros_like(nodes)
+        self._along = sliced.links(nodes, none).to(like)
+        self._against = sliced.links(none, nodes).to(like)
 
     def columns(self, nodes: Tensor) -> Tensor:
         """See :class:`Routes`."""
@@ -209,7 +204,6 @@ class MatrixRoutes:
 
     def links(self, along: Tensor, against: Tensor) -> Tensor:
         """See :class:`Routes`."""
-        assert self._along is not None and self._against is not None
         return along @ self._along + against @ self._against
 
 

@@ -70,9 +70,9 @@ class Topology:
     """An explicit edge list of one graph or of several.
 
     ``dst`` and ``src`` hold the pins of both roles; ``row`` and ``column`` number the destinations
-    and sources of every edge as its block sees them; ``block`` is the block of every edge, ``group``
-    the group of every node, ``block_graph`` and ``group_graph`` the graph of every block and
-    group.
+    and sources of every edge as its block sees them; ``block`` is the block of every edge,
+    ``group`` the group of every node, ``block_graph`` and ``group_graph`` the graph of every block
+    and group.
     """
 
     dst: Pins
@@ -104,9 +104,7 @@ class Topology:
                 here = torch.full_like(edge, number)
                 collected[role].append(torch.stack([edge + start, node, here]))
             blocks.append(torch.full((d * s * k,), number))
-            for line, seen in zip(
-                lines, (rows, torch.arange(s * k).repeat(d)), strict=True
-            ):
+            for line, seen in zip(lines, (rows, torch.arange(s * k).repeat(d)), strict=True):
                 line.append(seen + (int(line[-1].max()) + 1 if line else 0))
             start += d * s * k
         pins = {}

@@ -133,9 +133,7 @@ class LearnedRule(nn.Module):
         states = self.metanet.states(graph, reading.channels, block_inputs, reading.inverse_rms)
         per_block = self.block_head(states.blocks)
         per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
-        dst_gains, src_gains = (
-            gain.split(layout.group_sizes, -1) for gain in per_node.unbind(-1)
-        )
+        dst_gains, src_gains = (gain.split(layout.group_sizes, -1) for gain in per_node.unbind(-1))
         size = -_BASE_STEP * torch.exp(_bounded(per_block[..., 0], _MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
