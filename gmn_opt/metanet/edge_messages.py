@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 #: Bytes of one intermediate of a tile; a few of them must fit into a core's cache.
-TILE_BYTES = 1 << 22
+TILE_BYTES = 1 << 20
 
 #: ``(D, E)`` of every block.
 Sizes = tuple[tuple[int, int], ...]

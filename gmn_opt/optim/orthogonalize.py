@@ -23,19 +23,22 @@ def orthogonalize(matrix: Tensor, steps: int = 4) -> Tensor:
     stays zero. Commutes with orthogonal maps of rows and columns, permutations among them.
     """
     wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    norm = (wide.square().sum((-2, -1), keepdim=True) + _EPS**2).sqrt()
-    x = wide / norm
-    if x.shape[-2] > 1:
+    m, n = wide.shape[-2:]
+    x = wide.reshape(-1, m, n)
+    x = x / (x.square().sum((-2, -1), keepdim=True) + _EPS**2).sqrt()
+    if m > 1:
         a, b, c = _COEFFICIENTS
-        gram = x @ x.mT
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        gram = torch.bmm(x, x.mT)
+        scaled_eye = a * torch.eye(m, dtype=gram.dtype, device=gram.device)
         product = None
         for step in range(steps):
-            p = a * eye + b * gram + c * (gram @ gram)
-            product = p if product is None else p @ product
+            linear = torch.add(scaled_eye, gram, alpha=b)
+            p = torch.baddbmm(linear, gram, gram, alpha=c)
+            product = p if product is None else torch.bmm(p, product)
             if step + 1 < steps:
-                gram = p @ gram @ p
+                gram = torch.bmm(torch.bmm(p, gram), p)
         assert product is not None
-        x = product @ x
+        x = torch.bmm(product, x)
     x = x / (x.square().mean((-2, -1), keepdim=True) + _EPS**2).sqrt()
+    x = x.view(wide.shape)
     return x if wide is matrix else x.mT
