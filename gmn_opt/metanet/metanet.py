@@ -138,12 +138,13 @@ class GraphMetanet(nn.Module):
             object.__setattr__(graph, "_structural_features", cache)
         key = (like.dtype, like.device)
         if key not in cache:
-            kernels = kernel_features(blocked(graph))
-            cache[key] = (
-                torch.cat(node_features(graph)).to(like),
-                block_features(graph).to(like),
-                None if kernels is None else kernels.to(like),
-            )
+            with torch.inference_mode(False):
+                kernels = kernel_features(blocked(graph))
+                cache[key] = (
+                    torch.cat(node_features(graph)).to(like.device, like.dtype),
+                    block_features(graph).to(like.device, like.dtype),
+                    None if kernels is None else kernels.to(like.device, like.dtype),
+                )
         return cache[key]
 
     def states(

@@ -160,19 +160,23 @@ class MatrixRoutes:
         def eye(size: int) -> Tensor:
             return torch.eye(size, dtype=torch.float64)
 
+        def kept(matrix: Tensor) -> Tensor:
+            # not .to(like): a tensor inside a transform of torch.func would wrap what is kept
+            return matrix.to(like.device, like.dtype)
+
         n, blocks = sum(layout.group_sizes), len(layout.blocks)
         d, e = (sum(size) for size in zip(*layout.sizes, strict=True))
         nodes = eye(n)
-        self._columns = sliced.columns(nodes).to(like)
-        self._rows = sliced.rows(nodes).to(like)
-        self._rows_of_blocks = sliced.rows_of_blocks(eye(blocks)).to(like)
-        self._from_rows = sliced.from_rows(eye(d)).to(like)
-        self._from_columns = sliced.from_columns(eye(e)).to(like)
-        self._block_mean = sliced.block_mean(eye(d)).to(like)
-        self._group_mean = sliced.group_mean(nodes).to(like)
+        self._columns = kept(sliced.columns(nodes))
+        self._rows = kept(sliced.rows(nodes))
+        self._rows_of_blocks = kept(sliced.rows_of_blocks(eye(blocks)))
+        self._from_rows = kept(sliced.from_rows(eye(d)))
+        self._from_columns = kept(sliced.from_columns(eye(e)))
+        self._block_mean = kept(sliced.block_mean(eye(d)))
+        self._group_mean = kept(sliced.group_mean(nodes))
         none = torch.zeros_like(nodes)
-        self._along = sliced.links(nodes, none).to(like)
-        self._against = sliced.links(none, nodes).to(like)
+        self._along = kept(sliced.links(nodes, none))
+        self._against = kept(sliced.links(none, nodes))
 
     def columns(self, nodes: Tensor) -> Tensor:
         """See :class:`Routes`."""
@@ -224,5 +228,6 @@ class RouteTable:
             return self.sliced
         key = (like.dtype, like.device)
         if key not in self._made:
-            self._made[key] = MatrixRoutes(self.sliced, like)
+            with torch.inference_mode(False):
+                self._made[key] = MatrixRoutes(self.sliced, like)
         return self._made[key]

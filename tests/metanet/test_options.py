@@ -152,3 +152,17 @@ def test_same_on_a_gpu(name: str) -> None:
     net.cuda()
     found = net(graph, {n: t.cuda() for n, t in tensors.items()})
     assert largest_difference(expected, {n: t.cpu() for n, t in found.items()}) < 1e-4
+
+
+def test_what_is_kept_serves_later_calls() -> None:
+    """Constants made in inference mode or inside a transform are used outside of it as well."""
+    graph = ParameterGraph.from_json(traced("mlp")[1].to_json())
+    tensors = random_tensors(graph, 2, features=2)
+    net = metanet()
+    with torch.inference_mode():
+        net(graph, tensors)
+    inside = gradients(net, graph, tensors)
+    fresh = ParameterGraph.from_json(graph.to_json())
+    torch.func.vmap(lambda t: net(fresh, t))(tensors)
+    torch.func.grad(lambda t: next(iter(net(fresh, t).values())).sum())(tensors)
+    assert largest_difference(inside, gradients(net, fresh, tensors)) < 1e-12
