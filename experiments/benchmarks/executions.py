@@ -48,6 +48,7 @@ class EdgeList:
     block_network: Tensor
     nodes: int
     blocks: int
+    groups: int
 
     @staticmethod
     def of(graph: ParameterGraph, batch: int, metanet: GraphMetanet) -> EdgeList:
@@ -84,7 +85,7 @@ class EdgeList:
             in_pair, into[1], out_pair, out[1], copies([groups], len(sizes)),
             torch.arange(batch).repeat_interleave(nodes),
             torch.arange(batch).repeat_interleave(blocks),
-            nodes * batch, blocks * batch,
+            nodes * batch, blocks * batch, len(sizes) * batch,
         )  # fmt: skip
 
 
@@ -101,8 +102,7 @@ def _update(
     links = torch.zeros_like(into)
     x1 = x0 + layer.node_mlp(torch.cat([x, into, out, links, u[g.node_network]], -1))
     b1 = b0 + layer.block_mlp(torch.cat([b, to_block, u[g.block_network]], -1))
-    groups = int(g.node_group.max()) + 1
-    per_group = scatter(x, g.node_group, 0, groups, "mean")
+    per_group = scatter(x, g.node_group, 0, g.groups, "mean")
     mean_node = per_group.unflatten(0, (g.batch, -1)).mean(1)
     mean_block = scatter(b, g.block_network, 0, g.batch, "mean")
     return x1, b1, u0 + layer.graph_mlp(torch.cat([u, mean_block, mean_node], -1))

@@ -103,7 +103,7 @@ def kill_and_resume(folder: Path, kills: int, steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 12), pytest.param(10, 50, marks=pytest.mark.slow)]
+    ("kills", "steps"), [(3, 12), pytest.param(10, 50, marks=pytest.mark.long)]
 )
 def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path, kills: int, steps: int) -> None:
     """SIGKILL at random moments, resume, and compare with an uninterrupted run."""

@@ -65,8 +65,8 @@ def growth(trainer: MetaTrainer, leak: Any = None) -> tuple[int, float]:
     "estimator",
     [
         TruncatedBackprop(Uniform(2, 3)),
-        TruncatedBackprop(Uniform(2, 3), second_order=True),
-        pytest.param(FullBackprop(chunk=2), marks=pytest.mark.slow),  # records every run anew
+        pytest.param(TruncatedBackprop(Uniform(2, 3), second_order=True), marks=pytest.mark.long),
+        pytest.param(FullBackprop(chunk=2), marks=pytest.mark.long),  # records every run anew
         PersistentES(windows=Uniform(2, 3)),
     ],
     ids=["first_order", "second_order", "full", "pes"],
