@@ -15,7 +15,7 @@ of a pass over all edges cost more to write and read than to make.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -154,7 +154,7 @@ class _Tile(NamedTuple):
         return [t.narrow(0, *self.batch) for t in tensors]
 
 
-@cache
+@lru_cache(maxsize=256)
 def _tiles(sizes: Sizes, batch: int, bytes_per_edge: int, limit: int) -> tuple[_Tile, ...]:
     """Cut ``batch`` networks of blocks of ``sizes`` into tiles of about ``limit`` bytes."""
     edges = max(1, limit // bytes_per_edge)
@@ -219,7 +219,7 @@ def _mix(out: Tensor, weight: Tensor, x: Tensor, tile: _Tile) -> Tensor:
     return out
 
 
-@cache
+@lru_cache(maxsize=256)
 def _repetition(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """0/1 matrix ``[D, D * E]`` that repeats every row E times."""
     return torch.eye(shape[0], dtype=dtype, device=device).repeat_interleave(shape[1], 1)
