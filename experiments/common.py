@@ -46,7 +46,11 @@ def keep_freed_memory() -> None:
 
 def command_line() -> str:
     """The command that runs this experiment with the same arguments, wherever the checkout is."""
-    return shlex.join(["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    script, root = Path(sys.argv[0]).resolve().with_suffix(""), Path(__file__).resolve().parents[1]
+    # called from elsewhere (a test, say), there is no such command: the name must do
+    inside = script.is_relative_to(root / "experiments")
+    module = ".".join(script.relative_to(root).parts) if inside else f"experiments.{script.name}"
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def _commit() -> str | None:
