@@ -65,9 +65,9 @@ def growth(trainer: MetaTrainer, leak: Any = None) -> tuple[int, float]:
     "estimator",
     [
         TruncatedBackprop(Uniform(2, 3)),
-        pytest.param(TruncatedBackprop(Uniform(2, 3), second_order=True), marks=pytest.mark.long),
+        TruncatedBackprop(Uniform(2, 3), second_order=True),
         pytest.param(FullBackprop(chunk=2), marks=pytest.mark.long),  # records every run anew
-        pytest.param(PersistentES(windows=Uniform(2, 3)), marks=pytest.mark.long),
+        PersistentES(windows=Uniform(2, 3)),
     ],
     ids=["first_order", "second_order", "full", "pes"],
 )
