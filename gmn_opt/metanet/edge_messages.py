@@ -55,8 +55,14 @@ def plain(
     src: Tensor,
     dst: Tensor,
     keep_edges: bool = True,
+    score: Tensor | None = None,
 ) -> Messages:
-    """One pass over all edges, written down; arguments as for :func:`edge_messages`."""
+    """One pass over all edges, written down; arguments as for :func:`edge_messages`.
+
+    With ``score`` [2 * heads, f] the means are weighted by a softmax of scores ``S h``: edges are
+    scored for their destination and for their source, and each head weighs its share of the f
+    channels, over the edges of a row and over those of a column.
+    """
     per_block = weight.dim() > 2
     new, at_dst, at_src = [], [], []
     parts = zip(
@@ -70,8 +76,9 @@ def plain(
         w = weight[..., i, :, :] if per_block else weight
         z = mix(w, part).unflatten(-1, (d, e))
         h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
-        at_dst.append(h.mean(-1))
-        at_src.append(h.mean(-2))
+        means = (h.mean(-1), h.mean(-2)) if score is None else _attended(h, score)
+        at_dst.append(means[0])
+        at_src.append(means[1])
         if keep_edges and residual is not None:
             part = mix(residual[..., i, :, :] if per_block else residual, part)
         if keep_edges:
@@ -79,47 +86,15 @@ def plain(
     return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
 
 
-def attended(
-    sizes: Sizes,
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    src: Tensor,
-    dst: Tensor,
-    score: Tensor,
-    keep_edges: bool = True,
-) -> Messages:
-    """:func:`plain` with means that are weighted by a softmax of scores ``S h``.
-
-    ``score`` [2 * heads, f] scores edges for their destination and for their source; each head
-    weighs its share of the f channels, over the edges of a row and over those of a column.
-    """
-    per_block = weight.dim() > 2
+def _attended(h: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Of messages ``h`` [..., f, D, E], the weighted means over E and over D."""
     heads = len(score) // 2
-    new, at_dst, at_src = [], [], []
-    parts = zip(
-        sizes,
-        x.split([d * e for d, e in sizes], -1),
-        src.split([e for _, e in sizes], -1),
-        dst.split([d for d, _ in sizes], -1),
-        strict=True,
-    )
-    for i, ((d, e), part, s, t) in enumerate(parts):
-        z = mix(weight[..., i, :, :] if per_block else weight, part).unflatten(-1, (d, e))
-        h = silu(z + s.unsqueeze(-2) + t.unsqueeze(-1))
-        flat = h.flatten(-2)
-        scores = mix(score, flat).unflatten(-1, (d, e)).unflatten(-3, (2, heads))
-        inward, outward = scores.unbind(-4)
-        per_head = h.unflatten(-3, (heads, -1))
-        weights = inward.softmax(-1).unsqueeze(-3)
-        at_dst.append((per_head * weights).sum(-1).flatten(-3, -2))
-        weights = outward.softmax(-2).unsqueeze(-3)
-        at_src.append((per_head * weights).sum(-2).flatten(-3, -2))
-        if keep_edges and residual is not None:
-            part = mix(residual[..., i, :, :] if per_block else residual, part)
-        if keep_edges:
-            new.append(part + flat)
-    return torch.cat(new, -1) if keep_edges else None, torch.cat(at_dst, -1), torch.cat(at_src, -1)
+    scores = mix(score, h.flatten(-2)).unflatten(-1, h.shape[-2:]).unflatten(-3, (2, heads))
+    inward, outward = scores.unbind(-4)
+    per_head = h.unflatten(-3, (heads, -1))
+    at_dst = (per_head * inward.softmax(-1).unsqueeze(-3)).sum(-1)
+    at_src = (per_head * outward.softmax(-2).unsqueeze(-3)).sum(-2)
+    return at_dst.flatten(-3, -2), at_src.flatten(-3, -2)
 
 
 class _Segment(NamedTuple):

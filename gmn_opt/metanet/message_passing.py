@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from gmn_opt.metanet.edge_messages import attended, edge_messages, mix
+from gmn_opt.metanet.edge_messages import edge_messages, mix, plain
 from gmn_opt.metanet.layout import BlockedGraph
 
 
@@ -116,7 +116,7 @@ class MessageLayer(nn.Module):
         if self.score is None:
             edges, at_dst, at_src = edge_messages(*given, keep_edges)
         else:
-            edges, at_dst, at_src = attended(*given, self.score.weight, keep_edges)
+            edges, at_dst, at_src = plain(*given, keep_edges, self.score.weight)
 
         pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
         if layout.links:
