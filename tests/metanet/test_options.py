@@ -1,4 +1,4 @@
-"""Attention, checkpointed rounds, tiles, routes, compilation and autocast."""
+"""Attention, checkpointed rounds, routes, compilation and autocast."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import GraphMetanet, blocked, edge_messages
-from gmn_opt.metanet.edge_messages import plain, tiled
+from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.routes import MatrixRoutes, SlicedRoutes
 from tests.metanet.test_metanet import metanet, per_channel
 from tests.traced import largest_difference, random_tensors, traced
@@ -60,37 +59,6 @@ def test_checkpointing_changes_nothing(name: str) -> None:
     tensors = random_tensors(graph, features=2)
     kept, again = (gradients(metanet(checkpoint=c), graph, tensors) for c in (False, True))
     assert largest_difference(kept, again) < 1e-13
-
-
-@few
-@pytest.mark.parametrize("limit", [1 << 8, 1 << 12])
-def test_tiles_equal_plain_operators(
-    name: str, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(edge_messages, "TILE_BYTES", limit)
-    graph = traced(name)[1]
-    tensors = random_tensors(graph, 3, features=2)
-    net = metanet()
-    cut, grads = net(graph, tensors), gradients(net, graph, tensors)
-    monkeypatch.setattr("gmn_opt.metanet.message_passing.edge_messages", plain)
-    assert largest_difference(net(graph, tensors), cut) < 1e-12
-    assert largest_difference(gradients(net, graph, tensors), grads) < 1e-11
-
-
-def test_tiles_can_be_differentiated_twice() -> None:
-    torch.manual_seed(0)
-    sizes = ((2, 3), (2, 1), (1, 2))
-    x = torch.randn(2, 2, 10, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    residual = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    src, dst = (torch.randn(2, 3, n, dtype=torch.float64, requires_grad=True) for n in (6, 5))
-    given = (x, weight, residual, src, dst)
-
-    def outputs(*given: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for t in tiled(sizes, *given) if t is not None)  # type: ignore[arg-type]
-
-    assert torch.autograd.gradcheck(outputs, given)
-    assert torch.autograd.gradgradcheck(outputs, given)
 
 
 @few
