@@ -223,7 +223,7 @@ def validation() -> list[DataTask]:
         classify("mnist", 28, (96,), batch_size=128, **noisy),
         classify("mnist", 14, (12, 24), "cnn", "batch", batch_size=16, **noisy),
         classify("textures", 8, (16, 16, 16), "resnet", "group", batch_size=16),
-        PatchClassification("mnist", 14, 32, 3, patch=7, heads=4, batch_size=16, **noisy),
+        PatchClassification("mnist", 14, 40, 2, patch=7, heads=4, batch_size=16, **noisy),
         ImageAutoencoding("mnist", 14, (80, 16), batch_size=64),
         InrFitting("photos_valid", 32, (48, 48), batch_size=256),
         SourceCode("stdlib", 32, 2, length=16, heads=4),
