@@ -91,7 +91,7 @@ class ImageAutoencoding(DataTask):
         y = images[torch.randint(len(images), (count, self.batch_size), generator=generator)]
         return {"x": y + self.pixel_noise * noise(y, generator) if self.pixel_noise else y, "y": y}
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """The first images of the split, behind the same noise at every call."""
         images, _, _ = images_of(self.data, self.size).split(split)
         y = images[:limit]

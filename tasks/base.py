@@ -23,10 +23,10 @@ class DataTask(Task):
         return {"task": self.family, **asdict(self)}  # type: ignore[call-overload]
 
     @abstractmethod
-    def examples(self, split: Split, limit: int) -> Batch:
-        """At most ``limit`` fixed examples for one network, without noise: ``[limit, ...]``.
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
+        """At most ``limit`` fixed examples for one of the networks: ``[limit, ...]``.
 
-        Where every network has data of its own they are the first network's.
+        ``network`` is its number; it only matters where every network has data of its own.
         """
 
     def accuracy(self, output: Tensor, batch: Batch) -> Tensor | None:

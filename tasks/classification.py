@@ -92,7 +92,7 @@ class _ImageLabels(DataTask):
             y = torch.where(flip, wrong, y)
         return {"x": x, "y": y}
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """The first images of the split."""
         images, labels, _ = images_of(self.data, self.size).split(split)
         return {"x": images[:limit], "y": labels[:limit]}

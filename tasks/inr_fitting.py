@@ -100,10 +100,11 @@ class InrFitting(DataTask):
         own = (self.first + torch.arange(count)) % PIECES
         return {"x": grid[index], "y": pieces[own[:, None], index]}
 
-    def examples(self, split: Split, limit: int) -> Batch:
-        """Pixels of the first piece."""
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
+        """Pixels of the network's piece."""
         places, grid = self._places(split)
-        piece = photo_pieces(self.data, self.size)[self.first].flatten(1).T
+        pieces = photo_pieces(self.data, self.size)
+        piece = pieces[(self.first + network) % PIECES].flatten(1).T
         return {"x": grid[places[:limit]], "y": piece[places[:limit]]}
 
     def judge(self, output: Tensor, batch: Batch) -> Tensor:

@@ -94,7 +94,7 @@ class SourceCode(DataTask):
         shape = (count, self.batch_size)
         return self._cut(split, torch.randint(last, shape, generator=generator))
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """Sequences at even distances."""
         last = len(text_of(self.data, self.alphabet, split)) - self.length - 1
         return self._cut(split, torch.linspace(0, last, limit).long())

@@ -86,9 +86,9 @@ class RescaledTask(DataTask):
         """The task's own."""
         return self.task.batch(split, count, generator)
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """The task's own."""
-        return self.task.examples(split, limit)
+        return self.task.examples(split, limit, network)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """The task's own."""

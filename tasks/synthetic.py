@@ -112,7 +112,7 @@ class TeacherStudent(DataTask):
         """``x``: [count, batch, inputs]; ``y``: [count, batch, outputs]; always fresh ones."""
         return self._drawn((count, self.batch_size), _of_split(split, generator))
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """The same at every call."""
         return self._drawn((limit,), _of_split(split, torch.Generator().manual_seed(0)))
 
@@ -174,7 +174,7 @@ class Rosenbrock(DataTask):
         shape = (count, self.batch_size, self.dimensions)
         return {"x": self.displacement * torch.randn(shape, generator=_of_split(split, generator))}
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """No displacement."""
         return {"x": torch.zeros(limit, self.dimensions)}
 

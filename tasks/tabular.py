@@ -74,7 +74,7 @@ class Tabular(DataTask):
             rows = rows + self.feature_noise * noise(rows, generator)
         return {"x": rows, "y": y[index]}
 
-    def examples(self, split: Split, limit: int) -> Batch:
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
         """The first rows."""
         table = table_of(self.data)
         return {"x": table.x[split][:limit], "y": table.y[split][:limit]}

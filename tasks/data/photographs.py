@@ -26,6 +26,8 @@ TEXTURES = (*PHOTO_SETS["photos"], *PHOTO_SETS["grey_photos"])
 #: Pieces of a set; networks beyond that many share them.
 PIECES = 60
 _PATCH = 28
+#: Standard deviation of the pixels, from 0 to 1, below which a patch is left out.
+_FLAT = 0.01
 #: The band of a photograph, from top to bottom, that each split's patches are cut from, and how
 #: many per class.
 _BANDS: dict[Split, tuple[float, float, int]] = {
@@ -66,12 +68,24 @@ def photo_pieces(name: str, size: int) -> Tensor:
     return torch.stack(pieces)
 
 
+def _distinct(band: Tensor, count: int, draw: np.random.Generator) -> list[Tensor]:
+    """Patches at random places that show something: a black sky is the same everywhere."""
+    patches: list[Tensor] = []
+    while len(patches) < count:
+        row, column = (int(draw.integers(side - _PATCH + 1)) for side in band.shape)
+        patch = band[row : row + _PATCH, column : column + _PATCH]
+        if patch.std() > _FLAT:
+            patches.append(patch)
+    return patches
+
+
 @cache
 def texture_patches() -> tuple[dict[Split, Tensor], dict[Split, Tensor]]:
     """Grey 28x28 patches and the number of the photograph that each is from.
 
     Returns:
-        uint8 ``[N, 28, 28]`` and labels ``[N]`` per split; bands of the photographs are apart.
+        uint8 ``[N, 28, 28]`` and labels ``[N]`` per split; bands of the photographs are apart, and
+        patches of one colour are left out.
     """
     greys = [_load(n).mean(0) for n in TEXTURES]
     images: dict[Split, Tensor] = {}
@@ -82,10 +96,7 @@ def texture_patches() -> tuple[dict[Split, Tensor], dict[Split, Tensor]]:
         patches = []
         for grey in greys:
             top, bottom = (round(edge * grey.shape[0]) for edge in (first, last))
-            rows = draw.integers(top, bottom - _PATCH + 1, count)
-            columns = draw.integers(grey.shape[1] - _PATCH + 1, size=count)
-            for row, column in zip(rows, columns, strict=True):
-                patches.append(grey[row : row + _PATCH, column : column + _PATCH])
+            patches += _distinct(grey[top:bottom], count, draw)
         order = torch.from_numpy(draw.permutation(len(patches)))
         images[split] = (torch.stack(patches)[order] * 255).round().to(torch.uint8)
         labels[split] = torch.arange(len(greys)).repeat_interleave(count)[order]

@@ -37,7 +37,6 @@ from tasks.suites import (
     validation,
 )
 
-
 #: Enough to see every family with all its options.
 MANY = 3000
 

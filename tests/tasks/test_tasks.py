@@ -282,9 +282,9 @@ def test_rescaling_keeps_the_function_and_divides_the_parameters() -> None:
     for (name, p), scale in zip(params.items(), task.scales, strict=True):
         assert torch.allclose(own[f"network.{name}"] * scale, p)
     batch = task.examples("test", 8)
-    losses = [t.loss({n: v[0] for n, v in ps.items()}, batch)
-              for t, ps in ((plain, params), (task, own))]  # fmt: skip
-    assert torch.allclose(*losses)
+    first = plain.loss({n: v[0] for n, v in params.items()}, batch)
+    second = task.loss({n: v[0] for n, v in own.items()}, batch)
+    assert torch.allclose(first, second)
 
 
 def test_every_network_fits_a_piece_of_its_own() -> None:
