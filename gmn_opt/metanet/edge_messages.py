@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from gmn_opt.metanet import native, tiles
+from gmn_opt.metanet.native import operators
 
 #: ``(D, E)`` of every block.
 Sizes = tuple[tuple[int, int], ...]
@@ -163,10 +164,15 @@ def fused(
         joined(src),
         joined(dst),
     )
-    kernel = native.kernel()
-    if kernel is not None and not kernel.serves(*given):
-        kernel = None
-    new, at_dst, at_src = _Fused.apply(kernel, sizes, keep_edges, *given)
+    if torch.compiler.is_compiling():
+        flat = [n for size in sizes for n in size]
+        new, at_dst, at_src = operators.edge_pass(flat, keep_edges, *given)
+        new = new if keep_edges else None
+    else:
+        kernel = native.kernel()
+        if kernel is not None and not kernel.serves(*given):
+            kernel = None
+        new, at_dst, at_src = _Fused.apply(kernel, sizes, keep_edges, *given)
     at_dst, at_src = (t.view(*lead, *t.shape[1:]) for t in (at_dst, at_src))
     return None if new is None else new.view(*lead, *new.shape[1:]), at_dst, at_src
 
@@ -189,12 +195,16 @@ def edge_messages(
         src, dst: ``[..., f, sum of E]`` and ``[..., f, sum of D]``.
         keep_edges: whether the new edge states are wanted.
 
-    A compiler fuses the plain form better; transforms of ``torch.func`` and autocast cannot see
-    into the fused one.
+    Transforms of ``torch.func`` and autocast cannot see into the fused form, and a compiler fuses
+    the plain one better, unless there is native code.
     """
     hidden_from_us = (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        torch._C._are_functorch_transforms_active()
         or torch.is_autocast_enabled(x.device.type)
+        or (torch.compiler.is_compiling() and not _compiles_to_native(x))
     )
     return (plain if hidden_from_us else fused)(sizes, x, weight, residual, src, dst, keep_edges)
+
+
+def _compiles_to_native(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in native.DTYPES and operators.is_built()

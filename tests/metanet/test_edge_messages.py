@@ -13,6 +13,7 @@ from torch import Tensor
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import GraphMetanet, blocked, native, tiles
 from gmn_opt.metanet.edge_messages import Messages, Sizes, fused, plain
+from gmn_opt.metanet.native import operators
 from tests.cases import Case
 from tests.metanet.test_metanet import metanet
 from tests.metanet.test_options import gradients
@@ -320,3 +321,21 @@ def graph() -> ParameterGraph:
     found = traced("mlp")[1]
     assert blocked(found).blocks
     return found
+
+
+@BUILT
+@pytest.mark.parametrize("keep_edges", [True, False])
+@pytest.mark.parametrize("residual", [True, False])
+def test_operators_for_the_compiler(residual: bool, keep_edges: bool) -> None:
+    """Their fake forms, schemas and gradients; see torch.library.opcheck."""
+    problem = Problem(((2, 3), (4, 1)), 2, 3, 3, False, residual)
+    inputs = [None if t is None else t.requires_grad_() for t in problem.inputs]
+    flat = [2, 3, 4, 1]
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(operators.edge_pass, (flat, keep_edges, *inputs), test_utils=tests)
+    new, at_dst, at_src = operators.edge_pass(flat, keep_edges, *inputs)
+    given = (*inputs, True, torch.randn_like(new) if keep_edges else None, at_dst, at_src)
+    given = tuple(t.detach() if isinstance(t, Tensor) else t for t in given)
+    torch.library.opcheck(
+        operators.edge_pass_backward, (flat, keep_edges, *given), test_utils=tests
+    )

@@ -6,7 +6,7 @@
 and otherwise the same.
 """
 
-from gmn_opt.metanet.native.calls import NativeKernel
+from gmn_opt.metanet.native.calls import DTYPES, NativeKernel
 from gmn_opt.metanet.native.library import kernel, status
 
-__all__ = ["NativeKernel", "kernel", "status"]
+__all__ = ["DTYPES", "NativeKernel", "kernel", "status"]

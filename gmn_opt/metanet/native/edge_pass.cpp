@@ -127,6 +127,21 @@ NOINLINE void put(T* to, const T* from, index channels, index step, index count,
         std::memcpy(to + k * step, from + k * stride, size_t(count) * sizeof(T));
 }
 
+// The same of `from + other`; what lies behind the tile in `from` is overwritten.
+template <class T>
+NOINLINE void put_sum(T* to, T* from, const T* other, index channels, index step, index count,
+                      index stride) {
+    constexpr int W = WIDTH<T>;
+    for (index k = 0; k < channels; ++k) {
+        index i = 0;
+        T* a = from + k * stride;
+        const T* b = other + k * stride;
+        for (; i + W <= count; i += W) store(to + k * step + i, load(a + i) + load(b + i));
+        store(a + i, load(a + i) + load(b + i));
+        std::memcpy(to + k * step + i, a + i, size_t(count - i) * sizeof(T));
+    }
+}
+
 // ------------------------------------------------------------------------------------ memory
 
 // Memory that a thread keeps between calls: fresh pages would cost more than the work on them.
@@ -305,16 +320,13 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
                          rows + k * p.rows, mean);
             }
             if (!fresh) return;
-            if (p.residual) {
-                multiply(h, packed_residual, p.f, p.g, x, stride, vectors);
-            } else {
-                for (index k = 0; k < p.f; ++k)
-                    for (index v = 0; v < vectors; ++v) {
-                        T* at = h + k * stride + v * W;
-                        store(at, load(at) + load(x + k * stride + v * W));
-                    }
+            T* out = fresh + edge * p.f + place;
+            if (!p.residual) {
+                put_sum(out, h, x, p.f, p.edges, tile.count, stride);
+                return;
             }
-            put(fresh + edge * p.f + place, h, p.f, p.edges, tile.count, stride);
+            multiply(h, packed_residual, p.f, p.g, x, stride, vectors);
+            put(out, h, p.f, p.edges, tile.count, stride);
         });
         put_columns(at_src, column_sums, p, piece, T(1) / T(piece.rows));
     });

@@ -51,7 +51,7 @@ template <class T> constexpr int WIDTH = BYTES / int(sizeof(T));
 constexpr int ROWS = 4;
 constexpr int VECTORS = REGISTERS == 32 ? 4 : 2;
 // Bytes of one buffer of a tile; about five are in use.
-constexpr index TILE_BYTES = 16384;
+constexpr index TILE_BYTES = 65536;
 
 index rounded(index n, index to) { return (n + to - 1) / to * to; }
 index smaller(index a, index b) { return a < b ? a : b; }
