@@ -6,7 +6,7 @@ steer a decision in meta-training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from tasks.classification import ImageClassification, PatchClassification
 from tasks.drawing import Draw
 from tasks.inr_fitting import InrFitting
 from tasks.language import SourceCode
+from tasks.networks.plain import check_choice
 from tasks.rescaled import RescaledTask
 from tasks.synthetic import Rosenbrock, TeacherStudent
 from tasks.tabular import Tabular
@@ -199,12 +200,23 @@ def _rescale(task: DataTask, draw: Draw) -> DataTask:
 
 
 class MetaTrainSuite:
-    """Random small networks of many kinds on ``META_TRAIN_DATA``, some of them rescaled."""
+    """Random small networks of many kinds on ``META_TRAIN_DATA``, some of them rescaled.
+
+    Args:
+        families: Keys of ``SAMPLERS`` to draw from, all of them by default.
+
+    Raises ValueError for an unknown family.
+    """
+
+    def __init__(self, families: Sequence[str] = tuple(SAMPLERS)) -> None:
+        for family in families:
+            check_choice("family", family, SAMPLERS)
+        self.families = list(families)
 
     def sample(self, generator: torch.Generator) -> DataTask:
         """Draw a family, then everything else."""
         draw = Draw(generator)
-        family = draw.of(list(SAMPLERS), [share for _, share in SAMPLERS.values()])
+        family = draw.of(self.families, [SAMPLERS[f][1] for f in self.families])
         task = SAMPLERS[family][0](draw)
         return _rescale(task, draw) if draw.chance(_RESCALED) else task
 

@@ -148,6 +148,13 @@ def test_sampling_repeats_and_covers_the_distribution() -> None:
     assert {t.batch_size for t in nets} == {8, 16, 32, 64, 128}
 
 
+def test_a_suite_of_some_families_draws_nothing_else() -> None:
+    suite, generator = MetaTrainSuite(("tabular",)), torch.Generator().manual_seed(0)
+    assert {bare(suite.sample(generator)).family for _ in range(20)} == {"tabular"}
+    with pytest.raises(ValueError, match="Unknown family 'knitting'; choose one of mlp, conv"):
+        MetaTrainSuite(("knitting",))
+
+
 def test_the_shares_of_families_are_shares() -> None:
     assert sum(share for _, share in SAMPLERS.values()) == pytest.approx(1)
 
