@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,12 @@ def test_no_graph_breaks(name: str, built: bool, monkeypatch: pytest.MonkeyPatch
     kernel = native.kernel()
     if kernel is not None:
         backward = type(kernel).backward
-        monkeypatch.setattr(type(kernel), "backward", lambda *a: (calls.append(a), backward(*a))[1])
+
+        def counted(*given: Any) -> Any:
+            calls.append(given)
+            return backward(*given)
+
+        monkeypatch.setattr(type(kernel), "backward", counted)
     monkeypatch.setattr(operators, "kernel", lambda: kernel if built else None)
     graph = traced(name)[1]
     tensors = random_tensors(graph, 2, features=2)
