@@ -5,6 +5,7 @@ mean squared error in [-1, 1] of the rendered edited INR against the reference e
 beside two bounds: the identity (no edit at all) and the floor (an INR fitted to the edited image
 itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
 ``checkpoint.pt`` to --out. A run that was killed goes on with --resume; --minutes trains a slice.
+With --train-seconds the run is as long as that, whatever the editor, which is how editors compare.
 """
 
 from __future__ import annotations
@@ -18,38 +19,23 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from experiments import make_inrs
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
-from experiments.inr_editors import (
-    EditTrainer,
-    TrainConfig,
-    new_editor,
-    rendered_edits,
-    some_of,
-)
-from gmn_opt.inr import (
-    EditorConfig,
-    FitConfig,
-    InrSet,
-    WeightEditor,
-    fit_batch,
-    load_inr_set,
-    render,
-    save_editor,
-)
-from gmn_opt.inr.edits import EDITS, edited
-from gmn_opt.inr.gallery import draw_gallery, error_image
+from experiments.inr_edit_report import bounds, judge, plot_curve, plot_gallery
+from experiments.inr_edit_training import EditTrainer, TrainConfig
+from experiments.inr_editors import new_editor, some_of
+from experiments.settings import with_settings
+from gmn_opt.inr import EditorConfig, FitConfig, InrSet, load_inr_set, save_editor
+from gmn_opt.inr.edits import EDITS
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.weights.atomic import write_atomically
 
 PRESETS = {
     "smoke": (
         EditorConfig(hidden=8, edge_hidden=4, layers=3),
-        TrainConfig(steps=12, batch=4, warmup=2, check_every=6),
+        TrainConfig(steps=12, batch=4, check_every=6),
     ),
     "cpu": (EditorConfig(), TrainConfig()),
     "gpu": (
@@ -57,8 +43,8 @@ PRESETS = {
         TrainConfig(steps=60_000, batch=128, check_every=1000),
     ),
 }
-#: INRs for the learning curve, and for the floor.
-_CURVE, _FLOOR = 200, 100
+#: INRs for the learning curve.
+_CURVE = 200
 
 
 def data_sets(folder: Path, data: str, preset: str) -> dict[str, InrSet]:
@@ -66,58 +52,6 @@ def data_sets(folder: Path, data: str, preset: str) -> dict[str, InrSet]:
     if not (folder / "dataset.json").exists():
         make_inrs.main(data=data, out=folder, preset=preset, resume=True)
     return {split: load_inr_set(folder / split) for split in ("train", "valid", "test")}
-
-
-@torch.no_grad()
-def bounds(data: InrSet, edit: str, fit: FitConfig) -> dict[str, float]:
-    """Errors of doing nothing and of fitting the edited images directly."""
-    target = edited(data.targets(), edit)
-    inr, size = data.template(), (target.shape[1], target.shape[2])
-    shown = render(inr, size, data.params)
-    few = min(_FLOOR, len(data))
-    with torch.enable_grad():
-        direct = fit_batch(target[:few], data.config, fit, seed=10_000)
-    return {
-        "identity": float(mse_loss(shown, target)),
-        "identity_of_image": float(mse_loss(data.targets(), target)),
-        "inr_against_image": float(mse_loss(shown, data.targets())),
-        "floor": float(mse_loss(render(inr, size, direct.params), target[:few])),
-        "floor_inrs": few,
-    }
-
-
-def judge(editor: WeightEditor, data: InrSet, edit: str) -> float:
-    """Mean squared error in [-1, 1] over a set."""
-    return float(mse_loss(rendered_edits(editor, data), edited(data.targets(), edit)))
-
-
-def plot_curve(curve: list[dict[str, float]], marks: dict[str, float], path: Path) -> None:
-    """Validation error over minutes of training, with the bounds as lines."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.4))
-    axis = figure.subplots()
-    minutes = [c["seconds"] / 60 for c in curve]
-    axis.semilogy(minutes, [c["valid_mse"] for c in curve], label="validation")
-    axis.semilogy(minutes, [c["train_mse"] for c in curve], alpha=0.5, label="training")
-    for name, colour in (("identity", "C3"), ("floor", "C2")):
-        axis.axhline(marks[name], color=colour, linestyle="--", linewidth=1, label=name)
-    axis.set_xlabel("minutes of training")
-    axis.set_ylabel("mean squared error in [-1, 1]")
-    axis.legend(fontsize=7)
-    figure.tight_layout()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
-
-
-def plot_gallery(editor: WeightEditor, data: InrSet, edit: str, path: Path) -> None:
-    """The first test images: original, INR, edited INR at half and full strength, reference."""
-    few = some_of(data, 8)
-    target = edited(few.targets(), edit)
-    shown: dict[str, Tensor] = {"image": few.targets()}
-    for name, strength in (("INR", 0.0), ("half edit", 0.5), ("edited INR", 1.0)):
-        shown[name] = rendered_edits(editor, few, strength)
-    shown |= {"reference": target, "error": error_image(shown["edited INR"], target)}
-    draw_gallery(shown, path, f"{edit}: INRs never seen in training")
 
 
 def main(
@@ -131,6 +65,14 @@ def main(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the whole run.")] = None,
+    train_seconds: Annotated[
+        float | None,
+        typer.Option(help="Length of the whole run in place of steps: CPU time of the steps."),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: a setting of the editor or of its training."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     checkpoint_minutes: Annotated[float, typer.Option(help="Between checkpoints.")] = 3.0,
@@ -150,34 +92,53 @@ def main(
             )
         where = choose_device(device)
         editor_config, config = PRESETS[preset]
+        config = replace(config, steps=steps or config.steps, seconds=train_seconds)
+        editor_config, config = with_settings((editor_config, config), change or [])
         editor_config = replace(editor_config, edit=edit)
-        if steps is not None:
-            config = replace(config, steps=steps)
         suffix = "" if preset == "cpu" else f"-{preset}"
         sets = data_sets(inrs or Path("runs/inrs") / f"{data}{suffix}", data, preset)
         train = sets["train"]
         editor = new_editor(kind, train.config, editor_config, seed)
         trainer = EditTrainer(train, edit, editor, config, seed, where)
         curve: list[dict[str, float]] = []
+        losses: list[float] = []
+        what = {
+            "edit": edit,
+            "kind": kind,
+            "seed": seed,
+            "editor": asdict(editor_config),
+            "images": train.manifest["images"]["sha256"],
+        }
         if resume:
             saved = load_checkpoint(checkpoint)
+            if saved.get("run") != what:
+                raise ValueError(
+                    f"{checkpoint} is of another run ({saved.get('run')}, now {what}). Continue "
+                    "with the same settings, or choose another --out."
+                )
             trainer.load_state_dict(saved["trainer"])
-            curve = saved["curve"]
+            curve, losses = saved["curve"], saved["losses"]
     except (ValueError, KeyError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from error
     valid = some_of(sets["valid"], _CURVE)
     count = sum(p.numel() for p in editor.parameters())
-    console.print(f"{kind} editor, {count} parameters, {edit} on {data}, {config.steps} steps")
+    length = f"{config.steps} steps" if train_seconds is None else f"{train_seconds:g} s"
+    console.print(f"{kind} editor, {count} parameters, {edit} on {data}, {length}")
 
-    losses: list[float] = []
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns: list[Any] = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
     columns.append(TextColumn("{task.fields[info]}"))
+
+    def save() -> None:
+        state = {"trainer": trainer.state_dict(), "curve": curve, "losses": losses, "run": what}
+        save_checkpoint(checkpoint, state)
+
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=config.steps, completed=trainer.step, info="")
-        while trainer.step < config.steps:
+        task = bar.add_task("", total=1.0, info="")
+        bar.update(task, completed=trainer.progress)
+        while trainer.progress < 1:
             losses.append(trainer.advance())
-            if trainer.step % config.check_every == 0 or trainer.step == config.steps:
+            if trainer.step % config.check_every == 0 or trainer.progress >= 1:
                 point = {
                     "step": trainer.step,
                     "seconds": round(trainer.seconds, 2),
@@ -190,14 +151,14 @@ def main(
                 bar.update(task, info=info)
                 if not console.is_terminal:
                     console.print(f"step {trainer.step}, {trainer.seconds:.0f} s: {info}")
-            bar.update(task, completed=trainer.step)
+            bar.update(task, completed=trainer.progress)
             now = time.monotonic()
             if now - last_saved > 60 * checkpoint_minutes:
-                save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "curve": curve})
+                save()
                 last_saved = now
             if minutes is not None and now - started > 60 * minutes:
                 break
-    save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "curve": curve})
+    save()
 
     final = trainer.result()
     test = sets["test"]
@@ -209,7 +170,7 @@ def main(
         "data": data,
         "kind": kind,
         "seed": seed,
-        "complete": trainer.step >= config.steps,
+        "complete": trainer.progress >= 1,
         "test_mse": found,
         "bounds": marks,
         "improvement_over_identity": 1 - found / marks["identity"],

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
 from gmn_opt.inr.canonical import canonical
+from gmn_opt.inr.probing import SirenProbes, probes_for
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.weights import WeightsError, WeightSet, load, save
@@ -46,6 +47,8 @@ class EditorConfig:
         frequencies: Sines and cosines of each weight that the metanet reads beside it.
         gain: Of the metanet's first layer at initialization. At 1, SiLU is nearly linear on what
             comes out, and the mean of a function that is nearly linear says little.
+        probes: Places of the image at which neurons are heard; 0 to read weights alone. SIRENs
+            only, see :mod:`gmn_opt.inr.probing`.
     """
 
     edit: str = "dilate"
@@ -54,6 +57,7 @@ class EditorConfig:
     layers: int = 4
     frequencies: int = 2
     gain: float = 4.0
+    probes: int = 0
 
 
 def traced(inr: Inr) -> ParameterGraph:
@@ -94,14 +98,22 @@ class WeightEditor(nn.Module):
         self.roles = sorted({"hidden.weight", "hidden.bias", *names})
         self.scale = nn.Parameter(torch.full((len(self.roles),), START))
         self.register_buffer("spread", torch.ones(len(self.roles)))
+        self.probes: SirenProbes | None = None
         self.make_metanet(1 + 2 * self.config.frequencies)
 
     def make_metanet(self, features: int) -> None:
         """Build what `directions` needs; each weight comes with this many features."""
         c = self.config
         self.metanet = GraphMetanet(
-            features, 1, hidden=c.hidden, edge_hidden=c.edge_hidden, layers=c.layers
+            features,
+            1,
+            hidden=c.hidden,
+            edge_hidden=c.edge_hidden,
+            layers=c.layers,
+            node_inputs=c.probes,
         )
+        if c.probes:
+            self.probes = probes_for(self.inr, c.probes)
         with torch.no_grad():
             self.metanet.edge_encoder.weight.mul_(c.gain)
         self.node_norm = nn.LayerNorm(c.hidden)
@@ -110,15 +122,18 @@ class WeightEditor(nn.Module):
         nn.init.zeros_(self.rows.weight)
         nn.init.zeros_(self.rows.bias)
 
-    def directions(self, graph: ParameterGraph, features: Mapping[str, Tensor]) -> Params:
+    def directions(
+        self, graph: ParameterGraph, features: Mapping[str, Tensor], heard: Tensor | None
+    ) -> Params:
         """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``.
 
-        The metanet's readout of the edge, plus the product of what its two ends say: as the
-        gradient of a weight is made of an activation and a backward signal.
+        ``heard`` [..., nodes, probes] are the probe features, if there are any. The metanet's
+        readout of the edge, plus the product of what its two ends say: as the gradient of a weight
+        is made of an activation and a backward signal.
         """
         layout = blocked(graph)
         flat = layout.flatten({n: t.movedim(-1, 0) for n, t in features.items()})
-        states = self.metanet.states(graph, flat.movedim(0, -2))
+        states = self.metanet.states(graph, flat.movedim(0, -2), node_inputs=heard)
         nodes = self.node_norm(states.nodes)
         at_dst = self.rows(nodes).split(layout.group_sizes, -2)
         at_src = self.columns(nodes).split(layout.group_sizes, -2)
@@ -194,7 +209,10 @@ class WeightEditor(nn.Module):
             value = (params[name] * (width**0.5 / self.spread[role])).unsqueeze(-1)
             angle = value * turns
             features[name] = torch.cat([value, angle.sin(), angle.cos()], -1)
-        out = self.directions(graph, features)
+        heard = None
+        if self.probes is not None and isinstance(config, SirenConfig):
+            heard = self.probes(params, config, graph)
+        out = self.directions(graph, features, heard)
         return {n: self.scale[r] / width * out[n] for n, (r, width) in units.items()}
 
     def forward(
