@@ -46,6 +46,8 @@ LICENCES = {
 PATCH = 32
 #: Sides of the squares that patches are shrunk from, drawn log-uniformly.
 _SIDES = (32, 160)
+#: Least standard deviation of a patch's brightness, of 255 levels.
+_LEAST_SPREAD = 16.0
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,23 @@ def photograph(name: str) -> Tensor:
 
 
 def _patches(split: str, count: int, seed: int) -> SourceImages:
-    """Squares at random places and of random sizes, shrunk by area averaging, some mirrored."""
+    """Squares at random places and of random sizes, shrunk by area averaging, some mirrored.
+
+    Patches of nearly one value (sky, black background) are drawn anew: they show no edit.
+    """
     photos = [photograph(n).permute(2, 0, 1).float() for n in PHOTOS[split]]
     draw = np.random.default_rng([seed, SPLITS.index(split)])
-    out = []
-    for i in range(count):
-        photo = photos[i % len(photos)]
+    out: list[Tensor] = []
+    while len(out) < count:
+        photo = photos[len(out) % len(photos)]
         side = round(float(np.exp(draw.uniform(*np.log(_SIDES)))))
         top = int(draw.integers(photo.shape[1] - side + 1))
         left = int(draw.integers(photo.shape[2] - side + 1))
         patch = photo[None, :, top : top + side, left : left + side]
         patch = F.interpolate(patch, size=(PATCH, PATCH), mode="area")[0]
-        out.append(patch.flip(-1) if draw.random() < 0.5 else patch)
+        mirrored = draw.random() < 0.5
+        if float(patch.mean(0).std()) >= _LEAST_SPREAD:
+            out.append(patch.flip(-1) if mirrored else patch)
     images = torch.stack(out).permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
-    return SourceImages(
-        images, None, "photographs: " + "; ".join(f"{n} ({LICENCES[n]})" for n in PHOTOS[split])
-    )
+    origin = "; ".join(f"{n} ({LICENCES[n]})" for n in PHOTOS[split])
+    return SourceImages(images, None, f"photographs: {origin}")
