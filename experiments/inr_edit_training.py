@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from gmn_opt.inr import InrSet, WeightEditor, render
+from gmn_opt.inr import Inr, InrSet, Params, WeightEditor, render
 from gmn_opt.inr.augmentation import SYMMETRIES, turned, turned_images
 from gmn_opt.inr.edits import edited
 
@@ -56,16 +57,26 @@ class TrainConfig:
             )
 
 
+@dataclass(frozen=True)
+class _Material:
+    """A set of INRs ready to train on: parameters as an edit starts from, and references."""
+
+    inr: Inr
+    params: Params
+    references: Tensor
+
+
 class EditTrainer:
-    """Trains one editor for one edit on a set of INRs; a state dict continues it exactly.
+    """Trains one editor for one edit on sets of INRs; a state dict continues it exactly.
 
     The editor sees weights. The loss is the mean squared error, in [-1, 1], between the rendered
-    edited INR and the reference edit of the image that the INR was fitted to.
+    edited INR and the reference edit of the image that the INR was fitted to. A batch is of one
+    set, drawn at random; units of the weights are those of the first set.
     """
 
     def __init__(
         self,
-        data: InrSet,
+        data: Sequence[InrSet],
         edit: str,
         editor: WeightEditor,
         config: TrainConfig,
@@ -74,12 +85,15 @@ class EditTrainer:
     ) -> None:
         self.config, self.device = config, device
         self.editor = editor.to(device)
-        self.inr = data.template().to(device)
-        with torch.no_grad():
-            known = editor.prepare(data.params, data.config)
-        self.params = {n: p.to(device) for n, p in known.items()}
-        self.references = references(data, edit, config.symmetries).to(device)
-        editor.measure(self.params)
+        self.material = []
+        for some in data:
+            editor.graph_of(some.config)  # refuse before any work
+            with torch.no_grad():
+                known = editor.prepare(some.params, some.config)
+            params = {n: p.to(device) for n, p in known.items()}
+            wanted = references(some, edit, config.symmetries).to(device)
+            self.material.append(_Material(some.template().to(device), params, wanted))
+        editor.measure(self.material[0].params, data[0].config)
         self.optimizer = _optimizer(editor, config)
         self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
         self.generator = torch.Generator().manual_seed(seed)
@@ -100,24 +114,28 @@ class EditTrainer:
     def _clock(self) -> float:
         return time.process_time() if self.device.type == "cpu" else time.perf_counter()
 
-    def _draw(self) -> tuple[dict[str, Tensor], Tensor]:
-        """A batch: parameters ``{name: [B, *shape]}`` and what they shall show, [B, H, W, C]."""
-        symmetries, count = self.references.shape[:2]
+    def _draw(self) -> tuple[Inr, Params, Tensor]:
+        """An INR of the kind, parameters ``{name: [B, *shape]}``, images wanted [B, H, W, C]."""
+        which = 0
+        if len(self.material) > 1:
+            which = int(torch.randint(len(self.material), (), generator=self.generator))
+        some = self.material[which]
+        symmetries, count = some.references.shape[:2]
         size = (min(self.config.batch, count),)
         chosen = torch.randint(count, size, generator=self.generator).to(self.device)
-        params = {n: p[chosen] for n, p in self.params.items()}
-        which = torch.zeros_like(chosen)
+        params = {n: p[chosen] for n, p in some.params.items()}
+        turn = torch.zeros_like(chosen)
         if symmetries > 1:
-            which = torch.randint(symmetries, size, generator=self.generator).to(self.device)
-            params = turned(params, which)
-        return params, self.references[which, chosen].float() / 127.5 - 1
+            turn = torch.randint(symmetries, size, generator=self.generator).to(self.device)
+            params = turned(params, turn)
+        return some.inr, params, some.references[turn, chosen].float() / 127.5 - 1
 
     def advance(self) -> float:
         """One step; returns the loss. A step with a non-finite gradient is counted and skipped."""
         started = self._clock()
-        params, target = self._draw()
+        inr, params, target = self._draw()
         size = (target.shape[1], target.shape[2])
-        loss = mse_loss(render(self.inr, size, self.editor(params)), target)
+        loss = mse_loss(render(inr, size, self.editor(params, inr.config)), target)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)

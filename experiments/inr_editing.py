@@ -5,6 +5,8 @@ mean squared error in [-1, 1] of the rendered edited INR against the reference e
 beside two bounds: the identity (no edit at all) and the floor (an INR fitted to the edited image
 itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
 ``checkpoint.pt`` to --out. A run that was killed goes on with --resume; --minutes trains a slice.
+--inrs may be given several times: one editor is trained on INRs of several widths and depths then,
+and judged on each, and on those of --unseen, which it was not trained on.
 With --train-seconds the run is as long as that, whatever the editor, which is how editors compare.
 """
 
@@ -12,8 +14,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import torch
@@ -27,10 +32,11 @@ from experiments.inr_edit_report import bounds, judge, plot_curve, plot_gallery
 from experiments.inr_edit_training import EditTrainer, TrainConfig
 from experiments.inr_editors import new_editor, some_of
 from experiments.settings import with_settings
-from gmn_opt.inr import EditorConfig, FitConfig, InrSet, load_inr_set, save_editor
+from gmn_opt.inr import EditorConfig, FitConfig, InrSet, WeightEditor, load_inr_set, save_editor
 from gmn_opt.inr.edits import EDITS
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.weights.atomic import write_atomically
+from tasks.inr_data import SPLITS
 
 PRESETS = {
     "smoke": (
@@ -47,11 +53,32 @@ PRESETS = {
 _CURVE = 200
 
 
-def data_sets(folder: Path, data: str, preset: str) -> dict[str, InrSet]:
-    """Training, validation and test INRs, fitted first where there are none."""
+def load_or_make(folder: Path, split: str, data: str, preset: str) -> InrSet:
+    """A split of a data set of INRs, which is fitted first where there is none."""
     if not (folder / "dataset.json").exists():
         make_inrs.main(data=data, out=folder, preset=preset, resume=True)
-    return {split: load_inr_set(folder / split) for split in ("train", "valid", "test")}
+    return load_inr_set(folder / split)
+
+
+def _identity(data: InrSet) -> list[Any]:
+    """What tells training sets apart, as plain values."""
+    return [data.manifest["images"]["sha256"], data.manifest["seed"], data.config.to_dict()]
+
+
+def tests(
+    editor: WeightEditor, seen: Sequence[InrSet], unseen: Sequence[InrSet], edit: str
+) -> list[dict[str, Any]]:
+    """Errors on test sets, with their bounds."""
+    return [
+        {
+            "widths": list(data.config.widths),
+            "seen": number < len(seen),
+            "count": len(data),
+            "test_mse": judge(editor, data, edit),
+            "bounds": bounds(data, edit, FitConfig()),
+        }
+        for number, data in enumerate([*seen, *unseen])
+    ]
 
 
 def main(
@@ -60,7 +87,8 @@ def main(
     preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
     kind: Annotated[str, typer.Option(help="gmn, np_nfn or flat")] = "gmn",
     out: Annotated[Path | None, typer.Option(help="Default: runs/inr_editing/...")] = None,
-    inrs: Annotated[Path | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
+    inrs: Annotated[list[Path] | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
+    unseen: Annotated[list[Path] | None, typer.Option(help="INRs to be judged on only.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
@@ -96,9 +124,11 @@ def main(
         editor_config, config = with_settings((editor_config, config), change or [])
         editor_config = replace(editor_config, edit=edit)
         suffix = "" if preset == "cpu" else f"-{preset}"
-        sets = data_sets(inrs or Path("runs/inrs") / f"{data}{suffix}", data, preset)
+        folders = inrs or [Path("runs/inrs") / f"{data}{suffix}"]
+        sets = {split: [load_or_make(f, split, data, preset) for f in folders] for split in SPLITS}
         train = sets["train"]
-        editor = new_editor(kind, train.config, editor_config, seed)
+        others = [load_inr_set(f / "test") for f in unseen or []]
+        editor = new_editor(kind, train[0].config, editor_config, seed)
         trainer = EditTrainer(train, edit, editor, config, seed, where)
         curve: list[dict[str, float]] = []
         losses: list[float] = []
@@ -107,7 +137,7 @@ def main(
             "kind": kind,
             "seed": seed,
             "editor": asdict(editor_config),
-            "images": train.manifest["images"]["sha256"],
+            "inrs": [_identity(some) for some in train],
         }
         if resume:
             saved = load_checkpoint(checkpoint)
@@ -121,7 +151,7 @@ def main(
     except (ValueError, KeyError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from error
-    valid = some_of(sets["valid"], _CURVE)
+    valid = [some_of(some, _CURVE) for some in sets["valid"]]
     count = sum(p.numel() for p in editor.parameters())
     length = f"{config.steps} steps" if train_seconds is None else f"{train_seconds:g} s"
     console.print(f"{kind} editor, {count} parameters, {edit} on {data}, {length}")
@@ -143,7 +173,7 @@ def main(
                     "step": trainer.step,
                     "seconds": round(trainer.seconds, 2),
                     "train_mse": sum(losses) / len(losses),
-                    "valid_mse": judge(trainer.result(), valid, edit),
+                    "valid_mse": mean([judge(trainer.result(), v, edit) for v in valid]),
                 }
                 curve.append(point)
                 losses.clear()
@@ -161,9 +191,14 @@ def main(
     save()
 
     final = trainer.result()
-    test = sets["test"]
-    marks = bounds(test, edit, FitConfig())
-    found = judge(final, test, edit)
+    judged = tests(final, sets["test"], others, edit)
+    seen = [t for t in judged if t["seen"]]
+    marks = {k: mean([t["bounds"][k] for t in seen]) for k in seen[0]["bounds"]}
+    found = mean([t["test_mse"] for t in seen])
+    weights = folder / "editor.safetensors"
+    if kind == "gmn":
+        size = list(train[0].images.shape[1:3])
+        save_editor(weights, final, {"data": data, "test_mse": found, "seed": seed, "size": size})
     record = {
         "command": command_line(),
         "edit": edit,
@@ -173,9 +208,12 @@ def main(
         "complete": trainer.progress >= 1,
         "test_mse": found,
         "bounds": marks,
+        "tests": judged,
         "improvement_over_identity": 1 - found / marks["identity"],
         "target_range": [-1, 1],
-        "inrs": {name: len(s) for name, s in sets.items()},
+        "inrs": {split: sum(map(len, some)) for split, some in sets.items()},
+        "origin": train[0].manifest["about"].get("origin"),
+        "sha256": sha256(weights.read_bytes()).hexdigest() if kind == "gmn" else None,
         "parameters": count,
         "editor": asdict(editor_config),
         "training": asdict(config),
@@ -188,17 +226,9 @@ def main(
     }
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(folder / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
-    if kind == "gmn":
-        about = {
-            "data": data,
-            "test_mse": found,
-            "seed": seed,
-            "size": list(test.images.shape[1:3]),
-        }
-        save_editor(folder / "editor.safetensors", final, about)
     if curve:
         plot_curve(curve, marks, folder / "curve.png")
-    plot_gallery(final, test, edit, folder / "gallery.png")
+    plot_gallery(final, sets["test"][0], edit, folder / "gallery.png")
     console.print(
         f"test MSE {found:.4f}; identity {marks['identity']:.4f}, floor {marks['floor']:.4f}; "
         f"{trainer.step} steps, {trainer.seconds / 60:.1f} min"

@@ -14,7 +14,17 @@ from gmn_opt.metanet.baselines.common import flatten, mlp
 from gmn_opt.metanet.baselines.np_nfn import NPStack
 
 
-class NPEditor(WeightEditor):
+class _OneArchitecture(WeightEditor):
+    """An editor whose parameters belong to one architecture."""
+
+    def graph_of(self, config: InrConfig) -> ParameterGraph:
+        """See `WeightEditor.graph_of`; raises ValueError for other widths too."""
+        if config != self.inr:
+            raise ValueError(f"This editor is for {self.inr} alone, received an INR of {config}.")
+        return super().graph_of(config)
+
+
+class NPEditor(_OneArchitecture):
     """The same editor with NP-NFN layers in place of the graph metanet."""
 
     def make_metanet(self, features: int) -> None:
@@ -30,7 +40,7 @@ class NPEditor(WeightEditor):
         return {n: t.squeeze(-1) for n, t in self.metanet(features).items()}
 
 
-class FlatEditor(WeightEditor):
+class FlatEditor(_OneArchitecture):
     """The same editor with an MLP on the flattened parameters."""
 
     def make_metanet(self, features: int) -> None:

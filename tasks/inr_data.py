@@ -109,7 +109,7 @@ def photograph(name: str) -> Tensor:
         from matplotlib.cbook import get_sample_data
         from PIL import Image
 
-        with Image.open(get_sample_data("grace_hopper.jpg")) as file:
+        with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
             return torch.from_numpy(np.array(file.convert("RGB")))
     from skimage import data
 

@@ -14,24 +14,20 @@ readouts of its two ends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph, trace
-from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
+from gmn_opt.inr.base import Inr, InrConfig, Params
 from gmn_opt.inr.canonical import canonical
-from gmn_opt.inr.probing import SirenProbes, probes_for
+from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.weights import WeightsError, WeightSet, load, save
 
-KIND = "inr editor"
 START = 0.01
 #: Hidden width at which learned scales have their published meaning.
 WIDTH = 32
@@ -85,6 +81,8 @@ class WeightEditor(nn.Module):
     Args:
         inr: Config of the INRs it is made for.
         config: Sizes.
+
+    ``about`` are plain values that its file said, such as the size of the images.
     """
 
     spread: Tensor
@@ -92,6 +90,7 @@ class WeightEditor(nn.Module):
     def __init__(self, inr: InrConfig, config: EditorConfig | None = None) -> None:
         super().__init__()
         self.inr, self.config = inr, config or EditorConfig()
+        self.about: dict[str, Any] = {}
         self._graphs: dict[InrConfig, ParameterGraph] = {}
         graph = self.graph_of(inr)
         names = [role_of(n, len(inr.widths)) for n in graph.shapes]
@@ -110,10 +109,10 @@ class WeightEditor(nn.Module):
             hidden=c.hidden,
             edge_hidden=c.edge_hidden,
             layers=c.layers,
-            node_inputs=c.probes,
+            node_inputs=features_per_node(self.inr, c.probes),
         )
         if c.probes:
-            self.probes = probes_for(self.inr, c.probes)
+            self.probes = SirenProbes(self.inr, c.probes)
         with torch.no_grad():
             self.metanet.edge_encoder.weight.mul_(c.gain)
         self.node_norm = nn.LayerNorm(c.hidden)
@@ -127,7 +126,7 @@ class WeightEditor(nn.Module):
     ) -> Params:
         """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``.
 
-        ``heard`` [..., nodes, probes] are the probe features, if there are any. The metanet's
+        ``heard`` [..., nodes, features] are the probe features, if there are any. The metanet's
         readout of the edge, plus the product of what its two ends say: as the gradient of a weight
         is made of an activation and a backward signal.
         """
@@ -247,31 +246,3 @@ class WeightEditor(nn.Module):
             out = config.build().to(next(inr.parameters()))
         out.load_state_dict({n: t[0] for n, t in done.items()})
         return out
-
-
-def save_editor(
-    path: str | os.PathLike[str], editor: WeightEditor, about: dict[str, Any] | None = None
-) -> None:
-    """Write an editor, whole or not at all; ``about`` are plain values to keep along."""
-    config = {
-        "editor": asdict(editor.config),
-        "inr": editor.inr.to_dict(),
-        "about": about or {},
-    }
-    save(path, WeightSet(Path(path).stem, KIND, config, dict(editor.state_dict())))
-
-
-def load_editor(path: str | os.PathLike[str]) -> WeightEditor:
-    """The editor in a file, frozen and in evaluation mode.
-
-    Raises WeightsError when the file is missing, damaged, or holds something else.
-    """
-    found = load(path, KIND)
-    try:
-        inr = config_from_dict(found.config["inr"])
-        with torch.random.fork_rng(devices=[]):
-            editor = WeightEditor(inr, EditorConfig(**found.config["editor"]))
-        editor.load_state_dict(found.tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not fit the editors of this gmn-opt: {error}") from error
-    return editor.requires_grad_(False).eval()

@@ -74,29 +74,13 @@ class Siren(Inr):
 
     def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
         """Values of N networks at once; see `Inr.batched`."""
-        return signals(params, coordinates, self.config.omega)[-1]
-
-
-def signals(params: Mapping[str, Tensor], coordinates: Tensor, omega: float) -> list[Tensor]:
-    """What the neurons of N SIRENs say, layer by layer: sines, and the values at the end.
-
-    Args:
-        params: ``{name: [N, *shape]}`` of SIRENs of one config.
-        coordinates: ``[P, inputs]``, the same for all, or ``[N, P, inputs]``.
-        omega: Their frequency factor.
-
-    Returns:
-        ``[N, P, width]`` for every layer.
-    """
-    last = len(params) // 2 - 1
-    x, out = coordinates, []
-    for i in range(last + 1):
-        weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
-        if i < last:
-            # the factor goes into the small matrices, not over all points
-            weight, bias = omega * weight, omega * bias
-        x = batched_linear(x, weight, bias)
-        if i < last:
-            x = torch.sin(x)
-        out.append(x)
-    return out
+        x, last = coordinates, len(self.layers) - 1
+        for i in range(last + 1):
+            weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
+            if i < last:
+                # the factor goes into the small matrices, not over all points
+                weight, bias = self.config.omega * weight, self.config.omega * bias
+            x = batched_linear(x, weight, bias)
+            if i < last:
+                x = torch.sin(x)
+        return x

@@ -12,7 +12,7 @@ import pytest
 import torch
 import typer
 
-from experiments import inr_classification, inr_edit_report, inr_editing, make_inrs
+from experiments import inr_classification, inr_edit_report, inr_editing, make_inrs, release_editor
 from experiments.benchmarks import inr_fitting
 from experiments.inr_classifiers import CLASSIFIERS
 from experiments.inr_edit_training import (
@@ -96,7 +96,7 @@ class TestEditing:
         for kind in EDITORS:
             editor = new_editor(kind, data.config, TINY, 0)
             config = TrainConfig(steps=60, batch=4, lr=5e-3, average=0.5)
-            trainer = EditTrainer(data, "invert", editor, config, 0, torch.device("cpu"))
+            trainer = EditTrainer([data], "invert", editor, config, 0, torch.device("cpu"))
             losses = [trainer.advance() for _ in range(60)]
             assert losses[-1] < 0.9 * losses[0], kind
         with pytest.raises(ValueError, match="no editor 'cnn'"):
@@ -120,7 +120,7 @@ class TestEditing:
 
         def fresh() -> EditTrainer:
             editor = new_editor("gmn", data.config, TINY, 0)
-            return EditTrainer(data, "dilate", editor, config, 0, torch.device("cpu"))
+            return EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
 
         whole, first, second = fresh(), fresh(), fresh()
         want = [whole.advance() for _ in range(6)]
@@ -139,7 +139,7 @@ class TestEditing:
         data = small(2)
         for config in (TrainConfig(steps=8, batch=2), TrainConfig(seconds=0.5, batch=2)):
             editor = new_editor("gmn", data.config, TINY, 0)
-            trainer = EditTrainer(data, "dilate", editor, config, 0, torch.device("cpu"))
+            trainer = EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
             rates = []
             while trainer.progress < 1:
                 trainer.advance()
@@ -166,7 +166,12 @@ class TestEditing:
         assert references(wide, "dilate", True).shape == (4, 3, 14, 10, 1)
 
     def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
-        run: dict[str, Any] = {"preset": "smoke", "inrs": folder, "out": tmp_path, "device": "cpu"}
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": [folder],
+            "out": tmp_path,
+            "device": "cpu",
+        }
         inr_editing.main(**run, minutes=0.0)
         first = json.loads((tmp_path / "result.json").read_text())
         assert first["steps"] == 1
@@ -184,12 +189,70 @@ class TestEditing:
         assert error == pytest.approx(record["test_mse"], rel=1e-4)
         for name in ("curve.png", "gallery.png"):
             assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        self.release(tmp_path, record)
         for wrong in ({"edit": "melt"}, {"resume": True, "seed": 1}, {"change": ["hidden=0.5"]}):
             with pytest.raises(typer.Exit):
                 inr_editing.main(**{**run, **wrong})
 
+    def release(self, run: Path, record: dict[str, Any]) -> None:
+        """A run's editor goes into the package with its card, if it is any good."""
+        to: dict[str, Any] = {"package": run / "package", "results": run / "results"}
+        assert record["test_mse"] > 0.5 * record["bounds"]["identity"]
+        with pytest.raises(typer.Exit):
+            release_editor.main(run, **to)
+        assert not to["package"].exists()
+        release_editor.main(run, **to, most=10.0)
+        name = "inr-dilate-grey"
+        assert sorted(p.name for p in to["package"].iterdir()) == [
+            f"{name}.json",
+            f"{name}.safetensors",
+        ]
+        card = json.loads((to["package"] / f"{name}.json").read_text())
+        assert card["name"] == name
+        assert card["results"]["test_mse"] == record["test_mse"]
+        assert card["data"]["inrs"] == {"train": 6, "valid": 3, "test": 3}
+        assert load_editor(to["package"] / f"{name}.safetensors").about["size"] == [28, 28]
+        assert (to["results"] / name / "result.json").is_file()
+        for change in ({"complete": False}, {"sha256": "0"}):
+            (run / "result.json").write_text(json.dumps({**record, **change}))
+            with pytest.raises(typer.Exit):
+                release_editor.main(run, **to, most=10.0)
+
+    def test_one_editor_for_several_architectures(self, folder: Path, tmp_path: Path) -> None:
+        folders = [folder]
+        for name, widths in (("deep", "6,5,4"), ("wide", "12,12")):
+            folders.append(tmp_path / name)
+            make_inrs.main(
+                data="mnist", out=folders[-1], count="4,2,2", widths=widths, steps=10, shard=4
+            )
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": folders[:2],
+            "unseen": folders[2:],
+            "device": "cpu",
+        }
+        inr_editing.main(**run, out=tmp_path)
+        record = json.loads((tmp_path / "result.json").read_text())
+        found = [(t["widths"], t["seen"], t["count"]) for t in record["tests"]]
+        assert found == [([8, 8], True, 3), ([6, 5, 4], True, 2), ([12, 12], False, 2)]
+        assert record["test_mse"] == pytest.approx(
+            (record["tests"][0]["test_mse"] + record["tests"][1]["test_mse"]) / 2
+        )
+        assert record["inrs"]["train"] == 10
+        editor = load_editor(tmp_path / "editor.safetensors")
+        wide = load_inr_set(folders[2] / "test")
+        error = inr_edit_report.judge(editor, wide, "dilate")
+        assert error == pytest.approx(record["tests"][2]["test_mse"], rel=1e-4)
+        with pytest.raises(typer.Exit):  # baselines serve one architecture
+            inr_editing.main(**run, out=tmp_path / "flat", kind="flat")
+
     def test_a_run_of_given_time(self, folder: Path, tmp_path: Path) -> None:
-        run: dict[str, Any] = {"preset": "smoke", "inrs": folder, "out": tmp_path, "device": "cpu"}
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": [folder],
+            "out": tmp_path,
+            "device": "cpu",
+        }
         inr_editing.main(**run, train_seconds=0.4, kind="flat", change=["check_every=1000"])
         record = json.loads((tmp_path / "result.json").read_text())
         assert record["complete"]

@@ -29,6 +29,7 @@ from gmn_opt.inr import (
     stack,
 )
 from gmn_opt.inr.edits import EDITS, edited
+from gmn_opt.inr.probing import values_and_slopes
 from gmn_opt.metanet import blocked
 from gmn_opt.weights import WeightsError
 
@@ -254,10 +255,27 @@ class TestProbes:
         with torch.no_grad():
             heard = editor.probes(params, SIREN, editor.graph)
             shown = SIREN.build().double().batched(params, editor.probes.places)
-        assert heard.shape == (3, sum(blocked(editor.graph).group_sizes), 9)
+        assert heard.shape == (3, sum(blocked(editor.graph).group_sizes), 18)
         groups = [g for g in editor.graph.groups if g.role == "output"]
         (at,) = (heard.split(blocked(editor.graph).group_sizes, -2)[g.id] for g in groups)
-        assert torch.allclose(at, shown.mT)
+        assert torch.allclose(at[..., :9], shown.mT)
+
+    def test_slopes_are_derivatives(self) -> None:
+        config = SirenConfig(2, 3, (5, 4))
+        params, places = some(config), torch.rand(6, 2).double()
+        values, slopes = values_and_slopes(params, places, config.omega)
+        inr = config.build().double()
+        assert torch.allclose(values[-1], inr.batched(params, places))
+        for layer, factor in ((0, config.omega), (1, config.omega), (2, 1.0)):
+            bias = params[f"layers.{layer}.bias"]
+
+            def shown(b: Tensor, name: str = f"layers.{layer}.bias") -> Tensor:
+                return inr.batched({**params, name: b}, places)
+
+            (all_pairs,) = torch.autograd.functional.jacobian(shown, (bias,))
+            # [N, P, outputs, N, width], of which networks know only themselves
+            own = all_pairs.diagonal(dim1=0, dim2=3).permute(3, 1, 0, 2)
+            assert torch.allclose(slopes[layer] * factor, own, atol=1e-10)
 
     def test_places(self) -> None:
         editor = WeightEditor(SIREN, replace(TINY, probes=11))
