@@ -12,7 +12,14 @@ import pytest
 import torch
 import typer
 
-from experiments import inr_classification, inr_edit_report, inr_editing, make_inrs, release_editor
+from experiments import (
+    inr_classification,
+    inr_edit_report,
+    inr_editing,
+    inr_editing_table,
+    make_inrs,
+    release_editor,
+)
 from experiments.benchmarks import inr_fitting
 from experiments.inr_classifiers import CLASSIFIERS
 from experiments.inr_edit_training import (
@@ -259,6 +266,46 @@ class TestEditing:
         assert record["training_seconds"] == pytest.approx(0.4, abs=0.2)
         assert record["training"]["seconds"] == 0.4
         assert len(record["curve"]) >= 1
+
+
+class TestTable:
+    def record(self, **changes: Any) -> dict[str, Any]:
+        base = {
+            "edit": "dilate", "data": "mnist", "kind": "gmn", "seed": 0, "complete": True,
+            "inrs": {"train": 6}, "editor": {"hidden": 8}, "training": {"lr": 0.1, "batch": 4},
+            "test_mse": 0.1, "bounds": {"identity": 0.4, "floor": 0.001}, "steps": 10,
+            "training_seconds": 2.0, "command": "python -m x", "environment": {},
+            "tests": [{"widths": [8, 8], "seen": True}],
+        }  # fmt: skip
+        return {**base, **changes}
+
+    def test_rows(self, tmp_path: Path) -> None:
+        records = [
+            self.record(),
+            self.record(seed=1, test_mse=0.2),
+            self.record(kind="flat", test_mse=0.3, training={"lr": 0.2, "batch": 4}),
+            self.record(edit="blur", test_mse=0.05),
+        ]
+        for number, record in enumerate(records):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "result.json").write_text(json.dumps(record))
+        inr_editing_table.main([tmp_path / str(n) for n in range(4)], out=tmp_path / "table")
+        rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+        assert [(r["edit"], r["kind"], r["seeds"]) for r in rows] == [
+            ("blur", "gmn", [0]), ("dilate", "gmn", [0, 1]), ("dilate", "flat", [0]),
+        ]  # fmt: skip
+        lines = (tmp_path / "table" / "table.md").read_text().splitlines()
+        assert "| gmn | lr 0.1 | 2 | 0.1500 ± 0.0707 | 0.4000 | 0.0010 | 10 | 2 |" in lines[3]
+        assert "settings" not in inr_editing_table.markdown(inr_editing_table.table_of(records[:2]))
+
+    def test_refusals(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="Finish it with --resume"):
+            inr_editing_table.table_of([self.record(complete=False)])
+        with pytest.raises(ValueError, match="there twice: seeds"):
+            inr_editing_table.table_of([self.record(), self.record()])
+        with pytest.raises(typer.Exit):
+            inr_editing_table.main([tmp_path / "none"], out=tmp_path / "table")
+        assert not (tmp_path / "table").exists()
 
 
 class TestClassification:
