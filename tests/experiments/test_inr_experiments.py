@@ -17,6 +17,7 @@ from experiments import (
     inr_edit_report,
     inr_editing,
     inr_editing_table,
+    inr_fitters,
     make_inrs,
     release_editor,
 )
@@ -422,3 +423,17 @@ def test_settings_from_the_command_line() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             with_settings(configs, [change])
+
+
+def test_fitters_are_compared_from_the_same_start(tmp_path: Path) -> None:
+    inr_fitters.main(out=tmp_path, images=2, steps=20, every=10, rates="0.003", goal=5.0)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert set(record["summary"]) == {"gmn", "adam 0.003", "adam-cosine 0.003"}
+    for name, found in record["summary"].items():
+        assert found["psnr"] > 5, name
+        assert found["reached"] == 2
+        assert 0 < found["steps_to_goal"] <= 20
+    assert [len(c) for c in record["curves"]["gmn"]] == [2, 2]
+    assert (tmp_path / "curves.png").is_file()
+    with pytest.raises(ValueError, match="Unknown fitter 'sgd'"):
+        inr_fitters.make_fitter("sgd", SirenConfig().build(), 3)
