@@ -136,6 +136,18 @@ def test_strength_interpolates() -> None:
         assert torch.allclose(half[n], (none[n] + whole[n]) / 2, atol=1e-12)
 
 
+def test_the_edit_sets_in_smoothly() -> None:
+    """Pictures at neighbouring strengths are near, and nearer the nearer the strengths."""
+    editor, params = editor_for(SIREN, 4), some(SIREN)
+    inr = SIREN.build().double()
+    with torch.no_grad():
+        at = [render(inr, 6, editor(params, strength=s / 32)) for s in range(33)]
+    whole = (at[-1] - at[0]).abs().max()
+    for stride in (8, 1):
+        jumps = [(at[i + stride] - at[i]).abs().max() for i in range(0, 33 - stride, stride)]
+        assert max(jumps) < 4 * whole * stride / 32
+
+
 @pytest.mark.parametrize("probes", [0, 4])
 def test_batches_are_independent(probes: int) -> None:
     editor, params = editor_for(SIREN, probes), some(SIREN)
