@@ -1,8 +1,8 @@
 """Put meta-trained weights into the package: ``python -m experiments.release_weights --run DIR``.
 
-Copies ``weights.safetensors`` of a meta-training run, writes the model card from the run's record
-and a held-out evaluation of these very weights, and keeps both records under
-``experiments/results/``.
+Copies the weights of a meta-training run (those of its best validation, or its last), writes the
+model card from the run's record, a held-out evaluation of these very weights and a record of
+:mod:`experiments.stability`, and keeps all records under ``experiments/results/``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,18 @@ from tasks.suites import HELD_OUT_DATA, META_TRAIN_DATA
 
 PACKAGE = Path(__file__).parents[1] / "gmn_opt" / "weights"
 RESULTS = Path(__file__).parent / "results"
+
+
+class Checkpoint(StrEnum):
+    """Which weights of a run."""
+
+    BEST = "best"
+    LAST = "last"
+
+    @property
+    def file(self) -> str:
+        """In the folder of the run."""
+        return "best.safetensors" if self is Checkpoint.BEST else "weights.safetensors"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -51,18 +64,61 @@ def _held_out(record: dict[str, Any]) -> dict[str, Any]:
     return {"steps": record["steps"], "seeds": record["seeds"], "tasks": tasks}
 
 
+def _stability(record: dict[str, Any]) -> dict[str, Any]:
+    """The card's part of a stability record, without its curves."""
+    runs = {
+        steps: {
+            mode: {k: facts[k] for k in ("final_train_loss", "worst_rise", "diverged")}
+            for mode, facts in modes.items()
+        }
+        for steps, modes in record["runs"].items()
+    }
+    return {"task": record["task"], "runs": runs}
+
+
+def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The card's part on how the checkpoint was chosen, and what it reached."""
+    last = {"step": record["outer_steps"], "score": None}
+    best: dict[str, Any] | None = last if checkpoint is Checkpoint.LAST else record.get("best")
+    if best is None:
+        raise ValueError("The run was never validated, so it has no best checkpoint: use last.")
+    long_runs = record["validation"]
+    if checkpoint is Checkpoint.BEST and long_runs is not None:
+        common = {k: long_runs[k] for k in ("steps", "initial_score")}
+        long_runs = {**common, **long_runs["best"]}
+    return {
+        "checkpoint": f"moving average of the meta-parameters, {checkpoint} outer step",
+        "outer_step": best["step"],
+        "metric": record.get("metric"),
+        "score": best["score"],
+        "long_runs": long_runs,
+    }
+
+
+def _same(evaluation: dict[str, Any], weights: Path, folder: Path) -> None:
+    if Path(evaluation["weights"]).resolve() != weights.resolve():
+        raise ValueError(f"{folder} evaluates {evaluation['weights']}, not {weights}.")
+
+
 def main(
     run: Annotated[Path, typer.Option(help="Folder of a meta-training run.")],
     held_out: Annotated[Path, typer.Option(help="Folder of its held-out evaluation.")],
+    stability: Annotated[Path, typer.Option(help="Folder of its stability record.")],
     name: Annotated[str, typer.Option()] = "default",
+    checkpoint: Annotated[Checkpoint, typer.Option()] = Checkpoint.BEST,
 ) -> None:
     """Release the weights of ``run`` under ``name``."""
-    weights = run / "weights.safetensors"
-    rule = load_rule(weights)  # refuses a damaged or foreign file
-    record, evaluation = _read(run / "result.json"), _read(held_out / "result.json")
-    if Path(evaluation["weights"]).resolve() != weights.resolve():
-        Console().print(f"{held_out} evaluates {evaluation['weights']}, not {weights}.")
-        raise typer.Exit(2)
+    weights = run / checkpoint.file
+    try:
+        rule = load_rule(weights)  # refuses a damaged or foreign file
+        record, evaluation = _read(run / "result.json"), _read(held_out / "result.json")
+        steady = _read(stability / "result.json")
+        _same(evaluation, weights, held_out)
+        _same(steady, weights, stability)
+        chosen = _chosen(record, checkpoint)
+    except (ValueError, OSError) as error:
+        Console().print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
     card = {
         "name": name,
         "what": "update rule of GMNOptimizer: a graph metanetwork over the trained network",
@@ -75,7 +131,7 @@ def main(
         "data": {
             "meta_trained_on": list(META_TRAIN_DATA),
             "never_seen": list(HELD_OUT_DATA),
-            "tasks": "random small MLPs and CNNs, see tasks/suites.py",
+            "tasks": "random small networks of many families, see tasks/suites.py",
         },
         "compute": {
             "seconds": round(record["seconds"]),
@@ -87,19 +143,20 @@ def main(
             "torch": record["environment"]["torch"],
         },
         "notes": record.get("slices_note"),
-        "checkpoint": "moving average of the meta-parameters at the last outer step",
-        "validation": record["validation"],
+        "validation": chosen,
         "held_out": _held_out(evaluation),
+        "stability": _stability(steady),
     }
     kept = RESULTS / f"meta_train_{name}"
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("result.json", "curve.png"):
         if (run / file).exists():
             shutil.copy(run / file, kept / file)
-    evaluated = RESULTS / f"held_out_{name}"
-    evaluated.mkdir(parents=True, exist_ok=True)
-    for file in ("result.json", "curves.png"):
-        shutil.copy(held_out / file, evaluated / file)
+    for label, source in (("held_out", held_out), ("stability", stability)):
+        folder = RESULTS / f"{label}_{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("result.json", "curves.png"):
+            shutil.copy(source / file, folder / file)
     content = weights.read_bytes()
     write_atomically(PACKAGE / f"{name}.safetensors", lambda path: path.write_bytes(content))
     text = json.dumps(card, indent=2) + "\n"

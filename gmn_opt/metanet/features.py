@@ -1,13 +1,14 @@
 """Structural features: what a graph metanetwork knows of a graph before it sees any value.
 
 Only what a permutation of free factors leaves in place may enter (Lim et al. 2023, section 3):
-kinds, sizes, depth, activations, kernel positions, and the index of nodes that are fixed anyway
-(inputs and outputs).
+kinds, sizes, depth, activations, heads, strides, kernel positions, and the index of nodes that are
+fixed anyway (inputs and outputs).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,8 +24,8 @@ _KINDS = ("linear", "conv", "embedding", "bias", "scale", "shift", "other")
 _ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "sin", "softmax")
 _FREQUENCIES = 4
 
-NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES
-BLOCK_FEATURES = len(_KINDS) + 5
+NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES + 3
+BLOCK_FEATURES = len(_KINDS) + 5 + 4
 KERNEL_FEATURES = 3
 
 
@@ -75,6 +76,8 @@ def node_features(graph: ParameterGraph) -> list[Tensor]:
     """One float64 tensor ``[N, NODE_FEATURES]`` per group."""
     depth = depths(graph)
     free = {f.id for f in graph.factors if f.is_free}
+    weights = [b for b in graph.blocks if graph.groups[b.src].role != "bias"]
+    written, read = Counter(b.dst for b in weights), Counter(b.src for b in weights)
     out = []
     for group, size in zip(graph.groups, blocked(graph).group_sizes, strict=True):
         row = [float(group.role == r) for r in _ROLES]
@@ -85,7 +88,11 @@ def node_features(graph: ParameterGraph) -> list[Tensor]:
             place = _sinusoids(size)
         else:
             place = known.new_zeros(size, 2 * _FREQUENCIES)
-        out.append(torch.cat([known, place], -1))
+        # a residual stream is written and read by many
+        row = [math.log(math.prod(p.size for p in graph.parents_of(group))) / 3.0]
+        row += [math.log1p(n[group.id]) / 3.0 for n in (written, read)]
+        meetings = torch.tensor(row, dtype=torch.float64).expand(size, -1)
+        out.append(torch.cat([known, place, meetings], -1))
     return out
 
 
@@ -100,6 +107,9 @@ def block_features(graph: ParameterGraph) -> Tensor:
         row += [_log_size(d), _log_size(s), math.log(k) / 3.0]
         is_bias = graph.groups[block.src].role == "bias"
         row += [depth[block.dst] if is_bias else depth[block.src], depth[block.dst]]
+        of_conv = (block.attributes.get(a, 1.0) for a in ("stride", "dilation", "groups"))
+        row += [math.log(max(a, 1.0)) / 3.0 for a in of_conv]
+        row.append(float(block.attributes.get("transposed", 0.0)))
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
 

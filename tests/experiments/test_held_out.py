@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from torch.nn import functional as F
 
-from experiments import held_out, release_weights
+from experiments import held_out, release_weights, stability
 from gmn_opt.meta import train_inner
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule, load_rule, save_rule
@@ -49,9 +50,12 @@ def test_all_contestants_start_alike() -> None:
 
 def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(held_out.SUITES, "held_out", lambda: [TASK])
+    monkeypatch.setattr(stability, "TASK", TASK)
     run, out, package = (tmp_path / n for n in ("run", "held_out", "package"))
     save_rule(run / "weights.safetensors", LearnedRule())
-    held_out.main(str(run / "weights.safetensors"), out, steps=12, seeds=2)
+    save_rule(run / "best.safetensors", LearnedRule())
+    held_out.main(str(run / "best.safetensors"), out, steps=12, seeds=2)
+    stability.main(str(run / "best.safetensors"), tmp_path / "stability", steps="6", seeds=2)
     record = json.loads((out / "result.json").read_text())
     summary = record["tasks"][TASK.name]["summary"]
     losses = summary["final_train_loss"]
@@ -65,7 +69,12 @@ def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         json.dumps(
             {
                 "command": "meta_train", "config": {"seed": 3}, "seconds": 7.2, "outer_steps": 5,
-                "inner_steps": 50, "events": {}, "validation": None,
+                "inner_steps": 50, "events": {}, "metric": "loss",
+                "best": {"step": 4, "score": -0.5},
+                "validation": {
+                    "steps": 9, "tasks": {}, "score": 0.2, "initial_score": 0.3,
+                    "best": {"tasks": {}, "score": 0.1},
+                },
                 "environment": {"commit": "c", "processor": "p", "threads": 1, "torch": "t"},
             }
         )
@@ -74,11 +83,21 @@ def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(release_weights, "PACKAGE", package)
     monkeypatch.setattr(release_weights, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(shipped, "_FOLDER", package)
-    release_weights.main(run, out, "trial")
+    with pytest.raises(typer.Exit):  # other weights than those that were evaluated
+        release_weights.main(
+            run, out, tmp_path / "stability", "trial", release_weights.Checkpoint.LAST
+        )
+    assert not any(package.iterdir())
+    release_weights.main(run, out, tmp_path / "stability", "trial")
     about = card("trial")
     content = (package / "trial.safetensors").read_bytes()
     assert about["sha256"] == hashlib.sha256(content).hexdigest()
     assert about["seed"] == 3
+    assert (about["validation"]["outer_step"], about["validation"]["score"]) == (4, -0.5)
+    assert about["validation"]["long_runs"]["score"] == 0.1
+    steady = json.loads((tmp_path / "stability" / "result.json").read_text())["runs"]["6"]
+    assert about["stability"]["runs"]["6"].keys() == steady.keys()
+    assert about["stability"]["runs"]["6"]["open"]["diverged"] == steady["open"]["diverged"]
     assert not set(about["data"]["meta_trained_on"]) & set(about["data"]["never_seen"])
     assert about["held_out"]["tasks"].keys() == {TASK.name}
     assert load_rule("trial").config == LearnedRule().config

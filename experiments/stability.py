@@ -1,0 +1,137 @@
+"""Long runs on a net that is wider and deeper than any meta-trained one.
+
+``python -m experiments.stability --weights default``: 784-128-128-10 on Fashion-MNIST, 1000 and
+3000 steps, knowing the number of steps and not. A run *diverges* when a loss is not finite or the
+smoothed loss ends above where it began; its *worst rise* is the largest factor by which the
+smoothed loss (mean of 50 steps) ever stood above its lowest value until then, after the first
+tenth of the run. Writes ``result.json`` and ``curves.png`` to --out.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from gmn_opt.meta import Task, train_inner
+from gmn_opt.optim import LearnedRule, load_rule
+from gmn_opt.weights import WeightsError
+from gmn_opt.weights.atomic import write_atomically
+from tasks.classification import ImageClassification
+
+SMOOTH = 50
+TASK = ImageClassification("fashion_mnist", 28, (128, 128), batch_size=128)
+
+
+def smoothed(losses: Tensor) -> Tensor:
+    """Means of ``losses`` [steps, networks] over windows of ``SMOOTH`` steps, at every step."""
+    return losses.unfold(0, min(SMOOTH, len(losses)), 1).mean(-1)
+
+
+def judge(losses: Tensor) -> dict[str, list[float] | list[bool]]:
+    """Per network: final smoothed loss, worst rise, and whether it diverged."""
+    smooth = smoothed(losses)
+    late = smooth[len(smooth) // 10 :]
+    rise = late / smooth.cummin(0).values[-len(late) :]
+    bad = ~losses.isfinite().all(0) | (smooth[-1] > losses[0])
+    return {
+        "final_train_loss": [round(x, 6) for x in smooth[-1].tolist()],
+        "worst_rise": [round(x, 4) for x in rise.max(0).values.tolist()],
+        "diverged": bad.tolist(),
+    }
+
+
+def measure(
+    rule: LearnedRule, task: Task, steps: int, seeds: int, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Both modes of the rule on the same networks and batches."""
+    found: dict[str, Any] = {}
+    for mode, horizon in (("open", None), ("total_steps", steps)):
+        started = time.perf_counter()
+        _, losses = train_inner(rule, task, steps, seeds, seed, horizon, device)
+        losses = losses.cpu()
+        curve = smoothed(losses).mean(1)[::10]
+        found[mode] = {
+            **judge(losses),
+            "seconds": round(time.perf_counter() - started, 1),
+            "curve_every_10_steps": [round(x, 5) for x in curve.tolist()],
+        }
+    return found
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Smoothed training loss over steps, one panel per length of run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(results), 3.4))
+    axes = figure.subplots(1, len(results), squeeze=False)[0]
+    for axis, (steps, modes) in zip(axes, results.items(), strict=True):
+        for mode, facts in modes.items():
+            curve = facts["curve_every_10_steps"]
+            axis.semilogy([SMOOTH + 10 * i for i in range(len(curve))], curve, label=mode)
+        axis.set_title(f"{TASK.name}, {steps} steps", fontsize=8)
+        axis.set_xlabel("step")
+        axis.set_ylabel("training loss (mean of 50 steps)")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+
+
+def main(
+    weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
+    out: Annotated[Path, typer.Option()] = Path("runs/stability"),
+    steps: Annotated[str, typer.Option(help="Lengths of runs, with commas.")] = "1000,3000",
+    seeds: Annotated[int, typer.Option(help="Networks.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 2024,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    threads: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Train a deep MLP for long with the learned rule, and say how steady that is."""
+    console = Console(highlight=False, soft_wrap=True)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    try:
+        lengths = [int(s) for s in steps.split(",")]
+        rule, where = load_rule(weights), choose_device(device)
+        results = {str(n): measure(rule.to(where), TASK, n, seeds, seed, where) for n in lengths}
+    except (ValueError, WeightsError) as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
+    record = {
+        "command": command_line(),
+        "task": TASK.spec(),
+        "weights": weights,
+        "seeds": seeds,
+        "seed": seed,
+        "runs": results,
+        "environment": environment(),
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    plot(results, out / "curves.png")
+    table = Table(title=TASK.name)
+    for column in ("steps", "mode", "final training loss", "worst rise", "diverged"):
+        table.add_column(column, justify="right")
+    for n, modes in results.items():
+        for mode, facts in modes.items():
+            losses, rises = facts["final_train_loss"], facts["worst_rise"]
+            table.add_row(
+                n,
+                mode,
+                f"{sum(losses) / len(losses):.4f}",
+                f"{max(rises):.2f}",
+                f"{sum(facts['diverged'])} of {len(losses)}",
+            )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
