@@ -40,7 +40,7 @@ from tasks.inr_data import SPLITS
 
 PRESETS = {
     "smoke": (
-        EditorConfig(hidden=8, edge_hidden=4, layers=3),
+        EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4),
         TrainConfig(steps=12, batch=4, check_every=6),
     ),
     "cpu": (EditorConfig(), TrainConfig()),
@@ -136,7 +136,7 @@ def main(
             "edit": edit,
             "kind": kind,
             "seed": seed,
-            "editor": asdict(editor_config),
+            "editor": asdict(editor.config),
             "inrs": [_identity(some) for some in train],
         }
         if resume:
@@ -215,7 +215,7 @@ def main(
         "origin": train[0].manifest["about"].get("origin"),
         "sha256": sha256(weights.read_bytes()).hexdigest() if kind == "gmn" else None,
         "parameters": count,
-        "editor": asdict(editor_config),
+        "editor": asdict(editor.config),
         "training": asdict(config),
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -87,9 +88,12 @@ def some_of(data: InrSet, count: int) -> InrSet:
 
 
 def new_editor(kind: str, inr: InrConfig, config: EditorConfig, seed: int) -> WeightEditor:
-    """A fresh editor; raises ValueError for an unknown kind."""
+    """A fresh editor; raises ValueError for an unknown kind.
+
+    What the graph metanet is compared to reads weights alone: it has no probes.
+    """
     if kind not in EDITORS:
         raise ValueError(f"There is no editor {kind!r}; there are {', '.join(EDITORS)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EDITORS[kind](inr, config)
+        return EDITORS[kind](inr, config if kind == "gmn" else replace(config, probes=0))
