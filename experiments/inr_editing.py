@@ -43,9 +43,9 @@ PRESETS = {
         EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4),
         TrainConfig(steps=12, batch=4, check_every=6),
     ),
-    "cpu": (EditorConfig(), TrainConfig()),
+    "cpu": (EditorConfig(edge_hidden=8, layers=3, probes=64), TrainConfig(lr=2e-3)),
     "gpu": (
-        EditorConfig(hidden=128, edge_hidden=32, layers=4),
+        EditorConfig(hidden=128, edge_hidden=16, layers=4, probes=144),
         TrainConfig(steps=60_000, batch=128, check_every=1000),
     ),
 }
@@ -66,16 +66,20 @@ def _identity(data: InrSet) -> list[Any]:
 
 
 def tests(
-    editor: WeightEditor, seen: Sequence[InrSet], unseen: Sequence[InrSet], edit: str
+    editor: WeightEditor,
+    seen: Sequence[InrSet],
+    unseen: Sequence[InrSet],
+    edit: str,
+    fit: FitConfig,
 ) -> list[dict[str, Any]]:
-    """Errors on test sets, with their bounds."""
+    """Errors on test sets, with their bounds; ``fit`` is for INRs of edited images."""
     return [
         {
             "widths": list(data.config.widths),
             "seen": number < len(seen),
             "count": len(data),
             "test_mse": judge(editor, data, edit),
-            "bounds": bounds(data, edit, FitConfig()),
+            "bounds": bounds(data, edit, fit),
         }
         for number, data in enumerate([*seen, *unseen])
     ]
@@ -191,7 +195,8 @@ def main(
     save()
 
     final = trainer.result()
-    judged = tests(final, sets["test"], others, edit)
+    fit = FitConfig(steps=60) if preset == "smoke" else FitConfig()
+    judged = tests(final, sets["test"], others, edit, fit)
     seen = [t for t in judged if t["seen"]]
     marks = {k: mean([t["bounds"][k] for t in seen]) for k in seen[0]["bounds"]}
     found = mean([t["test_mse"] for t in seen])
