@@ -88,7 +88,7 @@ def edit_inr(
     ] = 1.0,
     omega: Omega = 30.0,
 ) -> None:
-    """Edit the weights of a network, without ever looking at its picture."""
+    """Edit the weights of a network; its image is not needed."""
     from gmn_opt.inr import save_inr
 
     check_out(out, ".safetensors")
