@@ -2,8 +2,8 @@
 
 The edited parameters of tensor t are ``θ_t + strength · γ_t · Δ_t`` with Δ from the metanet and a
 learned scale γ_t, 0.01 at the start (Zhou et al. 2023, arXiv 2302.14040, appendix; the protocol of
-all later work on edits of INRs). The editor sees weights only, never pixels, and is trained
-through the rendered image.
+all later work on edits of INRs). The editor reads weights and is trained through the rendered
+image; it is never given the image. With probes it also evaluates the network at a few places.
 
 Deviations: SIRENs are brought to one representative of the sine's symmetries first (see
 :mod:`gmn_opt.inr.canonical`), so that an edit of strength 0 has other weights and the same
