@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,22 @@ from gmn_opt.weights import WeightsError
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `gmn-opt inr` in a folder with images and editors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and editors, some of them unusable."""
+    folder = tmp_path_factory.mktemp("things")
     digit = load_bundled("mnist").test_images[0].numpy()
-    Image.fromarray(digit).save("digit.png")
+    Image.fromarray(digit).save(folder / "digit.png")
     rows, columns = np.mgrid[0:40, 0:60]
     colour = np.stack([rows * 6, columns * 4, rows + columns], -1).astype(np.uint8)
-    Image.fromarray(colour).save("photo.jpg", quality=95)
-    Image.fromarray(np.dstack([colour, np.full((40, 60), 90, np.uint8)])).save("clear.png")
-    Image.fromarray(digit.astype(np.uint16) * 257).save("deep.png")
-    Image.fromarray(digit[:1, :1]).save("dot.png")
-    content = Path("digit.png").read_bytes()
-    Path("cut.png").write_bytes(content[: len(content) // 2])
-    Path("text.png").write_text("no image")
+    Image.fromarray(colour).save(folder / "photo.jpg", quality=95)
+    clear = np.dstack([colour, np.full((40, 60), 90, np.uint8)])
+    Image.fromarray(clear).save(folder / "clear.png")
+    Image.fromarray(digit.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(digit[:1, :1]).save(folder / "dot.png")
+    content = (folder / "digit.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    (folder / "text.png").write_text("no image")
     for name, channels in (("grey", 1), ("colour", 3)):
         torch.manual_seed(0)
         config = EditorConfig("dilate", hidden=8, edge_hidden=4, layers=2)
@@ -54,8 +54,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         with torch.no_grad():
             for p in editor.metanet.parameters():
                 p.add_(torch.randn_like(p) / 4)
-        save_editor(Path(f"{name}.safetensors"), editor)
-    Path("half.safetensors").write_bytes(Path("grey.safetensors").read_bytes()[:-99])
+        save_editor(folder / f"{name}.safetensors", editor)
+    whole = (folder / "grey.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[:-99])
+    return folder
+
+
+@pytest.fixture
+def run(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `gmn-opt inr` in a copy of that folder."""
+    shutil.copytree(things, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     return lambda *args: CliRunner().invoke(app, ["inr", *args])
 
 
