@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,15 @@ from gmn_opt.inr import (
     render,
     save_editor,
     save_inr,
+    shipped_editors,
     stack,
 )
+from gmn_opt.inr.editor_files import editor_name
 from gmn_opt.inr.edits import EDITS, edited
 from gmn_opt.inr.probing import values_and_slopes
 from gmn_opt.metanet import blocked
-from gmn_opt.weights import WeightsError
+from gmn_opt.weights import WeightsError, card
+from gmn_opt.weights.shipped import path_of
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2)
 SIREN = SirenConfig(2, 1, (6, 5))
@@ -298,3 +302,18 @@ class TestProbes:
     def test_of_sirens_alone(self) -> None:
         with pytest.raises(ValueError, match="Use an editor with probes=0"):
             WeightEditor(FourierConfig(2, 1, (5,), frequencies=2), replace(TINY, probes=4))
+
+
+@pytest.mark.parametrize("name", shipped_editors())
+def test_what_ships(name: str) -> None:
+    """Every shipped editor fits this version, is the one of its card, and is of use."""
+    facts, path = card(name), path_of(name)
+    assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    editor = load_editor(name)
+    assert name == editor_name(editor.config.edit, editor.inr.outputs)
+    results = facts["results"]
+    assert results["floor"] < results["test_mse"] < results["identity"]
+    params = stack([editor.inr.build()])
+    done = editor(params)
+    assert all(bool(p.isfinite().all()) for p in done.values())
+    assert not close(done, editor.prepare(params, editor.inr), 1e-4)
