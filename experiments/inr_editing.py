@@ -43,7 +43,7 @@ PRESETS = {
         EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4),
         TrainConfig(steps=12, batch=4, check_every=6),
     ),
-    "cpu": (EditorConfig(edge_hidden=8, layers=3, probes=64), TrainConfig(lr=2e-3)),
+    "cpu": (EditorConfig(edge_hidden=8, layers=3, probes=144), TrainConfig(lr=3e-3)),
     "gpu": (
         EditorConfig(hidden=128, edge_hidden=16, layers=4, probes=144),
         TrainConfig(steps=60_000, batch=128, check_every=1000),
