@@ -1,5 +1,5 @@
 # The README's two commands, and shortcuts for development. Needs Python 3.11 or newer and pip.
-.PHONY: demo test lint clean
+.PHONY: demo test native lint clean
 
 demo:
 	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt . && .venv/bin/gmn-opt demo
@@ -7,8 +7,11 @@ demo:
 test:
 	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
 
+native:
+	python -m gmn_opt.metanet.native.build
+
 lint:
 	python -m ruff check . && python -m ruff format --check . && python -m mypy
 
 clean:
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache gmn_opt/metanet/native/_edge_pass_*

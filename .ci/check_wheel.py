@@ -1,4 +1,7 @@
-"""Check that a wheel holds gmn_opt and its data, and nothing else: ``check_wheel.py FILE.whl``."""
+"""Check that a wheel holds gmn_opt and its data, and nothing else: ``check_wheel.py FILE.whl``.
+
+With the native kernel it must be tagged for a platform, without it for any.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from pathlib import PurePosixPath
 REQUIRED = {
     "gmn_opt/__init__.py",
     "gmn_opt/py.typed",
+    "gmn_opt/metanet/native/edge_pass.cpp",
+    "gmn_opt/metanet/native/vectors.h",
     "gmn_opt/data/bundled/manifest.json",
     "gmn_opt/data/bundled/DATA.md",
     "gmn_opt/data/bundled/fashion_mnist-train-images.idx.gz",
     "gmn_opt/data/bundled/mnist-train-images.idx.gz",
 }
-SUFFIXES = {".py", ".typed", ".json", ".md", ".gz", ".safetensors"}
+SUFFIXES = {".py", ".typed", ".json", ".md", ".gz", ".safetensors", ".cpp", ".h"}
+LIBRARIES = "gmn_opt/metanet/native/_edge_pass_"
 MAX_BYTES = 20_000_000
 
 
-def problems(names: list[str], size: int) -> list[str]:
+def problems(file: str, names: list[str], size: int) -> list[str]:
     """What is wrong with a wheel of these members and this size; empty when all is well."""
     found = [f"lacks {name}" for name in sorted(REQUIRED - set(names))]
     for name in names:
@@ -27,10 +33,17 @@ def problems(names: list[str], size: int) -> list[str]:
             continue
         if path.parts[0] != "gmn_opt":
             found.append(f"holds {name}, which is not part of gmn_opt")
-        elif path.suffix not in SUFFIXES:
+        elif path.suffix not in SUFFIXES and not name.startswith(LIBRARIES):
             found.append(f"holds {name}, of a kind that is not package data")
     if not any(name.endswith(".safetensors") for name in names):
         found.append("holds no *.safetensors weights")
+    pure, native = file.endswith("-none-any.whl"), any(n.startswith(LIBRARIES) for n in names)
+    if pure == native:
+        found.append(
+            "is tagged for any platform, but holds the native kernel"
+            if pure
+            else "is tagged for a platform, but lacks the native kernel"
+        )
     if size > MAX_BYTES:
         found.append(f"is {size} bytes large, more than {MAX_BYTES}")
     return found
@@ -43,7 +56,7 @@ def main() -> None:
         members = wheel.infolist()
     size = sum(member.compress_size for member in members)
     print(f"{file}: {len(members)} files, {size:,} bytes")
-    found = problems([member.filename for member in members], size)
+    found = problems(file, [member.filename for member in members], size)
     for problem in found:
         print(f"error: the wheel {problem}", file=sys.stderr)
     sys.exit(bool(found))

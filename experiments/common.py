@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from gmn_opt.metanet import native
+
 
 def choose_device(name: str) -> torch.device:
     """``"auto"`` takes CUDA where there is one.
@@ -83,5 +85,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "native_kernel": native.status(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }

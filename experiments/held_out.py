@@ -9,6 +9,7 @@ training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.func import vmap
 
 from experiments.common import command_line, environment, keep_freed_memory
 from gmn_opt.meta import InnerState, Task, train_inner
@@ -30,36 +30,51 @@ from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule, load_rule
 from gmn_opt.weights.atomic import write_atomically
-from tasks.classification import ImageClassification
-from tasks.data.images import images_of
+from tasks.base import DataTask
 from tasks.suites import held_out, validation
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DEFAULT_RATE = 1e-3
+#: Examples at most that a trained network is judged on.
 _JUDGED = 2000
 SUITES = {"held_out": held_out, "validation": validation}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Per seed: final loss on fixed training images, test accuracy; ``losses`` [steps, seeds]."""
+class Judged:
+    """Per seed: loss on fixed training and test examples; accuracy where there are classes."""
 
     loss: list[float]
-    accuracy: list[float]
+    test_loss: list[float]
+    test_accuracy: list[float] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, its minibatch ``losses`` [steps, seeds], and its time."""
+
+    judged: Judged
     losses: Tensor
     seconds: float
 
     @property
+    def loss(self) -> list[float]:
+        """Final training loss per seed."""
+        return self.judged.loss
+
+    @property
     def mean(self) -> float:
-        """Mean final loss over the seeds."""
+        """Mean final training loss over the seeds."""
         return sum(self.loss) / len(self.loss)
 
     def to_json(self) -> dict[str, Any]:
         """Every tenth minibatch loss, averaged over seeds, stands for the curve."""
         curve = self.losses.mean(1)[::10].tolist()
+        accuracy = self.judged.test_accuracy
         return {
             "final_train_loss": self.loss,
-            "test_accuracy": self.accuracy,
+            "final_test_loss": self.judged.test_loss,
+            **({} if accuracy is None else {"test_accuracy": accuracy}),
             "seconds": self.seconds,
             "curve_every_10_steps": [round(x, 5) for x in curve],
         }
@@ -85,23 +100,20 @@ def train_adamw(task: Task, steps: int, count: int, seed: int, lr: float) -> tup
 
 
 @torch.no_grad()
-def judge(task: ImageClassification, theta: Tensor) -> tuple[list[float], list[float]]:
-    """Training loss on fixed images and test accuracy of every network of ``theta`` [count, P]."""
+def judge(task: DataTask, theta: Tensor) -> Judged:
+    """Every network of ``theta`` [count, P] on fixed examples."""
     layout = blocked(task.graph)
-    found: list[list[float]] = []
-    for split in ("inner_train", "test"):
-        x, y, _ = images_of(task.data, task.size).split(split)
-        x, y = x[:_JUDGED], y[:_JUDGED]
-
-        def loss(flat: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-            return task.loss(layout.unflatten(flat), {"x": x, "y": y})
-
-        def accuracy(flat: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-            out = torch.func.functional_call(task.template, layout.unflatten(flat), (x,))
-            return (out.argmax(-1) == y).float().mean()
-
-        found.append(vmap(loss if split == "inner_train" else accuracy)(theta).tolist())
-    return found[0], found[1]
+    loss, test_loss, accuracy = [], [], []
+    for k in range(len(theta)):
+        params = layout.unflatten(theta[k])
+        loss.append(float(task.loss(params, task.examples("inner_train", _JUDGED, k))))
+        test = task.examples("test", _JUDGED, k)
+        test_loss.append(float(task.loss(params, test)))
+        output = torch.func.functional_call(task.template, params, task.inputs(test))
+        share = task.accuracy(output, test)
+        accuracy.append(None if share is None else float(share))
+    known = [a for a in accuracy if a is not None]
+    return Judged(loss, test_loss, known or None)
 
 
 def contestants(
@@ -172,8 +184,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = {"gmn": "C0", "gmn, total_steps": "C2", "gmn, frozen": "C7"}
-    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 3.2), squeeze=False)
-    for axis, (name, facts) in zip(axes[0], results.items(), strict=True):
+    columns = min(4, len(results))
+    rows = math.ceil(len(results) / columns)
+    size = (4 * columns, 3.2 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for unused in axes.flat[len(results) :]:
+        unused.set_axis_off()
+    for axis, (name, facts) in zip(axes.flat, results.items(), strict=False):
         best = f"adamw {facts['summary']['best_rate']:g}"
         colours = {**shown, f"adamw {DEFAULT_RATE:g}": "C1", best: "C3"}
         for who, colour in colours.items():
@@ -184,7 +201,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_title(name, fontsize=8)
         axis.set_xlabel("step")
         axis.legend(fontsize=6)
-    axes[0][0].set_ylabel("training loss (minibatch)")
+    for row in axes:
+        row[0].set_ylabel("training loss (minibatch)")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -214,8 +232,7 @@ def main(
         started = time.perf_counter()
         theta, losses = runs[name](task)
         seconds = time.perf_counter() - started
-        loss, accuracy = judge(task, theta)
-        outcomes[task.name][name] = Outcome(loss, accuracy, losses, seconds)
+        outcomes[task.name][name] = Outcome(judge(task, theta), losses, seconds)
     results = {
         task: {"summary": summary(found), "outcomes": {n: o.to_json() for n, o in found.items()}}
         for task, found in outcomes.items()

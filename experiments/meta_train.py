@@ -83,6 +83,8 @@ PRESETS = {
         validation_networks=4,
     ),
 }
+#: Validation tasks during meta-training, from the first on; all of them where nothing is said.
+VALIDATION_TASKS = {"smoke": 3}
 VALIDATION_STEPS = {"smoke": 10, "cpu": 500, "gpu": 1000}
 #: What --estimator takes, and the classes behind.
 SHORT_NAMES = {
@@ -222,7 +224,8 @@ class Session:
                 "start in another folder by --out, or replace it by --overwrite."
             )
         state = load_checkpoint(checkpoint) if resume else None
-        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, validation())
+        tasks = validation()[: VALIDATION_TASKS.get(self.preset)]
+        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks)
         if state is None:
             return None
         if not {"trainer", "seconds"} <= state.keys():

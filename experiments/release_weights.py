@@ -50,8 +50,11 @@ def _held_out(record: dict[str, Any]) -> dict[str, Any]:
         accuracy = {
             who: round(sum(o["test_accuracy"]) / len(o["test_accuracy"]), 4)
             for who, o in facts["outcomes"].items()
-            if not who.startswith("adamw")
-            or who in ("adamw 0.001", f"adamw {summary['best_rate']:g}")
+            if "test_accuracy" in o  # not where there are no classes
+            and (
+                not who.startswith("adamw")
+                or who in ("adamw 0.001", f"adamw {summary['best_rate']:g}")
+            )
         }
         tasks[name] = {
             "final_train_loss": {k: round(v, 4) for k, v in summary["final_train_loss"].items()},
@@ -59,7 +62,7 @@ def _held_out(record: dict[str, Any]) -> dict[str, Any]:
             "ratio_to_adamw_best": {
                 k: [round(r, 3) for r in v] for k, v in summary["ratio_to_adamw_best"].items()
             },
-            "test_accuracy": accuracy,
+            **({"test_accuracy": accuracy} if accuracy else {}),
         }
     return {"steps": record["steps"], "seeds": record["seeds"], "tasks": tasks}
 

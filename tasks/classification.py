@@ -2,113 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmn_opt.meta import Batch, Split, Task
-from tasks.data.images import images_of
+from gmn_opt.meta import Batch, Split
+from tasks.base import DataTask, noise, right
+from tasks.data.images import IMAGES, images_of
+from tasks.networks.mixer import Mixer
+from tasks.networks.plain import (
+    ACTIVATIONS,
+    check_choice,
+    check_positive,
+    cnn,
+    mlp,
+    scale_matrices,
+)
+from tasks.networks.resnet import ResNet
+from tasks.networks.transformer import ViT
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-    "silu": nn.SiLU,
+#: Kinds of networks, and their normalizations. The input of a batch norm is one network's batch.
+NORMS = {
+    "mlp": ("none", "layer"),
+    "cnn": ("none", "batch", "group"),
+    "strided": ("none", "batch", "group"),
+    "resnet": ("none", "batch", "group"),
 }
 
 
 @dataclass(frozen=True)
-class ImageClassification(Task):
-    """A classifier of grey images of ``size`` x ``size`` pixels.
+class _ImageLabels(DataTask):
+    """Grey images of ``size`` x ``size`` pixels and their classes.
 
     Attributes:
-        data: Name of the data set, see ``tasks.data.images``.
+        data: Name of the data set, one of ``tasks.data.images.IMAGES``.
         size: Side of the images.
-        hidden: Widths of hidden layers (``kind="mlp"``) or channels (``"cnn"``).
-        kind: ``"mlp"`` or ``"cnn"``: 3x3 convolutions, each followed by 2x2 max pooling.
-        activation: A key of ``ACTIVATIONS``.
-        norm: ``"none"``, ``"layer"`` (MLP) or ``"batch"`` (CNN; batch statistics only).
         batch_size: Images per network and step.
         label_noise: Share of labels replaced by random ones.
         pixel_noise: Standard deviation of noise added to normalized pixels.
         overlay: Weight of a second image, from another random class, added to each image.
+        activation: A key of ``ACTIVATIONS``.
         gain: Factor on the initial weights.
     """
 
     data: str
     size: int
-    hidden: tuple[int, ...]
-    kind: str = "mlp"
-    activation: str = "relu"
-    norm: str = "none"
+    _: KW_ONLY
     batch_size: int = 64
     label_noise: float = 0.0
     pixel_noise: float = 0.0
     overlay: float = 0.0
+    activation: str = "relu"
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        norms = {"mlp": ("none", "layer"), "cnn": ("none", "batch")}
-        for what, received, known in (
-            ("kind", self.kind, norms),
-            ("activation", self.activation, ACTIVATIONS),
-            ("norm", self.norm, norms.get(self.kind, ())),
-        ):
-            if received not in known:
-                raise ValueError(
-                    f"Unknown {what} {received!r} for kind={self.kind!r}; choose one of "
-                    f"{', '.join(known)}."
-                )
-        if self.kind == "cnn" and self.size >> len(self.hidden) < 1:
-            raise ValueError(
-                f"{len(self.hidden)} poolings leave nothing of {self.size}x{self.size} pixels. "
-                "Take fewer layers."
-            )
+        check_choice("data", self.data, IMAGES)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_positive("size, batch_size and gain", self.size, self.batch_size, self.gain)
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise is a share from 0 to 1, received {self.label_noise}.")
 
     @property
-    def name(self) -> str:
-        """Data, size, architecture and batch size."""
-        widths = "-".join(map(str, self.hidden))
-        return f"{self.data}{self.size}-{self.kind}-{widths}-{self.activation}-b{self.batch_size}"
-
-    def spec(self) -> dict[str, Any]:
-        """All fields."""
-        return {"task": "image_classification", **asdict(self)}
-
-    def build(self) -> nn.Module:
-        """A fresh network."""
-        act = ACTIVATIONS[self.activation]
-        layers: list[nn.Module] = []
-        if self.kind == "mlp":
-            width = self.size**2
-            layers.append(nn.Flatten())
-            for hidden in self.hidden:
-                layers.append(nn.Linear(width, hidden))
-                if self.norm == "layer":
-                    layers.append(nn.LayerNorm(hidden))
-                layers.append(act())
-                width = hidden
-        else:
-            channels, side = 1, self.size
-            for hidden in self.hidden:
-                layers.append(nn.Conv2d(channels, hidden, 3, padding=1))
-                if self.norm == "batch":
-                    layers.append(nn.BatchNorm2d(hidden, track_running_stats=False))
-                layers += [act(), nn.MaxPool2d(2)]
-                channels, side = hidden, side // 2
-            layers.append(nn.Flatten())
-            width = channels * side**2
-        layers.append(nn.Linear(width, images_of(self.data, self.size).classes))
-        network = nn.Sequential(*layers)
-        if self.gain != 1.0:
-            with torch.no_grad():
-                for p in network.parameters():
-                    if p.dim() > 1:
-                        p.mul_(self.gain)
-        return network
+    def classes(self) -> int:
+        """How many there are."""
+        return images_of(self.data, self.size).classes
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Two noise images."""
@@ -125,13 +85,126 @@ class ImageClassification(Task):
             other = torch.randint(len(images), shape, generator=generator)
             x = (x + self.overlay * images[other]) / (1 + self.overlay**2) ** 0.5
         if self.pixel_noise:
-            x = x + self.pixel_noise * torch.randn(x.shape, generator=generator)
+            x = x + self.pixel_noise * noise(x, generator)
         if self.label_noise:
             wrong = torch.randint(classes, shape, generator=generator)
             flip = torch.rand(shape, generator=generator) < self.label_noise
             y = torch.where(flip, wrong, y)
         return {"x": x, "y": y}
 
+    def examples(self, split: Split, limit: int, network: int = 0) -> Batch:
+        """The first images of the split."""
+        images, labels, _ = images_of(self.data, self.size).split(split)
+        return {"x": images[:limit], "y": labels[:limit]}
+
     def judge(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross entropy in nats."""
         return F.cross_entropy(output, batch["y"])
+
+    def accuracy(self, output: Tensor, batch: Batch) -> Tensor:
+        """Share of images whose class is the likeliest."""
+        return right(output, batch["y"])
+
+
+@dataclass(frozen=True)
+class ImageClassification(_ImageLabels):
+    """A classifier of layers in a row, or a residual network.
+
+    Attributes:
+        hidden: Widths of hidden layers (``kind="mlp"``), channels (``"cnn"``, ``"strided"``), or
+            channels of the stem and of every block (``"resnet"``).
+        kind: ``"mlp"``; ``"cnn"``: 3x3 convolutions, each followed by 2x2 max pooling;
+            ``"strided"``: 3x3 convolutions of stride 2; ``"resnet"``: see ``tasks.networks``.
+        norm: ``"none"``, ``"layer"`` (MLP), ``"batch"`` or ``"group"`` (the others).
+    """
+
+    family: ClassVar[str] = "image_classification"
+
+    hidden: tuple[int, ...]
+    kind: str = "mlp"
+    norm: str = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, NORMS)
+        if self.norm not in NORMS[self.kind]:
+            raise ValueError(
+                f"Unknown norm {self.norm!r} for kind={self.kind!r}; choose one of "
+                f"{', '.join(NORMS[self.kind])}."
+            )
+        check_positive("widths", *self.hidden)
+        if self.kind == "cnn" and self.size >> len(self.hidden) < 1:
+            raise ValueError(
+                f"{len(self.hidden)} poolings leave nothing of {self.size}x{self.size} pixels. "
+                "Take fewer layers."
+            )
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        """Data, size, architecture and batch size."""
+        widths = "-".join(map(str, self.hidden))
+        return f"{self.data}{self.size}-{self.kind}-{widths}-{self.activation}-b{self.batch_size}"
+
+    def build(self) -> nn.Module:
+        """A fresh network."""
+        if self.kind == "resnet":
+            network: nn.Module = ResNet(self.hidden, self.classes, self.activation, self.norm)
+        elif self.kind == "mlp":
+            widths = (self.size**2, self.hidden, self.classes)
+            network = nn.Sequential(nn.Flatten(), *mlp(*widths, self.activation, self.norm))
+        else:
+            widths = (self.size, self.hidden, self.classes)
+            strided = self.kind == "strided"
+            network = nn.Sequential(*cnn(*widths, self.activation, self.norm, strided))
+        return scale_matrices(network, self.gain)
+
+
+@dataclass(frozen=True)
+class PatchClassification(_ImageLabels):
+    """A classifier that reads an image as a sequence of patches.
+
+    Attributes:
+        width: Of every token.
+        depth: Number of blocks.
+        kind: ``"vit"`` or ``"mixer"``.
+        patch: Side of a patch; divides ``size``.
+        heads: Of attention; divides ``width``.
+        class_token: Whether a ViT reads its answer from a token of its own, not from the mean.
+    """
+
+    family: ClassVar[str] = "patch_classification"
+
+    width: int
+    depth: int = 1
+    kind: str = "vit"
+    patch: int = 4
+    heads: int = 2
+    class_token: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, ("vit", "mixer"))
+        check_positive(
+            "width, depth, patch and heads", self.width, self.depth, self.patch, self.heads
+        )
+        if self.size % self.patch:
+            raise ValueError(f"Patches of side {self.patch} do not tile images of {self.size}.")
+        if self.kind == "vit" and self.width % self.heads:
+            raise ValueError(f"{self.heads} heads cannot share a width of {self.width} evenly.")
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        """Data, size, architecture and batch size."""
+        kind = f"{self.kind}-{self.width}x{self.depth}-p{self.patch}"
+        token = "-token" if self.class_token else ""
+        return f"{self.data}{self.size}-{kind}{token}-{self.activation}-b{self.batch_size}"
+
+    def build(self) -> nn.Module:
+        """A fresh network."""
+        common = (self.size, self.patch, self.width, self.depth, self.classes)
+        network: nn.Module
+        if self.kind == "vit":
+            network = ViT(*common, self.heads, self.activation, self.class_token)
+        else:
+            network = Mixer(*common, self.activation)
+        return scale_matrices(network, self.gain)

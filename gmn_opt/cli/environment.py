@@ -49,6 +49,7 @@ def collect() -> dict[str, Any]:
     import torch
 
     import gmn_opt
+    from gmn_opt.metanet import native
     from gmn_opt.weights import available
 
     return {
@@ -59,6 +60,7 @@ def collect() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "torch threads": torch.get_num_threads(),
+        "native kernel": native.status(),
         "torch cuda": torch.version.cuda,
         "devices": _devices(),
         "weights": list(available()),

@@ -83,26 +83,36 @@ class FittedInrs:
 
 
 def as_targets(images: Tensor, config: InrConfig) -> Tensor:
-    """Images as what an INR is fitted to, float32 ``[N, H, W, outputs]``.
+    """Images or signals as what an INR is fitted to, float32 ``[N, H, W, outputs]``.
 
     Args:
         images: uint8 or floating point ``[N, H, W]`` or ``[N, H, W, C]``; uint8 is brought from
-            0...255 to ``config.value_range``, floating point is taken as it is.
+            0...255 to ``config.value_range``, floating point is taken as it is. INRs of one
+            coordinate are fitted to signals ``[N, L]`` or ``[N, L, C]``, here ``[N, L, outputs]``.
         config: Of the INRs.
 
     Raises ValueError for other shapes or dtypes, another number of channels, no pixels, or values
     that are not finite.
     """
-    if images.dim() == 3:
-        images = images.unsqueeze(-1)
-    if images.dim() != 4 or images.shape[-1] != config.outputs or images[0:1].numel() == 0:
+    axes = {1: "L", 2: "H, W"}.get(config.inputs)
+    if axes is None:
         raise ValueError(
-            f"Expected images [N, H, W{', ' + str(config.outputs) if config.outputs > 1 else ''}] "
-            f"for INRs with {config.outputs} outputs, received {list(images.shape)}. Channels come "
-            "last; set outputs of the config to the number of channels."
+            f"Signals and images have 1 or 2 axes, but INRs with {config.inputs} inputs were asked "
+            "for. Set inputs of the config to 2 for images, to 1 for signals."
         )
-    if config.inputs != 2:
-        raise ValueError(f"Images need INRs with 2 inputs, received inputs={config.inputs}.")
+    if images.dim() == 1 + config.inputs:
+        images = images.unsqueeze(-1)
+    if (
+        images.dim() != 2 + config.inputs
+        or images.shape[-1] != config.outputs
+        or not images.numel()
+    ):
+        channels = f", {config.outputs}" if config.outputs > 1 else ""
+        raise ValueError(
+            f"Expected images [N, {axes}{channels}] for INRs with {config.inputs} inputs and "
+            f"{config.outputs} outputs, received {list(images.shape)}. Channels come last; set "
+            "inputs of the config to the number of axes, outputs to the number of channels."
+        )
     if images.dtype == torch.uint8:
         low, high = config.value_range
         return images.float() * ((high - low) / 255) + low
@@ -173,9 +183,9 @@ class _Fit:
         device: torch.device,
     ) -> None:
         self.inr, self.fit, self.seed, self.keys, self.device = inr, fit, seed, keys, device
-        self.targets = targets.flatten(1, 2)
+        self.targets = targets.flatten(1, -2)
         self.shapes = {n: p.shape for n, p in inr.named_parameters()}
-        self.points = coordinates((targets.shape[1], targets.shape[2]), device=device)
+        self.points = coordinates(targets.shape[1:-1], inr.config.inputs, device=device)
         self.peak = inr.config.value_range[1] - inr.config.value_range[0]
         size = sum(s.numel() for s in self.shapes.values())
         self.done = torch.zeros(len(keys), size)

@@ -48,13 +48,13 @@ class MetaConfig:
         rule: what is meta-trained, and its sizes.
     """
 
-    meta_steps: int = 2500
+    meta_steps: int = 4000
     seed: int = 0
-    runs: int = 8
+    runs: int = 12
     meta_batch: int = 1
     edges_per_batch: int = 30_000
     max_networks: int = 6
-    horizon: tuple[int, int] = (40, 1200)
+    horizon: tuple[int, int] = (40, 2000)
     known_horizon: float = 0.5
     last_weight: float = 4.0
     estimator: GradientEstimator = field(default_factory=TruncatedBackprop)
@@ -64,9 +64,9 @@ class MetaConfig:
     warmup: int = 50
     cooldown: float = 0.4
     clip: float = 0.5
-    ema: float = 0.99
+    ema: float = 0.995
     diverged: float = 3.0
-    validate_every: int = 100
+    validate_every: int = 250
     validation_steps: int = 100
     validation_networks: int = 2
     dtype: str = "float32"

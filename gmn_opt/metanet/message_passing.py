@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from gmn_opt.metanet.edge_messages import edge_messages, mix, plain
 from gmn_opt.metanet.layout import BlockedGraph
@@ -58,9 +58,17 @@ class TwoLayer(nn.Module):
         self.first = nn.Linear(inputs, hidden)
         self.second = nn.Linear(hidden, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply both layers."""
-        return self.second(silu(self.first(x)))
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Apply both layers to ``x`` and then ``beside``, concatenated.
+
+        ``beside`` [..., 1, b] is the same along the last axis but one, and not repeated for it.
+        Between the two there may be inputs that are missing, and count as zeros.
+        """
+        if beside is None:
+            return self.second(silu(self.first(x)))
+        weight = self.first.weight
+        z = linear(beside, weight[:, -beside.shape[-1] :], self.first.bias)
+        return self.second(silu(z + linear(x, weight[:, : x.shape[-1]])))
 
 
 class MessageLayer(nn.Module):
@@ -118,21 +126,17 @@ class MessageLayer(nn.Module):
         else:
             edges, at_dst, at_src = plain(*given, keep_edges, self.score.weight)
 
-        pooled = [routes.from_rows(at_dst), routes.from_columns(at_src)]
+        pooled = [nodes, routes.from_rows(at_dst).mT, routes.from_columns(at_src).mT]
         if layout.links:
             along, against = (
                 mix(self.along_link.weight, across),
                 mix(self.against_link.weight, across),
             )
-            pooled.append(routes.links(along, against))
-        else:
-            pooled.append(torch.zeros_like(pooled[0]))
+            pooled.append(routes.links(along, against).mT)
         u = graph.unsqueeze(-2)
-        everything = [nodes, torch.cat(pooled, -2).mT, u.expand(*nodes.shape[:-1], -1)]
-        new_nodes = states.nodes + self.node_mlp(torch.cat(everything, -1))
+        new_nodes = states.nodes + self.node_mlp(torch.cat(pooled, -1), u)
         to_block = routes.block_mean(at_dst).mT
-        everything = [blocks, to_block, u.expand(*blocks.shape[:-1], -1)]
-        new_blocks = states.blocks + self.block_mlp(torch.cat(everything, -1))
+        new_blocks = states.blocks + self.block_mlp(torch.cat([blocks, to_block], -1), u)
         everything = [graph, blocks.mean(-2), routes.group_mean(across)]
         new_graph = states.graph + self.graph_mlp(torch.cat(everything, -1))
         if edges is None:

@@ -38,7 +38,7 @@ _MAX_LOG_STEP = 4.0
 class RuleConfig:
     """Sizes of the rule's metanet; saved beside the weights."""
 
-    hidden: int = 24
+    hidden: int = 32
     edge_hidden: int = 4
     layers: int = 2
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from gmn_opt.data import load_bundled, normalize
 from gmn_opt.meta import Split
+from tasks.data.extras import require
+from tasks.data.photographs import TEXTURES, texture_patches
 
+IMAGES = ("mnist", "fashion_mnist", "digits", "textures")
 #: Shares of the training images: gradients of the inner loop, its own validation, and the
 #: validation of meta-training. The data set's test images are the fourth split.
 _SHARES = {"inner_train": 0.8, "inner_valid": 0.1, "outer_valid": 0.1}
@@ -30,6 +33,7 @@ class SplitImages:
 
 
 def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require("sklearn")
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -41,12 +45,25 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[:1497], labels[:1497], images[1497:], labels[1497:]
 
 
+def _textures(size: int) -> SplitImages:
+    patches, labels = texture_patches()
+    pixels = patches["inner_train"].float() / 255
+    mean, std = float(pixels.mean()), float(pixels.std())
+    images = {s: normalize(p, size, mean=mean, std=std) for s, p in patches.items()}
+    return SplitImages(images, dict(labels), len(TEXTURES))
+
+
 @cache
 def images_of(name: str, size: int) -> SplitImages:
-    """``"mnist"`` and ``"fashion_mnist"`` (the bundled subsets) or ``"digits"`` (size 8 only).
+    """The images of ``name`` at ``size`` x ``size`` pixels.
+
+    ``"mnist"`` and ``"fashion_mnist"`` are the bundled subsets, ``"digits"`` scikit-learn's (size 8
+    only), ``"textures"`` patches of photographs, whose class is the photograph.
 
     Raises ValueError for another name or size.
     """
+    if name == "textures":
+        return _textures(size)
     if name == "digits":
         if size != 8:
             raise ValueError(f"The digits are 8x8 images, received size={size}.")
@@ -58,7 +75,7 @@ def images_of(name: str, size: int) -> SplitImages:
         test = normalize(data.test_images, size, mean=mean, std=std)
         labels, test_labels = data.train_labels, data.test_labels
     else:
-        raise ValueError(f"Unknown images {name!r}; choose mnist, fashion_mnist or digits.")
+        raise ValueError(f"Unknown images {name!r}; choose one of {', '.join(IMAGES)}.")
     counts = [int(share * len(train)) for share in _SHARES.values()]
     counts[-1] = len(train) - sum(counts[:-1])
     images: dict[Split, Tensor] = {"test": test}

@@ -85,7 +85,7 @@ ALL: dict[str, GradientEstimator] = {
 def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path, name: str) -> None:
     config = replace(TINY, estimator=ALL[name], validate_every=3, validation_steps=4)
     tasks = validation()[:2]
-    whole = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
+    whole = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config, validation=tasks)
     steps = []
     for step in whole.train():
         steps.append(step)
@@ -95,7 +95,7 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path, name: 
     assert [s.step for s in steps if s.validation is not None] == [3, 6, 7]
     for stop in (1, 4) if name == "first_order" else (4,):
         torch.rand(17)  # the global random state must not matter
-        again = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
+        again = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config, validation=tasks)
         again.load_state_dict(load_checkpoint(tmp_path / f"{stop}.pt"))
         assert [s.to_dict() for s in again.train()] == [s.to_dict() for s in steps[stop:]]
         assert_same(everything(whole), everything(again))
@@ -103,7 +103,9 @@ def test_going_on_from_a_checkpoint_equals_never_stopping(tmp_path: Path, name: 
 
 def test_a_run_is_the_same_whichever_process_holds_it() -> None:
     """Its draws depend on seed, slot and number, not on the runs that began before it."""
-    few, many = (MetaTrainer(MetaTrainSuite(), replace(TINY, runs=n)) for n in (2, 3))
+    few, many = (
+        MetaTrainer(MetaTrainSuite(("mlp", "tabular")), replace(TINY, runs=n)) for n in (2, 3)
+    )
     for slot in (0, 1):
         assert few.runs[slot].task == many.runs[slot].task
         assert torch.equal(few.runs[slot].state.theta, many.runs[slot].state.theta)
@@ -111,8 +113,8 @@ def test_a_run_is_the_same_whichever_process_holds_it() -> None:
 
 def test_an_outer_step_averages_over_its_runs() -> None:
     """Two runs in one outer step: the mean of their gradients."""
-    single = MetaTrainer(MetaTrainSuite(), TINY)
-    both = MetaTrainer(MetaTrainSuite(), replace(TINY, meta_batch=2))
+    single = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
+    both = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), replace(TINY, meta_batch=2))
     gradients = []
     for _ in range(2):
         gradient, reports = single.meta_gradient()
@@ -133,7 +135,7 @@ def test_an_outer_step_averages_over_its_runs() -> None:
 
 def test_a_bad_window_does_not_spoil_the_others() -> None:
     config = replace(TINY, runs=3, meta_batch=3)
-    whole, spoilt = (MetaTrainer(MetaTrainSuite(), config) for _ in range(2))
+    whole, spoilt = (MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config) for _ in range(2))
     run = spoilt.runs[1]
     run.state = replace(run.state, theta=run.state.theta * math.nan)
     gradient, reports = spoilt.meta_gradient()
@@ -158,7 +160,7 @@ def test_a_bad_window_does_not_spoil_the_others() -> None:
 def test_small_rules_train_too() -> None:
     config = replace(TINY, rule=SmallRuleConfig(8), estimator=PersistentES(windows=Uniform(1, 3)))
     assert MetaConfig.from_dict(config.to_dict()) == config
-    trainer = MetaTrainer(MetaTrainSuite(), config)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config)
     before = [p.detach().clone() for p in trainer.rule.parameters()]
     assert all(math.isfinite(s.loss) for s in trainer.train())
     after = list(trainer.rule.parameters())
@@ -170,7 +172,7 @@ def test_validation_is_repeatable_and_relative() -> None:
     """The untrained default rule scores exactly 0, every time; the best rule is kept."""
     config = replace(TINY, validate_every=2, validation_steps=6, rule=RuleConfig())
     tasks = validation()[:2]
-    trainer = MetaTrainer(MetaTrainSuite(), config, validation=tasks)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config, validation=tasks)
     assert trainer.validate() == 0.0
     assert trainer.best is not None
     assert trainer.best["step"] == 0
@@ -187,7 +189,9 @@ def test_validation_is_repeatable_and_relative() -> None:
 
 def test_a_diverging_rule_has_a_finite_score() -> None:
     trainer = MetaTrainer(
-        MetaTrainSuite(), replace(TINY, validation_steps=4), validation=validation()[:1]
+        MetaTrainSuite(("mlp", "tabular")),
+        replace(TINY, validation_steps=4),
+        validation=validation()[:1],
     )
     for name in trainer.average:
         trainer.average[name] = torch.full_like(trainer.average[name], torch.nan)
@@ -195,14 +199,14 @@ def test_a_diverging_rule_has_a_finite_score() -> None:
 
 
 def test_nothing_validated_means_no_best_rule() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     with pytest.raises(ValueError, match="Nothing was validated yet"):
         trainer.averaged_rule(best=True)
 
 
 def test_training_leaves_the_global_random_state_alone() -> None:
     before = torch.random.get_rng_state()
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     for _ in range(5):
         trainer.meta_step()
     trainer.averaged_rule()
@@ -210,11 +214,11 @@ def test_training_leaves_the_global_random_state_alone() -> None:
 
 
 def test_a_loaded_trainer_shares_nothing_with_the_state() -> None:
-    first = MetaTrainer(MetaTrainSuite(), TINY)
+    first = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     for _ in range(4):
         first.meta_step()
     frozen = everything(first)
-    second = MetaTrainer(MetaTrainSuite(), TINY)
+    second = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     second.load_state_dict(first.state_dict())
     for _ in range(4):
         second.meta_step()
@@ -222,7 +226,7 @@ def test_a_loaded_trainer_shares_nothing_with_the_state() -> None:
 
 
 def test_another_seed_is_another_run() -> None:
-    a, b = (MetaTrainer(MetaTrainSuite(), replace(TINY, seed=s)) for s in (0, 1))
+    a, b = (MetaTrainer(MetaTrainSuite(("mlp", "tabular")), replace(TINY, seed=s)) for s in (0, 1))
     assert a.meta_step() != b.meta_step()
 
 
@@ -295,7 +299,7 @@ def test_divergence_is_counted_and_ends_the_run() -> None:
 
 
 def test_every_event_is_counted_once() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     events = [s.event for s in trainer.train()]
     assert {e: events.count(e) for e in ("finished", "diverged", "non-finite")} == {
         e: n for e, n in trainer.counts.items() if e != "skipped"
@@ -304,7 +308,7 @@ def test_every_event_is_counted_once() -> None:
 
 
 def test_a_state_of_another_version_is_refused() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     state = copy.deepcopy(trainer.state_dict())
     state["config"]["version"] = 7
     with pytest.raises(ValueError, match="version 7, this package reads version 2"):
@@ -329,7 +333,7 @@ def test_a_state_of_another_version_is_refused() -> None:
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     change: Any, message: str
 ) -> None:
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     trainer.meta_step()
     state = copy.deepcopy(trainer.state_dict())
     trainer.meta_step()
@@ -342,8 +346,10 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
 
 def test_the_configuration_survives_json_and_stays_ones_own() -> None:
     assert MetaConfig.from_dict(TINY.to_dict()) == TINY
-    trainer = MetaTrainer(MetaTrainSuite(), TINY)
-    other = MetaTrainer(MetaTrainSuite(), replace(TINY, lr=1e-4, weight_decay=0.3))
+    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
+    other = MetaTrainer(
+        MetaTrainSuite(("mlp", "tabular")), replace(TINY, lr=1e-4, weight_decay=0.3)
+    )
     other.load_state_dict(trainer.state_dict())
     assert other.outer.param_groups[0]["weight_decay"] == 0.3
     other.meta_step()
@@ -363,13 +369,13 @@ def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
 @pytest.mark.gpu
 def test_a_run_moves_between_cpu_and_cuda(tmp_path: Path) -> None:
     config = replace(TINY, meta_steps=30)
-    first = MetaTrainer(MetaTrainSuite(), config, "cuda")
+    first = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config, "cuda")
     for _ in range(4):
         first.meta_step()
     assert first.runs[0].state.theta.is_cuda
     save_checkpoint(tmp_path / "c.pt", first.state_dict())
     for device in ("cuda", "cpu"):
-        second = MetaTrainer(MetaTrainSuite(), config, device)
+        second = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config, device)
         second.load_state_dict(load_checkpoint(tmp_path / "c.pt"))
         assert second.runs[0].state.theta.device.type == device
         assert all(

@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "metanet.md"
 
 def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     names: dict[str, Any] = {"__name__": "docs"}
     for number, code in enumerate(blocks):
         exec(compile(code, f"metanet.md, block {number}", "exec"), names)

@@ -1,16 +1,17 @@
-"""Attention, checkpointed rounds, tiles, routes, compilation and autocast."""
+"""Attention, checkpointed rounds, routes, compilation and autocast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import GraphMetanet, blocked, edge_messages
-from gmn_opt.metanet.edge_messages import plain, tiled
+from gmn_opt.metanet import GraphMetanet, blocked, native
+from gmn_opt.metanet.native import operators
 from gmn_opt.metanet.routes import MatrixRoutes, SlicedRoutes
 from tests.metanet.test_metanet import metanet, per_channel
 from tests.traced import largest_difference, random_tensors, traced
@@ -63,37 +64,6 @@ def test_checkpointing_changes_nothing(name: str) -> None:
 
 
 @few
-@pytest.mark.parametrize("limit", [1 << 8, 1 << 12])
-def test_tiles_equal_plain_operators(
-    name: str, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(edge_messages, "TILE_BYTES", limit)
-    graph = traced(name)[1]
-    tensors = random_tensors(graph, 3, features=2)
-    net = metanet()
-    cut, grads = net(graph, tensors), gradients(net, graph, tensors)
-    monkeypatch.setattr("gmn_opt.metanet.message_passing.edge_messages", plain)
-    assert largest_difference(net(graph, tensors), cut) < 1e-12
-    assert largest_difference(gradients(net, graph, tensors), grads) < 1e-11
-
-
-def test_tiles_can_be_differentiated_twice() -> None:
-    torch.manual_seed(0)
-    sizes = ((2, 3), (2, 1), (1, 2))
-    x = torch.randn(2, 2, 10, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    residual = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    src, dst = (torch.randn(2, 3, n, dtype=torch.float64, requires_grad=True) for n in (6, 5))
-    given = (x, weight, residual, src, dst)
-
-    def outputs(*given: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for t in tiled(sizes, *given) if t is not None)  # type: ignore[arg-type]
-
-    assert torch.autograd.gradcheck(outputs, given)
-    assert torch.autograd.gradgradcheck(outputs, given)
-
-
-@few
 def test_routes_as_matrices_equal_routes_by_slices(name: str) -> None:
     layout = blocked(traced(name)[1])
     sliced = SlicedRoutes(layout)
@@ -124,9 +94,22 @@ def test_bfloat16_autocast_stays_close(name: str) -> None:
         assert float((found[name_].float() - t).norm() / t.norm()) < 0.05, name_
 
 
-@pytest.mark.parametrize("name", ["mlp", "attention"])
-def test_no_graph_breaks(name: str) -> None:
+@pytest.mark.parametrize(("name", "built"), [("attention", True), ("mlp", False)])
+def test_no_graph_breaks(name: str, built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """``fullgraph=True`` raises at a break; values and gradients of the traced program agree."""
+    if built and native.kernel() is None:
+        pytest.skip(f"native kernel: {native.status()}")
+    calls: list[object] = []
+    kernel = native.kernel()
+    if kernel is not None:
+        backward = type(kernel).backward
+
+        def counted(*given: Any) -> Any:
+            calls.append(given)
+            return backward(*given)
+
+        monkeypatch.setattr(type(kernel), "backward", counted)
+    monkeypatch.setattr(operators, "kernel", lambda: kernel if built else None)
     graph = traced(name)[1]
     tensors = random_tensors(graph, 2, features=2)
     net = metanet()
@@ -134,7 +117,9 @@ def test_no_graph_breaks(name: str) -> None:
     torch.compiler.reset()
     fast = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=False)
     assert largest_difference(expected, fast(graph, tensors)) < 1e-12
+    calls.clear()
     assert largest_difference(grads, gradients(net, graph, tensors, fast)) < 1e-10
+    assert bool(calls) == built
 
 
 def test_heads_must_divide_the_channels() -> None:

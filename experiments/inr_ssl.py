@@ -1,0 +1,341 @@
+"""Embeddings of INRs without labels: ``python -m experiments.inr_ssl --preset cpu``.
+
+The sine task of Navon et al. 2023 (arXiv 2301.12780), which Lim et al. 2023 (arXiv 2312.04501,
+section 5.3) take over: SIRENs 1-32-32-1 are fitted to a·sin(bx) on [-π, π] with a and b uniform in
+(0, 10), an embedding of 16 numbers is learned by contrast (InfoNCE, temperature 0.1) between two
+disturbed copies of every network, and (a, b) is then read off the frozen embedding by linear
+regression. The measure is the mean squared error of that regression on networks never seen.
+
+Copies are disturbed by noise on the weights and by weights set to zero, as in Navon et al. All
+encoders read SIRENs brought to one representative of the sine's symmetries, with the same data,
+batches, epochs and optimizer; the time each takes stands beside its error. Strength of the
+disturbance was chosen by validation error. Writes ``result.json`` and ``embedding.png`` to --out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.inr_classifiers import EmbeddingMetanet
+from gmn_opt import ParameterGraph
+from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, canonical, fit_images, load_inr_set
+from gmn_opt.inr.editor import traced
+from gmn_opt.meta.seeding import seeded
+from gmn_opt.metanet.baselines import NPNFN, FlatMLP, StatNN
+from gmn_opt.weights.atomic import write_atomically
+
+EMBEDDING = 16
+ENCODERS: dict[str, Callable[[ParameterGraph], nn.Module]] = {
+    "gmn": lambda graph: EmbeddingMetanet(graph, EMBEDDING, hidden=32, edge_hidden=8, layers=3),
+    "np_nfn": lambda graph: NPNFN(graph.shapes, EMBEDDING),
+    "statnn": lambda graph: StatNN(graph.shapes, EMBEDDING),
+    "flat_mlp": lambda graph: FlatMLP(graph.shapes, EMBEDDING),
+}
+SPLITS = ("train", "valid", "test")
+LARGEST = 10.0
+SIREN = SirenConfig(1, 1, (32, 32), (-LARGEST, LARGEST))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every encoder gets."""
+
+    networks: tuple[int, int, int] = (4000, 500, 500)
+    samples: int = 256
+    fit_steps: int = 1000
+    epochs: int = 40
+    batch: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 1e-3
+    temperature: float = 0.1
+    noise: float = 0.05
+    masked: float = 0.05
+
+
+PRESETS = {
+    "smoke": Budget((24, 8, 8), 32, 20, epochs=2, batch=8),
+    "cpu": Budget(),
+    "gpu": Budget(epochs=400, batch=512),
+}
+
+
+def waves(count: int, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(a, b) ``[count, 2]`` and a·sin(bx) ``[count, samples]`` at even steps from -π to π."""
+    coefficients = LARGEST * torch.rand(count, 2, generator=generator)
+    x = math.pi * torch.linspace(-1, 1, samples)
+    a, b = coefficients.split(1, -1)
+    return coefficients, a * torch.sin(b * x)
+
+
+def data_sets(
+    folder: Path, budget: Budget, progress: bool, device: torch.device
+) -> dict[str, tuple[Params, Tensor]]:
+    """Networks ``{name: [N, *shape]}`` and (a, b) by split, fitted first where there are none."""
+    found = {}
+    for number, (split, count) in enumerate(zip(SPLITS, budget.networks, strict=True)):
+        generator = torch.Generator().manual_seed(number)
+        coefficients, signals = waves(count, budget.samples, generator)
+        place = folder / split
+        fit = FitConfig(steps=budget.fit_steps, target_psnr=50.0)
+        fit_images(
+            signals, SIREN, fit, seed=number, out=place, resume=True, progress=progress,
+            device=device, about={"data": "sine waves", "split": split},
+        )  # fmt: skip
+        inrs: InrSet = load_inr_set(place)
+        found[split] = canonical(inrs.params, SIREN), coefficients
+    return found
+
+
+class Normalizer:
+    """Parameters minus the mean, over the standard deviation, of a training set, per tensor."""
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        self.mean = {n: p.mean() for n, p in params.items()}
+        self.std = {n: p.std().clamp_min(1e-8) for n, p in params.items()}
+
+    def __call__(self, params: Mapping[str, Tensor]) -> Params:
+        """``{name: [N, *shape]}``."""
+        return {n: (p - self.mean[n]) / self.std[n] for n, p in params.items()}
+
+
+def disturbed(params: Mapping[str, Tensor], budget: Budget, generator: torch.Generator) -> Params:
+    """A copy of normalized ``params`` with noise, and some elements set to the mean."""
+    found = {}
+    for name, p in params.items():
+        noise = torch.randn(p.shape, generator=generator).to(p)
+        kept = (torch.rand(p.shape, generator=generator) >= budget.masked).to(p)
+        found[name] = (p + budget.noise * noise) * kept
+    return found
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """The contrastive loss of SimCLR (Chen et al. 2020) on two views ``[B, d]`` of B networks."""
+    z = F.normalize(torch.cat([first, second]), dim=-1)
+    scores = z @ z.mT / temperature
+    scores = scores.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -math.inf)
+    half = len(first)
+    other = torch.arange(2 * half, device=z.device).roll(half)
+    return F.cross_entropy(scores, other)
+
+
+@torch.no_grad()
+def embed(encoder: nn.Module, params: Mapping[str, Tensor], batch: int = 250) -> Tensor:
+    """Embeddings ``[N, EMBEDDING]`` on the CPU."""
+    encoder.eval()
+    count = len(next(iter(params.values())))
+    rows = [
+        encoder({n: p[i : i + batch] for n, p in params.items()}).cpu()
+        for i in range(0, count, batch)
+    ]
+    encoder.train()
+    return torch.cat(rows)
+
+
+def linear_error(
+    train: Tensor, known: Tensor, other: Tensor, wanted: Tensor
+) -> tuple[float, list[float]]:
+    """Mean squared error of least squares on ``train`` [N, d], judged on ``other``; by target."""
+
+    def with_one(z: Tensor) -> Tensor:
+        return torch.cat([z, torch.ones(len(z), 1)], -1).double()
+
+    solution = torch.linalg.lstsq(with_one(train), known.double()).solution
+    each = (with_one(other) @ solution - wanted.double()).square().mean(0)
+    return float(each.mean()), each.tolist()
+
+
+def train_encoder(
+    encoder: nn.Module,
+    sets: Mapping[str, tuple[Params, Tensor]],
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train one encoder by contrast; returns its record. The last epoch counts."""
+    normalizer = Normalizer(sets["train"][0])
+    inputs = {
+        s: {n: p.to(device) for n, p in normalizer(params).items()}
+        for s, (params, _) in sets.items()
+    }
+    encoder.to(device)
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), lr=budget.lr, weight_decay=budget.weight_decay
+    )
+    generator = torch.Generator().manual_seed(seed)
+    count = len(sets["train"][1])
+    per_epoch = max(1, count // budget.batch)
+    total, step, seconds = budget.epochs * per_epoch, 0, 0.0
+    curve: list[dict[str, float]] = []
+    for epoch in range(budget.epochs):
+        started, losses = time.perf_counter(), []
+        order = torch.randperm(count, generator=generator).to(device)
+        for chosen in order.split(budget.batch)[:per_epoch]:
+            some = {n: p[chosen] for n, p in inputs["train"].items()}
+            pair = [disturbed(some, budget, generator) for _ in range(2)]
+            both = {n: torch.cat([p[n] for p in pair]) for n in some}
+            loss = info_nce(*encoder(both).chunk(2), budget.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+            warm = min(1.0, (step + 1) / 50)
+            for group in optimizer.param_groups:
+                group["lr"] = budget.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+        seconds += time.perf_counter() - started
+        curve.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "loss": _mean(losses)})
+        if (epoch + 1) % 5 == 0 or epoch + 1 == budget.epochs:
+            z = {s: embed(encoder, inputs[s]) for s in SPLITS}
+            curve[-1]["valid_mse"] = linear_error(
+                z["train"], sets["train"][1], z["valid"], sets["valid"][1]
+            )[0]
+    error, each = linear_error(z["train"], sets["train"][1], z["test"], sets["test"][1])
+    return {
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "seconds": round(seconds, 1),
+        "valid_mse": curve[-1]["valid_mse"],
+        "test_mse": error,
+        "test_mse_amplitude": each[0],
+        "test_mse_frequency": each[1],
+        "curve": curve,
+        "embedding": z["test"],
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Mean and spread over seeds per encoder."""
+    found = {}
+    for name, records in runs.items():
+        values = torch.tensor([r["test_mse"] for r in records], dtype=torch.float64)
+        found[name] = {
+            "test_mse_mean": float(values.mean()),
+            "test_mse_std": float(values.std()) if len(values) > 1 else 0.0,
+            "seconds_mean": _mean([r["seconds"] for r in records]),
+            "parameters": records[0]["parameters"],
+        }
+    return found
+
+
+def plot(embeddings: Mapping[str, Tensor], coefficients: Tensor, path: Path) -> None:
+    """The first two principal components of the test embeddings, coloured by a and by b."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(embeddings), 5.4), layout="constrained")
+    axes = figure.subplots(2, len(embeddings), squeeze=False)
+    for column, (name, z) in enumerate(embeddings.items()):
+        z = z - z.mean(0)
+        plane = z @ torch.linalg.svd(z, full_matrices=False).Vh[:2].mT
+        for row, what in enumerate(("amplitude", "frequency")):
+            axis = axes[row][column]
+            axis.scatter(plane[:, 0], plane[:, 1], c=coefficients[:, row], s=6, cmap="viridis")
+            axis.set_title(f"{name}, {what}", fontsize=8)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+
+
+def table(found: Mapping[str, dict[str, float]]) -> Table:
+    """A line per encoder, best first."""
+    made = Table(title="linear regression of (a, b) from embeddings, test MSE over seeds")
+    for column in ("encoder", "MSE", "+-", "parameters", "seconds"):
+        made.add_column(column, justify="right")
+    for name, f in sorted(found.items(), key=lambda pair: pair[1]["test_mse_mean"]):
+        made.add_row(
+            name, f"{f['test_mse_mean']:.3f}", f"{f['test_mse_std']:.3f}",
+            f"{f['parameters']:,}", f"{f['seconds_mean']:.0f}",
+        )  # fmt: skip
+    return made
+
+
+def main(
+    preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
+    out: Annotated[Path, typer.Option()] = Path("runs/inr_ssl"),
+    inrs: Annotated[Path | None, typer.Option(help="Folder of INRs; made if missing.")] = None,
+    models: Annotated[str, typer.Option(help="Which encoders.")] = ",".join(ENCODERS),
+    seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Runs per encoder.")] = 5,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    noise: Annotated[float | None, typer.Option(help="In standard deviations.")] = None,
+    masked: Annotated[float | None, typer.Option(help="Share of weights.")] = None,
+    resume: Annotated[bool, typer.Option(help="Keep the runs in --out that are done.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Learn embeddings of sine INRs by contrast, and read the waves off them."""
+    console = Console(highlight=False, soft_wrap=True)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    names = models.split(",")
+    path = out / "result.json"
+    try:
+        if preset not in PRESETS or not set(names) <= ENCODERS.keys():
+            raise ValueError(
+                f"Choose a preset of {', '.join(PRESETS)} and models of {', '.join(ENCODERS)}; "
+                f"received {preset!r} and {models!r}."
+            )
+        given = {"epochs": epochs, "noise": noise, "masked": masked}
+        budget = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
+        where = choose_device(device)
+        suffix = "" if preset == "cpu" else f"-{preset}"
+        folder = inrs or Path("runs/inrs") / f"sines{suffix}"
+        settings = json.loads(json.dumps({"budget": asdict(budget), "inr": SIREN.to_dict()}))
+        runs: dict[str, list[dict[str, Any]]] = {}
+        if resume and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if {k: before[k] for k in settings} != settings:
+                raise ValueError(f"{path} was made with other settings; choose another --out.")
+            runs = before["runs"]
+        sets = data_sets(folder, budget, console.is_terminal, where)
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
+    graph = traced(SIREN.build())
+    shown: dict[str, Tensor] = {}
+    for number in range(seed, seed + seeds):
+        for name in names:
+            if number in {r["seed"] for r in runs.get(name, [])}:
+                continue
+            with seeded(number, where):
+                encoder = ENCODERS[name](graph)
+            record = train_encoder(encoder, sets, budget, number, where)
+            shown.setdefault(name, record.pop("embedding"))
+            runs.setdefault(name, []).append({"seed": number, **record})
+            console.print(
+                f"{name}, seed {number}: test MSE {record['test_mse']:.3f} (validation "
+                f"{record['valid_mse']:.3f}) in {record['seconds']:.0f} s"
+            )
+            result = {
+                "command": command_line(),
+                **settings,
+                "summary": summary(runs),
+                "runs": runs,
+                "environment": environment(),
+            }
+            text = json.dumps(result, indent=1) + "\n"
+            write_atomically(path, lambda p, text=text: p.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    if shown:
+        plot(shown, sets["test"][1], out / "embedding.png")
+    console.print(table(summary(runs)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

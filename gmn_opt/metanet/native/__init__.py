@@ -1,0 +1,12 @@
+"""The pass over all edges as native code for the CPU, where it has been built.
+
+``edge_pass.cpp`` is compiled when the package is installed, or by
+``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with
+``GMN_OPT_NATIVE=0`` in the environment, everything runs on torch's operators, several times slower
+and otherwise the same.
+"""
+
+from gmn_opt.metanet.native.calls import DTYPES, NativeKernel
+from gmn_opt.metanet.native.library import kernel, status
+
+__all__ = ["DTYPES", "NativeKernel", "kernel", "status"]

@@ -1,0 +1,184 @@
+"""Tensors to raw pointers, and work to threads.
+
+Shapes are those of :mod:`gmn_opt.metanet.edge_messages`, with one leading dimension ``batch``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+#: Edges times channels that are worth handing to a further thread.
+PART = 1 << 17
+
+Sizes = tuple[tuple[int, int], ...]
+
+_INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
+#: sizes, blocks, batch, g, f, one matrix per block; x, weight, residual, src, dst; rows
+_GIVEN: list[Any] = [_POINTER, *[_INT] * 4, ctypes.c_int, *[_POINTER] * 5, *[_INT] * 2]
+
+
+class NativeKernel:
+    """The pass over edges by a library of compiled functions.
+
+    Results are bitwise the same from run to run for the same number of threads.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._forward, self._backward = {}, {}
+        for dtype, name in DTYPES.items():
+            self._forward[dtype] = library[f"gmn_opt_edge_forward_{name}"]
+            self._forward[dtype].argtypes = [*_GIVEN, *[_POINTER] * 3]
+            self._backward[dtype] = library[f"gmn_opt_edge_backward_{name}"]
+            self._backward[dtype].argtypes = [*_GIVEN, *[_POINTER] * 8]
+
+    def serves(self, *tensors: Tensor | None) -> bool:
+        """Whether the kernel takes these tensors: of the CPU, of one dtype that it has."""
+        met = [t for t in tensors if t is not None]
+        dtype = met[0].dtype
+        return dtype in DTYPES and all(
+            t.dtype is dtype
+            and t.device.type == "cpu"
+            # subclasses stand for something else than the numbers at their data_ptr()
+            and type(t) in (Tensor, torch.nn.Parameter)
+            for t in met
+        )
+
+    def forward(
+        self,
+        sizes: Sizes,
+        keep_edges: bool,
+        x: Tensor,
+        weight: Tensor,
+        residual: Tensor | None,
+        src: Tensor,
+        dst: Tensor,
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """New edge states (None without ``keep_edges``), means at destinations and at sources."""
+        call = _Call(sizes, (x, weight, residual, src, dst))
+        f = weight.shape[-2]
+        new = x.new_empty(len(x), f, x.shape[-1]) if keep_edges else None
+        at_dst = x.new_zeros(dst.shape)
+        at_src = call.shared(src.shape)
+        call.run(self._forward[x.dtype], lambda i: (_at(new), _at(at_dst), _at(at_src[i])))
+        return new, at_dst, _total(at_src)
+
+    def backward(
+        self,
+        sizes: Sizes,
+        inputs: tuple[Tensor, ...],
+        needed: tuple[bool, ...],
+        grads: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight, residual, src and dst, None where not needed.
+
+        ``grads`` are those of the outputs of :meth:`forward`, None for zero.
+        """
+        x, weight, residual, src, dst = inputs
+        call = _Call(sizes, (x, weight, residual, src, dst))
+        above = [None if g is None else g.contiguous() for g in grads]
+        pointers = [_at(g) for g in above]
+        g_x = x.new_empty(x.shape) if needed[0] else None
+        g_weight = call.shared(weight.shape) if needed[1] else None
+        g_residual = call.shared(residual.shape) if needed[2] and residual is not None else None
+        g_src, g_dst = call.shared(src.shape), x.new_zeros(dst.shape)
+        call.run(
+            self._backward[x.dtype],
+            lambda i: (
+                *pointers,
+                _at(g_x),
+                None if g_weight is None else _at(g_weight[i]),
+                None if g_residual is None else _at(g_residual[i]),
+                _at(g_src[i]),
+                _at(g_dst),
+            ),
+        )
+        return (
+            g_x,
+            None if g_weight is None else _total(g_weight),
+            None if g_residual is None else _total(g_residual),
+            _total(g_src),
+            g_dst,
+        )
+
+
+class _Call:
+    """One problem, its parts, and the arguments that all parts have in common."""
+
+    def __init__(self, sizes: Sizes, given: tuple[Tensor | None, ...]) -> None:
+        # contiguous copies must live as long as their pointers
+        self.given = [None if t is None else t.contiguous() for t in given]
+        x, weight = given[0], given[1]
+        assert x is not None
+        assert weight is not None
+        self.like = x
+        batch, g, edges = x.shape
+        f = weight.shape[-2]
+        threads = min(torch.get_num_threads(), batch * edges * f // PART)
+        self.cuts = _cuts(sizes, batch, max(1, threads))
+        pointers = [_at(t) for t in self.given]
+        self.common = (_flat(sizes), len(sizes), batch, g, f, weight.dim() > 2, *pointers)
+
+    def shared(self, shape: torch.Size) -> Tensor:
+        """Zeros that every part has for itself, ``[parts, *shape]``."""
+        return self.like.new_zeros(len(self.cuts) - 1, *shape)
+
+    def run(self, function: Any, own: Callable[[int], tuple[int | None, ...]]) -> None:
+        """Run all parts; ``own`` gives the arguments of one after the common ones."""
+
+        def part(i: int) -> None:
+            failed = function(*self.common, self.cuts[i], self.cuts[i + 1], *own(i))
+            if failed:
+                raise MemoryError("The pass over edges could not allocate its working memory.")
+
+        others = range(1, len(self.cuts) - 1)
+        # a call of ctypes lets go of the interpreter lock
+        waiting = [_pool(os.getpid(), len(others)).submit(part, i) for i in others]
+        part(0)
+        for other in waiting:
+            other.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; those of its parent are not there after a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="gmn-opt-edges")
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _total(parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
+
+
+@lru_cache(maxsize=256)
+def _flat(sizes: Sizes) -> Any:
+    """``sizes`` as an array of C."""
+    return (_INT * (2 * len(sizes)))(*[n for size in sizes for n in size])
+
+
+@lru_cache(maxsize=256)
+def _cuts(sizes: Sizes, batch: int, parts: int) -> tuple[int, ...]:
+    """Rows, counted over all networks, between which every part has about as many edges."""
+    rows, edges = sum(d for d, _ in sizes), sum(d * e for d, e in sizes)
+    found = [0]
+    for part in range(1, parts):
+        network, left = divmod(batch * edges * part // parts, edges)
+        row = network * rows
+        for d, e in sizes:
+            if left < d * e:
+                row += left // e
+                break
+            row, left = row + d, left - d * e
+        found.append(row)
+    return (*found, batch * rows)

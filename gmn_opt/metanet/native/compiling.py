@@ -1,0 +1,106 @@
+"""Compile the native kernel; ``build.py`` is the command, ``hatch_build.py`` the hook of the wheel.
+
+Needs a C++17 compiler (``$CXX``, else c++, g++ or clang++) and nothing else: no headers of torch
+or Python. On x86-64 there are three variants, and the processor decides at run time. The hook runs
+this file by its path, so it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCES = ("edge_pass.cpp", "vectors.h")
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+#: What a built library carries in its name, before the variant.
+PREFIX = "_edge_pass_"
+
+#: No ``-ffast-math``: infinities and NaN must come through.
+FLAGS = [
+    "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+    "-fPIC", "-shared", "-fvisibility=hidden", "-Wall",
+]  # fmt: skip
+#: Compiler flags by variant; the names are those of ``torch.backends.cpu.get_cpu_capability()``.
+X86_VARIANTS = {
+    "DEFAULT": (),
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
+}
+
+
+class CompilerError(RuntimeError):
+    """There is no C++ compiler, or it failed."""
+
+
+def variants() -> Mapping[str, tuple[str, ...]]:
+    """Flags of the variants for this kind of machine."""
+    return X86_VARIANTS if platform.machine().lower() in ("x86_64", "amd64") else {"DEFAULT": ()}
+
+
+def library_path(variant: str) -> Path:
+    """Where the library of a variant stands once built."""
+    return HERE / f"{PREFIX}{variant.lower()}{SUFFIX}"
+
+
+def digest() -> str:
+    """Of the sources. A library carries that of its own, so that none outlives a change."""
+    found = hashlib.sha256()
+    for name in SOURCES:
+        found.update((HERE / name).read_bytes())
+    return found.hexdigest()[:16]
+
+
+def compiler() -> list[str]:
+    """The command of a C++ compiler; raises CompilerError where none is found."""
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    if chosen:
+        return chosen
+    for name in ("c++", "g++", "clang++"):
+        if found := shutil.which(name):
+            return [found]
+    raise CompilerError(
+        "Found no C++ compiler ($CXX is not set, and there is no c++, g++ or clang++). gmn-opt "
+        "works without its native kernel, several times slower on a CPU. Install a compiler and "
+        "run python -m gmn_opt.metanet.native.build."
+    )
+
+
+def build() -> list[Path]:
+    """Compile all variants next to the source and return their paths.
+
+    Raises CompilerError, and then leaves what was there before.
+    """
+    command = [*compiler(), *FLAGS, f'-DSOURCE_DIGEST="{digest()}"', str(HERE / SOURCES[0])]
+    with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as folder:
+        running = []
+        for variant, flags in variants().items():
+            made = Path(folder) / library_path(variant).name
+            try:
+                process = subprocess.Popen(
+                    [*command, *flags, "-o", str(made)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            except OSError as error:
+                raise CompilerError(f"Could not run {command[0]}: {error}.") from error
+            running.append((variant, made, process))
+        # all must be waited for before the folder goes
+        said = [(process.communicate()[0], process.returncode) for _, _, process in running]
+        for text, code in said:
+            if code:
+                raise CompilerError(
+                    f"{shlex.join(command)} failed with exit status {code}:\n{text.strip()[-4000:]}"
+                )
+        for variant, made, _ in running:
+            os.replace(made, library_path(variant))
+    return [library_path(variant) for variant in variants()]

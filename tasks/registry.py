@@ -1,0 +1,47 @@
+"""From a spec back to its task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.autoencoding import ImageAutoencoding
+from tasks.base import DataTask
+from tasks.classification import ImageClassification, PatchClassification
+from tasks.inr_fitting import InrFitting
+from tasks.language import SourceCode
+from tasks.rescaled import RescaledTask
+from tasks.synthetic import Rosenbrock, TeacherStudent
+from tasks.tabular import Tabular
+
+FAMILIES: dict[str, type[DataTask]] = {
+    c.family: c
+    for c in (
+        ImageClassification,
+        PatchClassification,
+        ImageAutoencoding,
+        InrFitting,
+        SourceCode,
+        Tabular,
+        TeacherStudent,
+        Rosenbrock,
+    )
+}
+
+
+def restore(spec: dict[str, Any]) -> DataTask:
+    """The task that ``spec`` describes; raises ValueError when there is none like it."""
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k != "task"
+    }
+    try:
+        family = spec["task"]
+        if family == RescaledTask.family:
+            return RescaledTask(restore(fields.pop("of")), **fields)
+        if family not in FAMILIES:
+            raise ValueError(f"unknown task {family!r}")
+        return FAMILIES[family](**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{spec} does not describe a task of this suite ({error}). Use the version that "
+            "wrote it."
+        ) from error

@@ -1,0 +1,98 @@
+"""Self-supervised embeddings of INRs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from experiments import inr_ssl
+from gmn_opt.inr import FitConfig, SirenConfig, fit_batch, render
+from gmn_opt.inr.editor import traced
+
+
+def test_waves_are_what_they_say() -> None:
+    coefficients, signals = inr_ssl.waves(5, 9, torch.Generator().manual_seed(0))
+    assert 0 <= float(coefficients.min()) <= float(coefficients.max()) <= inr_ssl.LARGEST
+    a, b = coefficients[3].tolist()
+    assert signals[3, 8] == pytest.approx(a * math.sin(b * math.pi), abs=1e-4)
+    assert signals[3, 4] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_signals_are_fitted_as_images_are() -> None:
+    _, signals = inr_ssl.waves(2, 64, torch.Generator().manual_seed(1))
+    fit = FitConfig(steps=300, target_psnr=30.0)
+    found = fit_batch(signals, inr_ssl.SIREN, fit)
+    assert float(found.psnr.min()) >= 30.0
+    inr = inr_ssl.SIREN.build()
+    shown = render(inr, 64, found.params).squeeze(-1)
+    peak = 2 * inr_ssl.LARGEST
+    psnr = 10 * torch.log10(peak**2 / (shown - signals).square().mean(1))
+    assert torch.allclose(psnr, found.psnr, atol=1e-2)
+
+
+def test_volumes_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 inputs"):
+        fit_batch(torch.zeros(1, 4, 4, 4), SirenConfig(3, 1, (8,)))
+
+
+def test_info_nce_by_hand() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    views = [F.normalize(v, dim=-1) for v in (first, second)]
+    everyone = torch.cat(views)
+    total = 0.0
+    for own, other in (views, views[::-1]):
+        for i in range(3):
+            right = torch.exp(own[i] @ other[i] / 0.1)
+            all_pairs = torch.exp(everyone @ own[i] / 0.1).sum() - math.exp(1 / 0.1)
+            total -= float(torch.log(right / all_pairs)) / 6
+    assert float(inr_ssl.info_nce(first, second, 0.1)) == pytest.approx(total, rel=1e-9)
+
+
+def test_linear_error_of_a_linear_map_is_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(60, 5, generator=generator)
+    y = z @ torch.randn(5, 2, generator=generator) + 3
+    error, each = inr_ssl.linear_error(z[:40], y[:40], z[40:], y[40:])
+    assert error < 1e-9
+    assert len(each) == 2
+    # and it is judged on what it has not seen
+    noisy = y + torch.randn(y.shape, generator=generator)
+    assert inr_ssl.linear_error(z[:40], noisy[:40], z[40:], noisy[40:])[0] > 0.5
+
+
+def test_embeddings_do_not_see_the_order_of_neurons() -> None:
+    graph = traced(inr_ssl.SIREN.build())
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        n: torch.randn(2, *s, generator=generator, dtype=torch.float64)
+        for n, s in graph.shapes.items()
+    }
+    symmetry = graph.random_symmetry(generator)
+    moved = [graph.permute({n: p[i] for n, p in params.items()}, symmetry) for i in range(2)]
+    stacked = {n: torch.stack([m[n] for m in moved]) for n in params}
+    for name in ("gmn", "np_nfn", "statnn"):
+        torch.manual_seed(0)
+        encoder = inr_ssl.ENCODERS[name](graph).double().eval()
+        assert torch.allclose(encoder(params), encoder(stacked), rtol=1e-8, atol=1e-9), name
+
+
+def test_the_experiment_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = inr_ssl.Budget((12, 4, 4), 16, 5, epochs=1, batch=6)
+    monkeypatch.setitem(inr_ssl.PRESETS, "smoke", tiny)
+    given = {"preset": "smoke", "inrs": tmp_path / "inrs", "models": "gmn,flat_mlp"}
+    inr_ssl.main(out=tmp_path / "out", seeds=1, **given)
+    first = json.loads((tmp_path / "out" / "result.json").read_text())
+    inr_ssl.main(out=tmp_path / "out", seeds=2, resume=True, **given)
+    second = json.loads((tmp_path / "out" / "result.json").read_text())
+    for name in ("gmn", "flat_mlp"):
+        assert [r["seed"] for r in second["runs"][name]] == [0, 1]
+        assert second["runs"][name][0] == first["runs"][name][0]
+    assert (tmp_path / "out" / "embedding.png").stat().st_size > 1000
+    with pytest.raises(inr_ssl.typer.Exit):
+        inr_ssl.main(out=tmp_path / "out", seeds=2, resume=True, noise=0.5, **given)
