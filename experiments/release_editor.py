@@ -47,7 +47,7 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
     environment = record["environment"]
     return {
         "name": name,
-        "what": f"weight editor ({record['edit']}): edits INRs, seeing their weights alone",
+        "what": f"weight editor ({record['edit']}): edits images by the weights of their INRs",
         "parameters": record["parameters"],
         "sizes": record["editor"],
         "inr": editor.inr.to_dict(),
@@ -72,6 +72,10 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
         },
         "results": {
             "test_mse": record["test_mse"],
+            "by_architecture": {
+                "-".join(map(str, t["widths"])): [t["test_mse"], "seen" if t["seen"] else "unseen"]
+                for t in record["tests"]
+            },
             "identity": record["bounds"]["identity"],
             "floor": record["bounds"]["floor"],
             "target_range": record["target_range"],
