@@ -78,7 +78,7 @@ class SirenProbes(nn.Module):
 
 
 def _tamed(slopes: Tensor) -> Tensor:
-    """Themselves where small, the root of large ones; torch's asinh would take a tenth of a step."""
+    """Themselves where small, the root of large ones; asinh would take a tenth of a step."""
     return slopes * (1 + slopes.abs()).rsqrt()
 
 
