@@ -5,119 +5,84 @@ mean squared error in [-1, 1] of the rendered edited INR against the reference e
 beside two bounds: the identity (no edit at all) and the floor (an INR fitted to the edited image
 itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
 ``checkpoint.pt`` to --out. A run that was killed goes on with --resume; --minutes trains a slice.
+--inrs may be given several times: one editor is trained on INRs of several widths and depths then,
+and judged on each, and on those of --unseen, which it was not trained on.
+With --train-seconds the run is as long as that, whatever the editor, which is how editors compare.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from experiments import make_inrs
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
-from experiments.inr_editors import (
-    EditTrainer,
-    TrainConfig,
-    new_editor,
-    rendered_edits,
-    some_of,
-)
-from gmn_opt.inr import (
-    EditorConfig,
-    FitConfig,
-    InrSet,
-    WeightEditor,
-    fit_batch,
-    load_inr_set,
-    render,
-    save_editor,
-)
-from gmn_opt.inr.edits import EDITS, edited
-from gmn_opt.inr.gallery import draw_gallery, error_image
+from experiments.inr_edit_report import bounds, judge, plot_curve, plot_gallery
+from experiments.inr_edit_training import EditTrainer, TrainConfig
+from experiments.inr_editors import new_editor, some_of
+from experiments.settings import with_settings
+from gmn_opt.inr import EditorConfig, FitConfig, InrSet, WeightEditor, load_inr_set, save_editor
+from gmn_opt.inr.edits import EDITS
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.weights.atomic import write_atomically
+from tasks.inr_data import SPLITS
 
 PRESETS = {
     "smoke": (
-        EditorConfig(hidden=8, edge_hidden=4, layers=3),
-        TrainConfig(steps=12, batch=4, warmup=2, check_every=6),
+        EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4),
+        TrainConfig(steps=12, batch=4, check_every=6),
     ),
-    "cpu": (EditorConfig(), TrainConfig()),
+    "cpu": (EditorConfig(edge_hidden=8, layers=3, probes=144), TrainConfig(lr=3e-3)),
     "gpu": (
-        EditorConfig(hidden=128, edge_hidden=32, layers=4),
+        EditorConfig(hidden=128, edge_hidden=16, layers=4, probes=144),
         TrainConfig(steps=60_000, batch=128, check_every=1000),
     ),
 }
-#: INRs for the learning curve, and for the floor.
-_CURVE, _FLOOR = 200, 100
+#: INRs for the learning curve.
+_CURVE = 200
 
 
-def data_sets(folder: Path, data: str, preset: str) -> dict[str, InrSet]:
-    """Training, validation and test INRs, fitted first where there are none."""
+def load_or_make(folder: Path, split: str, data: str, preset: str) -> InrSet:
+    """A split of a data set of INRs, which is fitted first where there is none."""
     if not (folder / "dataset.json").exists():
         make_inrs.main(data=data, out=folder, preset=preset, resume=True)
-    return {split: load_inr_set(folder / split) for split in ("train", "valid", "test")}
+    return load_inr_set(folder / split)
 
 
-@torch.no_grad()
-def bounds(data: InrSet, edit: str, fit: FitConfig) -> dict[str, float]:
-    """Errors of doing nothing and of fitting the edited images directly."""
-    target = edited(data.targets(), edit)
-    inr, size = data.template(), (target.shape[1], target.shape[2])
-    shown = render(inr, size, data.params)
-    few = min(_FLOOR, len(data))
-    with torch.enable_grad():
-        direct = fit_batch(target[:few], data.config, fit, seed=10_000)
-    return {
-        "identity": float(mse_loss(shown, target)),
-        "identity_of_image": float(mse_loss(data.targets(), target)),
-        "inr_against_image": float(mse_loss(shown, data.targets())),
-        "floor": float(mse_loss(render(inr, size, direct.params), target[:few])),
-        "floor_inrs": few,
-    }
+def _identity(data: InrSet) -> list[Any]:
+    """What tells training sets apart, as plain values."""
+    return [data.manifest["images"]["sha256"], data.manifest["seed"], data.config.to_dict()]
 
 
-def judge(editor: WeightEditor, data: InrSet, edit: str) -> float:
-    """Mean squared error in [-1, 1] over a set."""
-    return float(mse_loss(rendered_edits(editor, data), edited(data.targets(), edit)))
-
-
-def plot_curve(curve: list[dict[str, float]], marks: dict[str, float], path: Path) -> None:
-    """Validation error over minutes of training, with the bounds as lines."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.4))
-    axis = figure.subplots()
-    minutes = [c["seconds"] / 60 for c in curve]
-    axis.semilogy(minutes, [c["valid_mse"] for c in curve], label="validation")
-    axis.semilogy(minutes, [c["train_mse"] for c in curve], alpha=0.5, label="training")
-    for name, colour in (("identity", "C3"), ("floor", "C2")):
-        axis.axhline(marks[name], color=colour, linestyle="--", linewidth=1, label=name)
-    axis.set_xlabel("minutes of training")
-    axis.set_ylabel("mean squared error in [-1, 1]")
-    axis.legend(fontsize=7)
-    figure.tight_layout()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
-
-
-def plot_gallery(editor: WeightEditor, data: InrSet, edit: str, path: Path) -> None:
-    """The first test images: original, INR, edited INR at half and full strength, reference."""
-    few = some_of(data, 8)
-    target = edited(few.targets(), edit)
-    shown: dict[str, Tensor] = {"image": few.targets()}
-    for name, strength in (("INR", 0.0), ("half edit", 0.5), ("edited INR", 1.0)):
-        shown[name] = rendered_edits(editor, few, strength)
-    shown |= {"reference": target, "error": error_image(shown["edited INR"], target)}
-    draw_gallery(shown, path, f"{edit}: INRs never seen in training")
+def tests(
+    editor: WeightEditor,
+    seen: Sequence[InrSet],
+    unseen: Sequence[InrSet],
+    edit: str,
+    fit: FitConfig,
+) -> list[dict[str, Any]]:
+    """Errors on test sets, with their bounds; ``fit`` is for INRs of edited images."""
+    return [
+        {
+            "widths": list(data.config.widths),
+            "seen": number < len(seen),
+            "count": len(data),
+            "test_mse": judge(editor, data, edit),
+            "bounds": bounds(data, edit, fit),
+        }
+        for number, data in enumerate([*seen, *unseen])
+    ]
 
 
 def main(
@@ -126,11 +91,20 @@ def main(
     preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
     kind: Annotated[str, typer.Option(help="gmn, np_nfn or flat")] = "gmn",
     out: Annotated[Path | None, typer.Option(help="Default: runs/inr_editing/...")] = None,
-    inrs: Annotated[Path | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
+    inrs: Annotated[list[Path] | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
+    unseen: Annotated[list[Path] | None, typer.Option(help="INRs to be judged on only.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the whole run.")] = None,
+    train_seconds: Annotated[
+        float | None,
+        typer.Option(help="Length of the whole run in place of steps: CPU time of the steps."),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: a setting of the editor or of its training."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     checkpoint_minutes: Annotated[float, typer.Option(help="Between checkpoints.")] = 3.0,
@@ -150,39 +124,60 @@ def main(
             )
         where = choose_device(device)
         editor_config, config = PRESETS[preset]
+        config = replace(config, steps=steps or config.steps, seconds=train_seconds)
+        editor_config, config = with_settings((editor_config, config), change or [])
         editor_config = replace(editor_config, edit=edit)
-        if steps is not None:
-            config = replace(config, steps=steps)
         suffix = "" if preset == "cpu" else f"-{preset}"
-        sets = data_sets(inrs or Path("runs/inrs") / f"{data}{suffix}", data, preset)
+        folders = inrs or [Path("runs/inrs") / f"{data}{suffix}"]
+        sets = {split: [load_or_make(f, split, data, preset) for f in folders] for split in SPLITS}
         train = sets["train"]
-        editor = new_editor(kind, train.config, editor_config, seed)
+        others = [load_inr_set(f / "test") for f in unseen or []]
+        editor = new_editor(kind, train[0].config, editor_config, seed)
         trainer = EditTrainer(train, edit, editor, config, seed, where)
         curve: list[dict[str, float]] = []
+        losses: list[float] = []
+        what = {
+            "edit": edit,
+            "kind": kind,
+            "seed": seed,
+            "editor": asdict(editor.config),
+            "inrs": [_identity(some) for some in train],
+        }
         if resume:
             saved = load_checkpoint(checkpoint)
+            if saved.get("run") != what:
+                raise ValueError(
+                    f"{checkpoint} is of another run ({saved.get('run')}, now {what}). Continue "
+                    "with the same settings, or choose another --out."
+                )
             trainer.load_state_dict(saved["trainer"])
-            curve = saved["curve"]
+            curve, losses = saved["curve"], saved["losses"]
     except (ValueError, KeyError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from error
-    valid = some_of(sets["valid"], _CURVE)
+    valid = [some_of(some, _CURVE) for some in sets["valid"]]
     count = sum(p.numel() for p in editor.parameters())
-    console.print(f"{kind} editor, {count} parameters, {edit} on {data}, {config.steps} steps")
+    length = f"{config.steps} steps" if train_seconds is None else f"{train_seconds:g} s"
+    console.print(f"{kind} editor, {count} parameters, {edit} on {data}, {length}")
 
-    losses: list[float] = []
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns: list[Any] = [BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
     columns.append(TextColumn("{task.fields[info]}"))
+
+    def save() -> None:
+        state = {"trainer": trainer.state_dict(), "curve": curve, "losses": losses, "run": what}
+        save_checkpoint(checkpoint, state)
+
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=config.steps, completed=trainer.step, info="")
-        while trainer.step < config.steps:
+        task = bar.add_task("", total=1.0, info="")
+        bar.update(task, completed=trainer.progress)
+        while trainer.progress < 1:
             losses.append(trainer.advance())
-            if trainer.step % config.check_every == 0 or trainer.step == config.steps:
+            if trainer.step % config.check_every == 0 or trainer.progress >= 1:
                 point = {
                     "step": trainer.step,
                     "seconds": round(trainer.seconds, 2),
                     "train_mse": sum(losses) / len(losses),
-                    "valid_mse": judge(trainer.result(), valid, edit),
+                    "valid_mse": mean([judge(trainer.result(), v, edit) for v in valid]),
                 }
                 curve.append(point)
                 losses.clear()
@@ -190,33 +185,42 @@ def main(
                 bar.update(task, info=info)
                 if not console.is_terminal:
                     console.print(f"step {trainer.step}, {trainer.seconds:.0f} s: {info}")
-            bar.update(task, completed=trainer.step)
+            bar.update(task, completed=trainer.progress)
             now = time.monotonic()
             if now - last_saved > 60 * checkpoint_minutes:
-                save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "curve": curve})
+                save()
                 last_saved = now
             if minutes is not None and now - started > 60 * minutes:
                 break
-    save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "curve": curve})
+    save()
 
     final = trainer.result()
-    test = sets["test"]
-    marks = bounds(test, edit, FitConfig())
-    found = judge(final, test, edit)
+    fit = FitConfig(steps=60) if preset == "smoke" else FitConfig()
+    judged = tests(final, sets["test"], others, edit, fit)
+    seen = [t for t in judged if t["seen"]]
+    marks = {k: mean([t["bounds"][k] for t in seen]) for k in seen[0]["bounds"]}
+    found = mean([t["test_mse"] for t in seen])
+    weights = folder / "editor.safetensors"
+    if kind == "gmn":
+        size = list(train[0].images.shape[1:3])
+        save_editor(weights, final, {"data": data, "test_mse": found, "seed": seed, "size": size})
     record = {
         "command": command_line(),
         "edit": edit,
         "data": data,
         "kind": kind,
         "seed": seed,
-        "complete": trainer.step >= config.steps,
+        "complete": trainer.progress >= 1,
         "test_mse": found,
         "bounds": marks,
+        "tests": judged,
         "improvement_over_identity": 1 - found / marks["identity"],
         "target_range": [-1, 1],
-        "inrs": {name: len(s) for name, s in sets.items()},
+        "inrs": {split: sum(map(len, some)) for split, some in sets.items()},
+        "origin": train[0].manifest["about"].get("origin"),
+        "sha256": sha256(weights.read_bytes()).hexdigest() if kind == "gmn" else None,
         "parameters": count,
-        "editor": asdict(editor_config),
+        "editor": asdict(editor.config),
         "training": asdict(config),
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 1),
@@ -227,17 +231,9 @@ def main(
     }
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(folder / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
-    if kind == "gmn":
-        about = {
-            "data": data,
-            "test_mse": found,
-            "seed": seed,
-            "size": list(test.images.shape[1:3]),
-        }
-        save_editor(folder / "editor.safetensors", final, about)
     if curve:
         plot_curve(curve, marks, folder / "curve.png")
-    plot_gallery(final, test, edit, folder / "gallery.png")
+    plot_gallery(final, sets["test"][0], edit, folder / "gallery.png")
     console.print(
         f"test MSE {found:.4f}; identity {marks['identity']:.4f}, floor {marks['floor']:.4f}; "
         f"{trainer.step} steps, {trainer.seconds / 60:.1f} min"

@@ -3,7 +3,7 @@
 ``mnist`` and ``fashion_mnist``: training and validation images from the start and from behind it
 of the official training images, test images from the official test images. The bundled subsets
 serve as long as they suffice, the full data sets beyond. ``photos``: 32x32 colour patches of
-photographs that come with scikit-image and scikit-learn, split by photograph.
+photographs that come with scikit-image, scikit-learn and matplotlib, split by photograph.
 """
 
 from __future__ import annotations
@@ -27,13 +27,27 @@ COUNTS = {
 }
 #: Which photographs are in which split; no photograph is in two.
 PHOTOS = {
-    "train": ("astronaut", "china", "coffee", "flower"),
+    "train": ("astronaut", "china", "coffee", "flower", "immunohistochemistry", "retina"),
     "valid": ("rocket",),
-    "test": ("chelsea",),
+    "test": ("chelsea", "grace_hopper"),
+}
+#: What their packages say about them.
+LICENCES = {
+    "astronaut": "NASA, public domain",
+    "chelsea": "Stefan van der Walt, CC0",
+    "china": "danielbuechele, CC BY 2.0",
+    "coffee": "Rachel Michetti, CC0",
+    "flower": "vultilion, CC BY 2.0",
+    "grace_hopper": "US Navy, public domain",
+    "immunohistochemistry": "CMMI, no known copyright restrictions",
+    "retina": "Mikael Häggström, CC0",
+    "rocket": "SpaceX, public domain",
 }
 PATCH = 32
 #: Sides of the squares that patches are shrunk from, drawn log-uniformly.
 _SIDES = (32, 160)
+#: Least standard deviation of a patch's brightness, of 255 levels.
+_LEAST_SPREAD = 16.0
 
 
 @dataclass(frozen=True)
@@ -91,23 +105,35 @@ def photograph(name: str) -> Tensor:
         from sklearn.datasets import load_sample_image
 
         return torch.from_numpy(np.array(load_sample_image(f"{name}.jpg")))
+    if name == "grace_hopper":
+        from matplotlib.cbook import get_sample_data
+        from PIL import Image
+
+        with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
+            return torch.from_numpy(np.array(file.convert("RGB")))
     from skimage import data
 
     return torch.from_numpy(np.array(getattr(data, name)()))
 
 
 def _patches(split: str, count: int, seed: int) -> SourceImages:
-    """Squares at random places and of random sizes, shrunk by area averaging, some mirrored."""
+    """Squares at random places and of random sizes, shrunk by area averaging, some mirrored.
+
+    Patches of nearly one value (sky, black background) are drawn anew: they show no edit.
+    """
     photos = [photograph(n).permute(2, 0, 1).float() for n in PHOTOS[split]]
     draw = np.random.default_rng([seed, SPLITS.index(split)])
-    out = []
-    for i in range(count):
-        photo = photos[i % len(photos)]
+    out: list[Tensor] = []
+    while len(out) < count:
+        photo = photos[len(out) % len(photos)]
         side = round(float(np.exp(draw.uniform(*np.log(_SIDES)))))
         top = int(draw.integers(photo.shape[1] - side + 1))
         left = int(draw.integers(photo.shape[2] - side + 1))
         patch = photo[None, :, top : top + side, left : left + side]
         patch = F.interpolate(patch, size=(PATCH, PATCH), mode="area")[0]
-        out.append(patch.flip(-1) if draw.random() < 0.5 else patch)
+        mirrored = draw.random() < 0.5
+        if float(patch.mean(0).std()) >= _LEAST_SPREAD:
+            out.append(patch.flip(-1) if mirrored else patch)
     images = torch.stack(out).permute(0, 2, 3, 1).round().to(torch.uint8).contiguous()
-    return SourceImages(images, None, "photographs: " + ", ".join(PHOTOS[split]))
+    origin = "; ".join(f"{n} ({LICENCES[n]})" for n in PHOTOS[split])
+    return SourceImages(images, None, f"photographs: {origin}")

@@ -2,7 +2,8 @@
 
 from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict, stack, unstack
 from gmn_opt.inr.canonical import canonical
-from gmn_opt.inr.editor import EditorConfig, WeightEditor, load_editor, save_editor
+from gmn_opt.inr.editor import EditorConfig, WeightEditor
+from gmn_opt.inr.editor_files import load_editor, save_editor, shipped_editors
 from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
 from gmn_opt.inr.files import load_inr, read_inr, save_inr
 from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch
@@ -40,6 +41,7 @@ __all__ = [
     "render",
     "save_editor",
     "save_inr",
+    "shipped_editors",
     "siren_from_state_dict",
     "stack",
     "unstack",

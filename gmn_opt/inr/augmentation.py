@@ -1,6 +1,8 @@
 """Other INRs of moved images, without fitting: the coordinates are moved by the first layer.
 
 An image seen through ``x -> A x + t`` has the same INR but for its first layer, W A and W t + b.
+The symmetries of the square move pixels onto pixels, so that what is shown is exact; other moves
+show the network between its pixels too.
 """
 
 from __future__ import annotations
@@ -66,3 +68,40 @@ def moved(
         "layers.0.weight": weight @ matrix,
         "layers.0.bias": bias + (weight @ shift).squeeze(-1),
     }
+
+
+#: Symmetries of the square: four flips, then the same with the axes exchanged.
+SYMMETRIES = 8
+
+
+def turned(params: Mapping[str, Tensor], which: Tensor) -> Params:
+    """INRs of the same images under symmetries of the square; see `turned_images`.
+
+    Args:
+        params: ``{name: [N, *shape]}`` of SIRENs, as in `moved`.
+        which: int64 ``[N]`` below `SYMMETRIES`: 1 flips rows, 2 flips columns, then 4 exchanges
+            rows and columns.
+
+    Returns:
+        The same shapes; all but the first layer's weights are the tensors given.
+    """
+    weight = params["layers.0.weight"]
+    signs = 1 - 2 * torch.stack([which & 1, (which >> 1) & 1], -1)
+    flipped = weight * signs.to(weight).unsqueeze(-2)
+    exchanged = (which & 4 > 0).view(-1, 1, 1)
+    return {**params, "layers.0.weight": torch.where(exchanged, flipped.flip(-1), flipped)}
+
+
+def turned_images(images: Tensor, which: int) -> Tensor:
+    """Images ``[N, H, W, C]`` under one symmetry of the square, numbered as in `turned`.
+
+    Raises ValueError for a number that is none, or exchanged axes of an image that is not square.
+    """
+    if not 0 <= which < SYMMETRIES or (which & 4 and images.shape[1] != images.shape[2]):
+        raise ValueError(
+            f"There are {SYMMETRIES} symmetries of a square and, numbers 0 to 3, 4 of other "
+            f"images; received number {which} for images {list(images.shape)}."
+        )
+    axes = [axis for axis, bit in ((1, 1), (2, 2)) if which & bit]
+    out = images.flip(axes)
+    return out.transpose(1, 2) if which & 4 else out

@@ -2,8 +2,8 @@
 
 The edited parameters of tensor t are ``θ_t + strength · γ_t · Δ_t`` with Δ from the metanet and a
 learned scale γ_t, 0.01 at the start (Zhou et al. 2023, arXiv 2302.14040, appendix; the protocol of
-all later work on edits of INRs). The editor sees weights only, never pixels, and is trained
-through the rendered image.
+all later work on edits of INRs). The editor reads weights and is trained through the rendered
+image; it is never given the image. With probes it also evaluates the network at a few places.
 
 Deviations: SIRENs are brought to one representative of the sine's symmetries first (see
 :mod:`gmn_opt.inr.canonical`), so that an edit of strength 0 has other weights and the same
@@ -14,23 +14,20 @@ readouts of its two ends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph, trace
-from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
+from gmn_opt.inr.base import Inr, InrConfig, Params
 from gmn_opt.inr.canonical import canonical
+from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.weights import WeightsError, WeightSet, load, save
 
-KIND = "inr editor"
 START = 0.01
 #: Hidden width at which learned scales have their published meaning.
 WIDTH = 32
@@ -46,6 +43,8 @@ class EditorConfig:
         frequencies: Sines and cosines of each weight that the metanet reads beside it.
         gain: Of the metanet's first layer at initialization. At 1, SiLU is nearly linear on what
             comes out, and the mean of a function that is nearly linear says little.
+        probes: Places of the image at which neurons are heard; 0 to read weights alone. SIRENs
+            only, see :mod:`gmn_opt.inr.probing`.
     """
 
     edit: str = "dilate"
@@ -54,6 +53,7 @@ class EditorConfig:
     layers: int = 4
     frequencies: int = 2
     gain: float = 4.0
+    probes: int = 0
 
 
 def traced(inr: Inr) -> ParameterGraph:
@@ -81,6 +81,8 @@ class WeightEditor(nn.Module):
     Args:
         inr: Config of the INRs it is made for.
         config: Sizes.
+
+    ``about`` are plain values that its file said, such as the size of the images.
     """
 
     spread: Tensor
@@ -88,20 +90,29 @@ class WeightEditor(nn.Module):
     def __init__(self, inr: InrConfig, config: EditorConfig | None = None) -> None:
         super().__init__()
         self.inr, self.config = inr, config or EditorConfig()
+        self.about: dict[str, Any] = {}
         self._graphs: dict[InrConfig, ParameterGraph] = {}
         graph = self.graph_of(inr)
         names = [role_of(n, len(inr.widths)) for n in graph.shapes]
         self.roles = sorted({"hidden.weight", "hidden.bias", *names})
         self.scale = nn.Parameter(torch.full((len(self.roles),), START))
         self.register_buffer("spread", torch.ones(len(self.roles)))
+        self.probes: SirenProbes | None = None
         self.make_metanet(1 + 2 * self.config.frequencies)
 
     def make_metanet(self, features: int) -> None:
         """Build what `directions` needs; each weight comes with this many features."""
         c = self.config
         self.metanet = GraphMetanet(
-            features, 1, hidden=c.hidden, edge_hidden=c.edge_hidden, layers=c.layers
+            features,
+            1,
+            hidden=c.hidden,
+            edge_hidden=c.edge_hidden,
+            layers=c.layers,
+            node_inputs=features_per_node(self.inr, c.probes),
         )
+        if c.probes:
+            self.probes = SirenProbes(self.inr, c.probes)
         with torch.no_grad():
             self.metanet.edge_encoder.weight.mul_(c.gain)
         self.node_norm = nn.LayerNorm(c.hidden)
@@ -110,15 +121,18 @@ class WeightEditor(nn.Module):
         nn.init.zeros_(self.rows.weight)
         nn.init.zeros_(self.rows.bias)
 
-    def directions(self, graph: ParameterGraph, features: Mapping[str, Tensor]) -> Params:
+    def directions(
+        self, graph: ParameterGraph, features: Mapping[str, Tensor], heard: Tensor | None
+    ) -> Params:
         """Δ, ``{name: [..., *shape]}``, from ``{name: [..., *shape, features]}``.
 
-        The metanet's readout of the edge, plus the product of what its two ends say: as the
-        gradient of a weight is made of an activation and a backward signal.
+        ``heard`` [..., nodes, features] are the probe features, if there are any. The metanet's
+        readout of the edge, plus the product of what its two ends say: as the gradient of a weight
+        is made of an activation and a backward signal.
         """
         layout = blocked(graph)
         flat = layout.flatten({n: t.movedim(-1, 0) for n, t in features.items()})
-        states = self.metanet.states(graph, flat.movedim(0, -2))
+        states = self.metanet.states(graph, flat.movedim(0, -2), node_inputs=heard)
         nodes = self.node_norm(states.nodes)
         at_dst = self.rows(nodes).split(layout.group_sizes, -2)
         at_src = self.columns(nodes).split(layout.group_sizes, -2)
@@ -194,7 +208,10 @@ class WeightEditor(nn.Module):
             value = (params[name] * (width**0.5 / self.spread[role])).unsqueeze(-1)
             angle = value * turns
             features[name] = torch.cat([value, angle.sin(), angle.cos()], -1)
-        out = self.directions(graph, features)
+        heard = None
+        if self.probes is not None and isinstance(config, SirenConfig):
+            heard = self.probes(params, config, graph)
+        out = self.directions(graph, features, heard)
         return {n: self.scale[r] / width * out[n] for n, (r, width) in units.items()}
 
     def forward(
@@ -229,31 +246,3 @@ class WeightEditor(nn.Module):
             out = config.build().to(next(inr.parameters()))
         out.load_state_dict({n: t[0] for n, t in done.items()})
         return out
-
-
-def save_editor(
-    path: str | os.PathLike[str], editor: WeightEditor, about: dict[str, Any] | None = None
-) -> None:
-    """Write an editor, whole or not at all; ``about`` are plain values to keep along."""
-    config = {
-        "editor": asdict(editor.config),
-        "inr": editor.inr.to_dict(),
-        "about": about or {},
-    }
-    save(path, WeightSet(Path(path).stem, KIND, config, dict(editor.state_dict())))
-
-
-def load_editor(path: str | os.PathLike[str]) -> WeightEditor:
-    """The editor in a file, frozen and in evaluation mode.
-
-    Raises WeightsError when the file is missing, damaged, or holds something else.
-    """
-    found = load(path, KIND)
-    try:
-        inr = config_from_dict(found.config["inr"])
-        with torch.random.fork_rng(devices=[]):
-            editor = WeightEditor(inr, EditorConfig(**found.config["editor"]))
-        editor.load_state_dict(found.tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not fit the editors of this gmn-opt: {error}") from error
-    return editor.requires_grad_(False).eval()

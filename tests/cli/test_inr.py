@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,32 @@ from gmn_opt.inr import (
     EditorConfig,
     SirenConfig,
     WeightEditor,
+    load_editor,
     read_inr,
     render,
     save_editor,
 )
+from gmn_opt.weights import WeightsError
 
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `gmn-opt inr` in a folder with images and editors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and editors, some of them unusable."""
+    folder = tmp_path_factory.mktemp("things")
     digit = load_bundled("mnist").test_images[0].numpy()
-    Image.fromarray(digit).save("digit.png")
+    Image.fromarray(digit).save(folder / "digit.png")
     rows, columns = np.mgrid[0:40, 0:60]
     colour = np.stack([rows * 6, columns * 4, rows + columns], -1).astype(np.uint8)
-    Image.fromarray(colour).save("photo.jpg", quality=95)
-    Image.fromarray(np.dstack([colour, np.full((40, 60), 90, np.uint8)])).save("clear.png")
-    Image.fromarray(digit.astype(np.uint16) * 257).save("deep.png")
-    Image.fromarray(digit[:1, :1]).save("dot.png")
-    content = Path("digit.png").read_bytes()
-    Path("cut.png").write_bytes(content[: len(content) // 2])
-    Path("text.png").write_text("no image")
+    Image.fromarray(colour).save(folder / "photo.jpg", quality=95)
+    clear = np.dstack([colour, np.full((40, 60), 90, np.uint8)])
+    Image.fromarray(clear).save(folder / "clear.png")
+    Image.fromarray(digit.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(digit[:1, :1]).save(folder / "dot.png")
+    content = (folder / "digit.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    (folder / "text.png").write_text("no image")
     for name, channels in (("grey", 1), ("colour", 3)):
         torch.manual_seed(0)
         config = EditorConfig("dilate", hidden=8, edge_hidden=4, layers=2)
@@ -52,7 +54,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         with torch.no_grad():
             for p in editor.metanet.parameters():
                 p.add_(torch.randn_like(p) / 4)
-        save_editor(Path(f"{name}.safetensors"), editor)
+        save_editor(folder / f"{name}.safetensors", editor)
+    whole = (folder / "grey.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[:-99])
+    return folder
+
+
+@pytest.fixture
+def run(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `gmn-opt inr` in a copy of that folder."""
+    shutil.copytree(things, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     return lambda *args: CliRunner().invoke(app, ["inr", *args])
 
 
@@ -95,7 +109,7 @@ def test_from_image_to_image(run: Run) -> None:
 def test_a_photo_is_brought_to_size_saying_so(run: Run) -> None:
     result = fit(run, "photo.jpg")
     assert result.exit_code == 0, result.output
-    assert "changed: 60x40 to its middle, 40x40; 40x40 to 32x32" in result.stderr
+    assert "changed photo.jpg: 60x40 to its middle, 40x40; 40x40 to 32x32" in result.stderr
     assert read_inr("net.safetensors")[0].config == SirenConfig(2, 3)
     result = fit(run, "photo.jpg", "--grey", "--size", "16", "--width", "8")
     assert result.exit_code == 0, result.output
@@ -108,11 +122,78 @@ def test_a_photo_is_brought_to_size_saying_so(run: Run) -> None:
 def test_galleries(run: Run) -> None:
     result = run("gallery", "--editor", "grey.safetensors", "--count", "2", "-o", "g.png")
     assert result.exit_code == 0, result.output
-    assert "g.png: 2 images, dilate, mean squared error" in result.stdout
+    assert "g.png: 2 images, dilate by grey.safetensors, mean squared error" in result.stdout
     assert picture("g.png").std() > 20
     result = run("gallery", "photo.jpg", "--editor", "colour.safetensors", "-o", "c.png")
     assert result.exit_code == 0, result.output
     assert Path("c.png").is_file()
+
+
+@pytest.fixture
+def shipped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation with editors."""
+    folder = Path("package")
+    folder.mkdir()
+    for name in ("grey", "colour"):
+        (folder / f"inr-dilate-{name}.safetensors").write_bytes(
+            Path(f"{name}.safetensors").read_bytes()
+        )
+    monkeypatch.setattr("gmn_opt.weights.shipped._FOLDER", folder.absolute())
+
+
+@pytest.mark.usefixtures("shipped")
+class TestShippedEditors:
+    @pytest.mark.parametrize(("image", "name"), [("digit.png", "grey"), ("photo.jpg", "colour")])
+    def test_the_one_that_fits_and_which(self, run: Run, image: str, name: str) -> None:
+        assert fit(run, image).exit_code == 0
+        result = run("edit", "net.safetensors", "--edit", "dilate", "-o", "a.safetensors")
+        assert result.exit_code == 0, result.output
+        assert f"by inr-dilate-{name}" in result.stdout
+        args = ("--editor", f"{name}.safetensors", "-o", "b.safetensors")
+        assert run("edit", "net.safetensors", *args).exit_code == 0
+        a, b = read_inr("a.safetensors")[0], read_inr("b.safetensors")[0]
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(p, q)
+        assert read_inr("a.safetensors")[1]["edits"] == [{"edit": "dilate", "strength": 1.0}]
+
+    def test_a_gallery_without_any_options(self, run: Run) -> None:
+        result = run("gallery", "--count", "2")
+        assert result.exit_code == 0, result.output
+        assert "2 images, dilate by inr-dilate-grey" in result.stdout
+        result = run("gallery", "photo.jpg")
+        assert result.exit_code == 0, result.output
+        assert "1 images, dilate by inr-dilate-colour" in result.stdout
+        assert "changed photo.jpg" in result.stderr
+
+    def test_none_fits(self, run: Run) -> None:
+        assert fit(run).exit_code == 0
+        Path("package/inr-dilate-grey.safetensors").unlink()
+        for args in (["--edit", "dilate"], ["--edit", "neon"]):
+            result = run("edit", "net.safetensors", *args, "-o", "x.safetensors")
+            assert result.exit_code == 2
+            assert f"no editor for {args[1]!r} on grey images" in result.stderr
+            assert "there are: inr-dilate-colour" in result.stderr
+            assert not Path("x.safetensors").exists()
+
+    def test_by_name(self, run: Run) -> None:
+        assert load_editor("inr-dilate-grey").inr.outputs == 1
+        assert load_editor("dilate", channels=3).inr.outputs == 3
+        for args, message in (
+            (("dilate",), "several editors for 'dilate': inr-dilate-colour, inr-dilate-grey"),
+            (("melt",), "no editor for 'melt' in this"),
+            (("dilate", 2), "on 2-channel images"),
+            (("inr-dilate-grey", 3), "edits networks of 1 channels, this one has 3"),
+        ):
+            with pytest.raises(WeightsError, match=message):
+                load_editor(*args)
+
+
+def test_an_edit_of_another_size_says_so(run: Run) -> None:
+    assert fit(run, "photo.jpg", "--grey", "--size", "40").exit_code == 0
+    args = ("--editor", "grey.safetensors", "-o", "x.safetensors")
+    result = run("edit", "net.safetensors", *args)
+    assert result.exit_code == 0, result.output
+    assert "made for networks of 28x28 images, this one is of 40x40" in result.stderr
 
 
 def test_networks_from_elsewhere(run: Run) -> None:
@@ -136,7 +217,10 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["fit", "digit.png", "-o", "no/x.safetensors"], "no is not a folder"),
         (["edit", "x", "-o", "x.safetensors", "--edit", "melt"], "There is no file x"),
         (["edit", "NET", "-o", "x.safetensors"], "say which edit with --edit"),
-        (["edit", "NET", "-o", "x.safetensors", "--edit", "melt"], "no editor for 'melt' on grey"),
+        (
+            ["edit", "NET", "-o", "x.safetensors", "--edit", "melt"],
+            "no editor for 'melt' on grey images",
+        ),
         (
             ["edit", "NET", "-o", "x.safetensors", "--editor", "colour.safetensors"],
             "edits networks of 3 channels, this one has 1",
@@ -155,13 +239,34 @@ def test_networks_from_elsewhere(run: Run) -> None:
             "is an editor for 'dilate', not for 'blur'",
         ),
         (["edit", "NET", "-o", "x.safetensors", "--editor", "NET"], "holds weights of a inr"),
+        (["edit", "NET", "-o", "x.safetensors", "--editor", "none.safetensors"], "no weights file"),
+        (["edit", "NET", "-o", "x.safetensors", "--editor", "half.safetensors"], "is cut off"),
+        (["edit", "NET", "-o", "x.safetensors", "--editor", "text.png"], "is cut off or damaged"),
+        (
+            [
+                "edit",
+                "NET",
+                "-o",
+                "x.safetensors",
+                "--editor",
+                "grey.safetensors",
+                "--strength",
+                "nan",
+            ],
+            "takes a number such as 0.5",
+        ),
+        (["edit", "NAN", "-o", "x.safetensors", "--editor", "grey.safetensors"], "no finite"),
+        (["render", "CUT", "-o", "x.png"], "cut off"),
+        (["render", "text.png", "-o", "x.png"], "is no safetensors file"),
+        (["gallery", "deep.png", "-o", "x.png"], "more than 8 bits"),
+        (["gallery", "dot.png", "-o", "x.png", "--editor", "grey.safetensors"], "1x1 pixels"),
         (["edit", "CUT", "-o", "x.safetensors", "--editor", "grey.safetensors"], "cut off"),
         (["edit", "CONV", "-o", "x.safetensors", "--editor", "grey.safetensors"], "is no SIREN"),
         (["edit", "WIDE", "-o", "x.safetensors", "--editor", "grey.safetensors"], "was made for"),
         (["render", "NET", "-o", "x.gif"], "the name must end in .png"),
         (["render", "LINE", "-o", "x.png"], "maps 1 coordinates to 2 values"),
         (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite"),
-        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' on grey"),
+        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' on grey images"),
         (["gallery", "-o", "x.png", "--editor", "colour.safetensors"], "give images"),
         (["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"], "no bundl"),
         (["gallery", "cut.png", "-o", "x.png", "--editor", "grey.safetensors"], "cut.png is no"),

@@ -12,10 +12,25 @@ import pytest
 import torch
 import typer
 
-from experiments import inr_classification, inr_editing, make_inrs
+from experiments import (
+    inr_classification,
+    inr_edit_report,
+    inr_editing,
+    inr_editing_table,
+    inr_fitters,
+    make_inrs,
+    release_editor,
+)
 from experiments.benchmarks import inr_fitting
 from experiments.inr_classifiers import CLASSIFIERS
-from experiments.inr_editors import EDITORS, EditTrainer, TrainConfig, new_editor, rendered_edits
+from experiments.inr_edit_training import (
+    EditTrainer,
+    TrainConfig,
+    references,
+    rendered_edits,
+)
+from experiments.inr_editors import EDITORS, new_editor
+from experiments.settings import with_settings
 from gmn_opt import trace
 from gmn_opt.inr import (
     EditorConfig,
@@ -28,7 +43,8 @@ from gmn_opt.inr import (
     load_inr_set,
     render,
 )
-from gmn_opt.inr.augmentation import Moves, moved
+from gmn_opt.inr.augmentation import SYMMETRIES, Moves, moved, turned, turned_images
+from gmn_opt.inr.edits import edited
 from tasks.inr_data import PATCH, PHOTOS, load_split
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=3)
@@ -87,8 +103,8 @@ class TestEditing:
         data = small()
         for kind in EDITORS:
             editor = new_editor(kind, data.config, TINY, 0)
-            config = TrainConfig(steps=60, batch=4, lr=5e-3, warmup=5, average=0.5)
-            trainer = EditTrainer(data, "invert", editor, config, 0, torch.device("cpu"))
+            config = TrainConfig(steps=60, batch=4, lr=5e-3, average=0.5)
+            trainer = EditTrainer([data], "invert", editor, config, 0, torch.device("cpu"))
             losses = [trainer.advance() for _ in range(60)]
             assert losses[-1] < 0.9 * losses[0], kind
         with pytest.raises(ValueError, match="no editor 'cnn'"):
@@ -108,11 +124,11 @@ class TestEditing:
             assert all(torch.allclose(a[n], b[n], atol=1e-10) for n in a) == equivariant
 
     def test_a_run_goes_on_exactly(self) -> None:
-        data, config = small(), TrainConfig(steps=6, batch=2, warmup=2)
+        data, config = small(), TrainConfig(steps=6, batch=2)
 
         def fresh() -> EditTrainer:
             editor = new_editor("gmn", data.config, TINY, 0)
-            return EditTrainer(data, "dilate", editor, config, 0, torch.device("cpu"))
+            return EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
 
         whole, first, second = fresh(), fresh(), fresh()
         want = [whole.advance() for _ in range(6)]
@@ -127,8 +143,43 @@ class TestEditing:
         with pytest.raises(ValueError, match="written with other settings"):
             other.load_state_dict(first.state_dict())
 
+    def test_the_rate_follows_steps_or_time(self) -> None:
+        data = small(2)
+        for config in (TrainConfig(steps=8, batch=2), TrainConfig(seconds=0.5, batch=2)):
+            editor = new_editor("gmn", data.config, TINY, 0)
+            trainer = EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
+            rates = []
+            while trainer.progress < 1:
+                trainer.advance()
+                rates.append([g["lr"] for g in trainer.optimizer.param_groups])
+            assert max(r[0] for r in rates) > 0.5 * config.lr
+            assert rates[-1][0] < 0.3 * config.lr
+            if config.seconds is None:
+                assert trainer.step == 8
+            else:
+                assert trainer.seconds == pytest.approx(0.5, abs=0.2)
+        with pytest.raises(ValueError, match="seconds positive"):
+            TrainConfig(seconds=0.0)
+
+    def test_references_under_symmetries(self) -> None:
+        """The turned image edited, in the order by which networks are turned."""
+        data = small(3)
+        found = references(data, "contrast", True)
+        assert found.shape == (SYMMETRIES, 3, 14, 14, 1)
+        assert torch.equal(found[:1], references(data, "contrast", False))
+        for which in range(SYMMETRIES):
+            want = edited(turned_images(data.targets(), which), "contrast")
+            assert torch.allclose(found[which].float() / 127.5 - 1, want, atol=1e-6)
+        wide = replace(data, images=data.images[:, :, :10])
+        assert references(wide, "dilate", True).shape == (4, 3, 14, 10, 1)
+
     def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
-        run: dict[str, Any] = {"preset": "smoke", "inrs": folder, "out": tmp_path, "device": "cpu"}
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": [folder],
+            "out": tmp_path,
+            "device": "cpu",
+        }
         inr_editing.main(**run, minutes=0.0)
         first = json.loads((tmp_path / "result.json").read_text())
         assert first["steps"] == 1
@@ -142,12 +193,120 @@ class TestEditing:
         assert len(record["curve"]) == 2
         editor = load_editor(tmp_path / "editor.safetensors")
         test = load_inr_set(folder / "test")
-        error = inr_editing.judge(editor, test, "dilate")
+        error = inr_edit_report.judge(editor, test, "dilate")
         assert error == pytest.approx(record["test_mse"], rel=1e-4)
         for name in ("curve.png", "gallery.png"):
             assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        self.release(tmp_path, record)
+        for wrong in ({"edit": "melt"}, {"resume": True, "seed": 1}, {"change": ["hidden=0.5"]}):
+            with pytest.raises(typer.Exit):
+                inr_editing.main(**{**run, **wrong})
+
+    def release(self, run: Path, record: dict[str, Any]) -> None:
+        """A run's editor goes into the package with its card, if it is any good."""
+        to: dict[str, Any] = {"package": run / "package", "results": run / "results"}
+        assert record["test_mse"] > 0.5 * record["bounds"]["identity"]
         with pytest.raises(typer.Exit):
-            inr_editing.main(**run, edit="melt")
+            release_editor.main(run, **to)
+        assert not to["package"].exists()
+        release_editor.main(run, **to, most=10.0)
+        name = "inr-dilate-grey"
+        assert sorted(p.name for p in to["package"].iterdir()) == [
+            f"{name}.json",
+            f"{name}.safetensors",
+        ]
+        card = json.loads((to["package"] / f"{name}.json").read_text())
+        assert card["name"] == name
+        assert card["results"]["test_mse"] == record["test_mse"]
+        assert card["data"]["inrs"] == {"train": 6, "valid": 3, "test": 3}
+        assert load_editor(to["package"] / f"{name}.safetensors").about["size"] == [28, 28]
+        assert (to["results"] / name / "result.json").is_file()
+        for change in ({"complete": False}, {"sha256": "0"}):
+            (run / "result.json").write_text(json.dumps({**record, **change}))
+            with pytest.raises(typer.Exit):
+                release_editor.main(run, **to, most=10.0)
+
+    def test_one_editor_for_several_architectures(self, folder: Path, tmp_path: Path) -> None:
+        folders = [folder]
+        for name, widths in (("deep", "6,5,4"), ("wide", "12,12")):
+            folders.append(tmp_path / name)
+            make_inrs.main(
+                data="mnist", out=folders[-1], count="4,2,2", widths=widths, steps=10, shard=4
+            )
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": folders[:2],
+            "unseen": folders[2:],
+            "device": "cpu",
+        }
+        inr_editing.main(**run, out=tmp_path)
+        record = json.loads((tmp_path / "result.json").read_text())
+        found = [(t["widths"], t["seen"], t["count"]) for t in record["tests"]]
+        assert found == [([8, 8], True, 3), ([6, 5, 4], True, 2), ([12, 12], False, 2)]
+        assert record["test_mse"] == pytest.approx(
+            (record["tests"][0]["test_mse"] + record["tests"][1]["test_mse"]) / 2
+        )
+        assert record["inrs"]["train"] == 10
+        editor = load_editor(tmp_path / "editor.safetensors")
+        wide = load_inr_set(folders[2] / "test")
+        error = inr_edit_report.judge(editor, wide, "dilate")
+        assert error == pytest.approx(record["tests"][2]["test_mse"], rel=1e-4)
+        with pytest.raises(typer.Exit):  # baselines serve one architecture
+            inr_editing.main(**run, out=tmp_path / "flat", kind="flat")
+
+    def test_a_run_of_given_time(self, folder: Path, tmp_path: Path) -> None:
+        run: dict[str, Any] = {
+            "preset": "smoke",
+            "inrs": [folder],
+            "out": tmp_path,
+            "device": "cpu",
+        }
+        inr_editing.main(**run, train_seconds=0.4, kind="flat", change=["check_every=1000"])
+        record = json.loads((tmp_path / "result.json").read_text())
+        assert record["complete"]
+        assert record["training_seconds"] == pytest.approx(0.4, abs=0.2)
+        assert record["training"]["seconds"] == 0.4
+        assert len(record["curve"]) >= 1
+
+
+class TestTable:
+    def record(self, **changes: Any) -> dict[str, Any]:
+        base = {
+            "edit": "dilate", "data": "mnist", "kind": "gmn", "seed": 0, "complete": True,
+            "inrs": {"train": 6}, "editor": {"hidden": 8}, "training": {"lr": 0.1, "batch": 4},
+            "test_mse": 0.1, "bounds": {"identity": 0.4, "floor": 0.001}, "steps": 10,
+            "training_seconds": 2.0, "command": "python -m x", "environment": {},
+            "tests": [{"widths": [8, 8], "seen": True}],
+        }  # fmt: skip
+        return {**base, **changes}
+
+    def test_rows(self, tmp_path: Path) -> None:
+        records = [
+            self.record(),
+            self.record(seed=1, test_mse=0.2),
+            self.record(kind="flat", test_mse=0.3, training={"lr": 0.2, "batch": 4}),
+            self.record(edit="blur", test_mse=0.05),
+        ]
+        for number, record in enumerate(records):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "result.json").write_text(json.dumps(record))
+        inr_editing_table.main([tmp_path / str(n) for n in range(4)], out=tmp_path / "table")
+        rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+        assert [(r["edit"], r["kind"], r["seeds"]) for r in rows] == [
+            ("blur", "gmn", [0]), ("dilate", "gmn", [0, 1]), ("dilate", "flat", [0]),
+        ]  # fmt: skip
+        lines = (tmp_path / "table" / "table.md").read_text().splitlines()
+        assert "| gmn | lr 0.1 | 2 | 0.1500 ± 0.0707 | 0.4000 | 0.0010 | 10 | 2 |" in lines[3]
+        assert "settings" not in inr_editing_table.markdown(inr_editing_table.table_of(records[:2]))
+
+    def test_refusals(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="Finish it with --resume"):
+            inr_editing_table.table_of([self.record(complete=False)])
+        with pytest.raises(ValueError, match="there twice: seeds"):
+            inr_editing_table.table_of([self.record(), self.record()])
+        with pytest.raises(typer.Exit):
+            inr_editing_table.main([tmp_path / "none"], out=tmp_path / "table")
+        assert not (tmp_path / "table").exists()
 
 
 class TestClassification:
@@ -207,6 +366,22 @@ def test_moved_networks_show_moved_images(
             assert torch.allclose(b, move(a), atol=1e-10)
 
 
+def test_turned_networks_show_turned_images() -> None:
+    data = small(SYMMETRIES)
+    params = {n: p.double() for n, p in data.params.items()}
+    inr, which = data.template().double(), torch.arange(SYMMETRIES)
+    before, after = render(inr, 9, params), render(inr, 9, turned(params, which))
+    for i in range(SYMMETRIES):
+        want = turned_images(before[i : i + 1], i)[0]
+        assert torch.allclose(after[i], want, atol=1e-10)
+        for other in range(i):
+            assert not torch.allclose(turned_images(before[i : i + 1], other)[0], want)
+    assert torch.equal(turned(params, which)["layers.0.bias"], params["layers.0.bias"])
+    for number, shape in ((8, (1, 4, 4, 1)), (4, (1, 4, 5, 1))):
+        with pytest.raises(ValueError, match="8 symmetries of a square"):
+            turned_images(torch.zeros(shape), number)
+
+
 def test_moves_by_their_formula() -> None:
     """A turned, zoomed and shifted network at x is the network at A x + t."""
     data = small(1)
@@ -232,3 +407,33 @@ def test_the_benchmark_compares_at_equal_psnr(tmp_path: Path) -> None:
         for facts in found.values():
             assert facts["psnr_min"] >= 15.0
             assert facts["inrs_per_second"][0] > 0
+
+
+def test_settings_from_the_command_line() -> None:
+    configs = (EditorConfig(), TrainConfig())
+    editor, train = with_settings(configs, ["hidden=16", "lr=0.1", "seconds=3", "symmetries=false"])
+    assert editor == EditorConfig(hidden=16)
+    assert train == TrainConfig(lr=0.1, seconds=3, symmetries=False)
+    for change, message in (
+        ("hidden", "there is no ="),
+        ("hidden=big", "'big' is no JSON"),
+        ("depth=3", "no 'depth'; there are average, batch"),
+        ("hidden=1.5", "expected a value like 64, received 1.5"),
+        ("lr=-1", "lr and seconds positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_settings(configs, [change])
+
+
+def test_fitters_are_compared_from_the_same_start(tmp_path: Path) -> None:
+    inr_fitters.main(out=tmp_path, images=2, steps=20, every=10, rates="0.003", goal=5.0)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert set(record["summary"]) == {"gmn", "adam 0.003", "adam-cosine 0.003"}
+    for name, found in record["summary"].items():
+        assert found["psnr"] > 5, name
+        assert found["reached"] == 2
+        assert 0 < found["steps_to_goal"] <= 20
+    assert [len(c) for c in record["curves"]["gmn"]] == [2, 2]
+    assert (tmp_path / "curves.png").is_file()
+    with pytest.raises(ValueError, match="Unknown fitter 'sgd'"):
+        inr_fitters.make_fitter("sgd", SirenConfig().build(), 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,18 +27,23 @@ from gmn_opt.inr import (
     render,
     save_editor,
     save_inr,
+    shipped_editors,
     stack,
 )
+from gmn_opt.inr.editor_files import editor_name
 from gmn_opt.inr.edits import EDITS, edited
-from gmn_opt.weights import WeightsError
+from gmn_opt.inr.probing import values_and_slopes
+from gmn_opt.metanet import blocked
+from gmn_opt.weights import WeightsError, card
+from gmn_opt.weights.shipped import path_of
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2)
 SIREN = SirenConfig(2, 1, (6, 5))
 
 
-def editor_for(config: InrConfig) -> WeightEditor:
+def editor_for(config: InrConfig, probes: int = 0) -> WeightEditor:
     """An editor whose readout is not zero, as if trained."""
-    editor = WeightEditor(config, TINY).double()
+    editor = WeightEditor(config, replace(TINY, probes=probes)).double()
     with torch.no_grad():
         for p in (*editor.metanet.parameters(), *editor.rows.parameters()):
             p.add_(torch.randn_like(p) / 4)
@@ -90,18 +97,20 @@ class TestCanonical:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "probes"),
     [
-        SIREN,
-        SirenConfig(2, 3, (6, 5, 4)),
-        FourierConfig(2, 1, (5, 4), frequencies=3),
-        GridConfig(2, 1, (5,), resolution=3, channels=2),
+        (SIREN, 0),
+        (SIREN, 5),
+        (SirenConfig(2, 3, (6, 5, 4)), 0),
+        (SirenConfig(2, 3, (6, 5, 4)), 4),
+        (FourierConfig(2, 1, (5, 4), frequencies=3), 0),
+        (GridConfig(2, 1, (5,), resolution=3, channels=2), 0),
     ],
     ids=str,
 )
-def test_equivariance(config: InrConfig) -> None:
+def test_equivariance(config: InrConfig, probes: int) -> None:
     """edit(permute(θ)) = permute(edit(θ)), and the picture is the same."""
-    editor, params = editor_for(config), some(config)
+    editor, params = editor_for(config, probes), some(config)
     editor.measure(params)
     inr = config.build().double()
     with torch.no_grad():
@@ -114,8 +123,9 @@ def test_equivariance(config: InrConfig) -> None:
             assert torch.allclose(render(inr, 6, moved), render(inr, 6, done), atol=1e-10)
 
 
-def test_symmetries_of_the_sine_change_nothing() -> None:
-    editor, params = editor_for(SIREN), some(SIREN)
+@pytest.mark.parametrize("probes", [0, 4])
+def test_symmetries_of_the_sine_change_nothing(probes: int) -> None:
+    editor, params = editor_for(SIREN, probes), some(SIREN)
     with torch.no_grad():
         assert close(editor(turned(params, SIREN)), editor(params), 1e-9)
 
@@ -130,16 +140,35 @@ def test_strength_interpolates() -> None:
         assert torch.allclose(half[n], (none[n] + whole[n]) / 2, atol=1e-12)
 
 
-def test_batches_are_independent() -> None:
-    editor, params = editor_for(SIREN), some(SIREN)
+def test_the_edit_sets_in_smoothly() -> None:
+    """Pictures at neighbouring strengths are near, and nearer the nearer the strengths."""
+    editor, params = editor_for(SIREN, 4), some(SIREN)
+    inr = SIREN.build().double()
+    with torch.no_grad():
+        at = [render(inr, 6, editor(params, strength=s / 256)) for s in range(257)]
+
+    def farthest(stride: int) -> float:
+        return max(float((at[i + stride] - at[i]).abs().max()) for i in range(257 - stride))
+
+    assert farthest(1) < farthest(32) / 10
+
+
+@pytest.mark.parametrize("probes", [0, 4])
+def test_batches_are_independent(probes: int) -> None:
+    editor, params = editor_for(SIREN, probes), some(SIREN)
     with torch.no_grad():
         done = editor(params)
         alone = editor({n: p[1:2] for n, p in params.items()})
+        without = editor({n: p[1] for n, p in params.items()})
+        twofold = editor({n: torch.stack([p, p]) for n, p in params.items()})
     assert close(alone, {n: p[1:2] for n, p in done.items()})
+    assert close(without, {n: p[1] for n, p in done.items()})
+    assert close(twofold, {n: torch.stack([p, p]) for n, p in done.items()})
 
 
-def test_other_widths_and_depths() -> None:
-    editor = editor_for(SIREN)
+@pytest.mark.parametrize("probes", [0, 4])
+def test_other_widths_and_depths(probes: int) -> None:
+    editor = editor_for(SIREN, probes)
     for widths in ((9, 7), (4,), (5, 6, 7, 8)):
         config = SirenConfig(2, 1, widths)
         params = some(config)
@@ -234,3 +263,58 @@ class TestEdits:
     def test_refusals(self, images: Tensor, name: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             edited(images, name)
+
+
+class TestProbes:
+    def test_nodes_hear_what_the_network_says(self) -> None:
+        editor, params = editor_for(SIREN, 9), some(SIREN)
+        assert editor.probes is not None
+        with torch.no_grad():
+            heard = editor.probes(params, SIREN, editor.graph)
+            shown = SIREN.build().double().batched(params, editor.probes.places)
+        assert heard.shape == (3, sum(blocked(editor.graph).group_sizes), 18)
+        groups = [g for g in editor.graph.groups if g.role == "output"]
+        (at,) = (heard.split(blocked(editor.graph).group_sizes, -2)[g.id] for g in groups)
+        assert torch.allclose(at[..., :9], shown.mT)
+
+    def test_slopes_are_derivatives(self) -> None:
+        config = SirenConfig(2, 3, (5, 4))
+        params, places = some(config), torch.rand(6, 2).double()
+        values, slopes = values_and_slopes(params, places, config.omega)
+        inr = config.build().double()
+        assert torch.allclose(values[-1], inr.batched(params, places))
+        for layer, factor in ((0, config.omega), (1, config.omega), (2, 1.0)):
+            bias = params[f"layers.{layer}.bias"]
+
+            def shown(b: Tensor, name: str = f"layers.{layer}.bias") -> Tensor:
+                return inr.batched({**params, name: b}, places)
+
+            (all_pairs,) = torch.autograd.functional.jacobian(shown, (bias,))
+            # [N, P, outputs, N, width], of which networks know only themselves
+            own = all_pairs.diagonal(dim1=0, dim2=3).permute(3, 1, 0, 2)
+            assert torch.allclose(slopes[layer] * factor, own, atol=1e-10)
+
+    def test_places(self) -> None:
+        editor = WeightEditor(SIREN, replace(TINY, probes=11))
+        assert editor.probes is not None
+        assert editor.probes.places.shape == (11, 2)
+        assert len(editor.probes.places[:9].unique(dim=0)) == 9
+
+    def test_of_sirens_alone(self) -> None:
+        with pytest.raises(ValueError, match="Use an editor with probes=0"):
+            WeightEditor(FourierConfig(2, 1, (5,), frequencies=2), replace(TINY, probes=4))
+
+
+@pytest.mark.parametrize("name", shipped_editors())
+def test_what_ships(name: str) -> None:
+    """Every shipped editor fits this version, is the one of its card, and is of use."""
+    facts, path = card(name), path_of(name)
+    assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    editor = load_editor(name)
+    assert name == editor_name(editor.config.edit, editor.inr.outputs)
+    results = facts["results"]
+    assert results["floor"] < results["test_mse"] < results["identity"]
+    params = stack([editor.inr.build()])
+    done = editor(params)
+    assert all(bool(p.isfinite().all()) for p in done.values())
+    assert not close(done, editor.prepare(params, editor.inr), 1e-4)

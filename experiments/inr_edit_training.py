@@ -1,0 +1,236 @@
+"""Training of weight editors through the rendered image."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from gmn_opt.inr import Inr, InrSet, Params, WeightEditor, render
+from gmn_opt.inr.augmentation import SYMMETRIES, turned, turned_images
+from gmn_opt.inr.edits import edited
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an editor is trained: AdamW, warm-up and half a cosine, moving average of the weights.
+
+    Attributes:
+        steps: Steps of the whole run, unless ``seconds`` ends it.
+        seconds: Time for the steps, by which learning rate and end go then, so that a run on any
+            budget ends at rate zero: the process's CPU time, or wall time on a GPU.
+        batch: INRs per step.
+        lr, weight_decay: Of AdamW; biases, norms and scales do not decay.
+        scale_lr: Learning rate of the editor's scales, relative.
+        warmup: Share of the run before the full rate.
+        clip: Most norm of the gradient.
+        average: Decay of the moving average.
+        symmetries: Whether every INR, and its image, is drawn under one of the square's symmetries.
+        check_every: Steps between looks at the validation error.
+    """
+
+    steps: int = 30_000
+    seconds: float | None = None
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    scale_lr: float = 1.0
+    warmup: float = 0.02
+    clip: float = 1.0
+    average: float = 0.999
+    symmetries: bool = True
+    check_every: int = 500
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings with which nothing could be trained."""
+        least = min(self.steps, self.batch, self.check_every)
+        if least < 1 or not self.lr > 0 or (self.seconds is not None and not self.seconds > 0):
+            raise ValueError(
+                "steps, batch and check_every must be at least 1, lr and seconds positive, "
+                f"received {self}."
+            )
+
+
+@dataclass(frozen=True)
+class _Material:
+    """A set of INRs ready to train on: parameters as an edit starts from, and references."""
+
+    inr: Inr
+    params: Params
+    references: Tensor
+
+
+class EditTrainer:
+    """Trains one editor for one edit on sets of INRs; a state dict continues it exactly.
+
+    The editor sees weights. The loss is the mean squared error, in [-1, 1], between the rendered
+    edited INR and the reference edit of the image that the INR was fitted to. A batch is of one
+    set, drawn at random; units of the weights are those of the first set.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[InrSet],
+        edit: str,
+        editor: WeightEditor,
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config, self.device = config, device
+        self.editor = editor.to(device)
+        self.material = []
+        for some in data:
+            editor.graph_of(some.config)  # refuse before any work
+            with torch.no_grad():
+                known = editor.prepare(some.params, some.config)
+            params = {n: p.to(device) for n, p in known.items()}
+            wanted = references(some, edit, config.symmetries).to(device)
+            self.material.append(_Material(some.template().to(device), params, wanted))
+        editor.measure(self.material[0].params, data[0].config)
+        self.optimizer = _optimizer(editor, config)
+        self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step, self.seconds, self.skipped = 0, 0.0, 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 1 at its end."""
+        c = self.config
+        return min(1.0, self.step / c.steps if c.seconds is None else self.seconds / c.seconds)
+
+    def _rate(self) -> float:
+        """Learning rate, relative to the highest."""
+        done = self.progress
+        warm = 1.0 if done >= self.config.warmup else (done or 1e-3) / self.config.warmup
+        return warm * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _clock(self) -> float:
+        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+
+    def _draw(self) -> tuple[Inr, Params, Tensor]:
+        """An INR of the kind, parameters ``{name: [B, *shape]}``, images wanted [B, H, W, C]."""
+        which = 0
+        if len(self.material) > 1:
+            which = int(torch.randint(len(self.material), (), generator=self.generator))
+        some = self.material[which]
+        symmetries, count = some.references.shape[:2]
+        size = (min(self.config.batch, count),)
+        chosen = torch.randint(count, size, generator=self.generator).to(self.device)
+        params = {n: p[chosen] for n, p in some.params.items()}
+        turn = torch.zeros_like(chosen)
+        if symmetries > 1:
+            turn = torch.randint(symmetries, size, generator=self.generator).to(self.device)
+            params = turned(params, turn)
+        return some.inr, params, some.references[turn, chosen].float() / 127.5 - 1
+
+    def advance(self) -> float:
+        """One step; returns the loss. A step with a non-finite gradient is counted and skipped."""
+        started = self._clock()
+        inr, params, target = self._draw()
+        size = (target.shape[1], target.shape[2])
+        loss = mse_loss(render(inr, size, self.editor(params, inr.config)), target)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["highest"] * self._rate()
+        if bool(norm.isfinite()):
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.step += 1
+        keep = min(self.config.average, self.step / (10 + self.step))
+        with torch.no_grad():
+            for name, p in self.editor.state_dict().items():
+                self.averaged[name].lerp_(p, 1 - keep)
+        value = loss.item()
+        self.seconds += self._clock() - started
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a continued run needs, as tensors and plain values."""
+        return {
+            "editor": self.editor.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "config": asdict(self.config),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state; raises ValueError when it belongs to another run."""
+        if not isinstance(state, dict) or state.get("config") != asdict(self.config):
+            found = state.get("config") if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"The checkpoint was written with other settings ({found}, now "
+                f"{asdict(self.config)}). Continue with the same, or start anew."
+            )
+        try:
+            self.editor.load_state_dict(state["editor"])
+            self.averaged = {n: t.to(self.device) for n, t in state["averaged"].items()}
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"The checkpoint is of another editor: {error}") from error
+        self.generator.set_state(state["generator"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.skipped = state["skipped"]
+
+    def result(self) -> WeightEditor:
+        """A copy of the editor with averaged weights, frozen."""
+        copy = type(self.editor)(self.editor.inr, self.editor.config).to(self.device)
+        copy.load_state_dict(self.averaged)
+        return copy.requires_grad_(False).eval()
+
+
+def references(data: InrSet, edit: str, symmetries: bool) -> Tensor:
+    """Reference edits, uint8 ``[S, N, H, W, C]``, under each of the square's symmetries or none.
+
+    The turned image is edited, not the edit turned: an edit need not commute with symmetries, as
+    the tiles of CLAHE do not. Images that are not square have four.
+    """
+    images = data.targets()
+    square = images.shape[1] == images.shape[2]
+    count = (SYMMETRIES if square else SYMMETRIES // 2) if symmetries else 1
+    out = []
+    for which in range(count):
+        done = edited(turned_images(images, which), edit)
+        out.append(((done + 1) * 127.5).round().to(torch.uint8))
+    return torch.stack(out)
+
+
+def _optimizer(editor: WeightEditor, config: TrainConfig) -> torch.optim.AdamW:
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for p in editor.parameters():
+        if p is not editor.scale:
+            (matrices if p.dim() > 1 else vectors).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "highest": config.lr, "weight_decay": config.weight_decay},
+        {"params": vectors, "highest": config.lr, "weight_decay": 0.0},
+        {"params": [editor.scale], "highest": config.lr * config.scale_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+
+
+@torch.no_grad()
+def rendered_edits(
+    editor: WeightEditor, data: InrSet, strength: float = 1.0, batch: int = 100
+) -> Tensor:
+    """What edited INRs show, ``[N, H, W, C]`` on the CPU, not cut off at the range."""
+    device = editor.scale.device
+    inr, size = data.template().to(device), tuple(data.images.shape[1:3])
+    rows = []
+    for start in range(0, len(data), batch):
+        some = {n: p[start : start + batch].to(device) for n, p in data.params.items()}
+        rows.append(render(inr, size, editor(some, data.config, strength)).cpu())
+    return torch.cat(rows)

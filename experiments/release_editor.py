@@ -1,0 +1,114 @@
+"""Put a trained weight editor into the package: ``python -m experiments.release_editor RUN``.
+
+RUN is the folder of a finished run of ``experiments.inr_editing``. Writes
+``inr-EDIT-grey.safetensors`` (or ``-colour``) and its model card, and keeps the run's record under
+``experiments/results/inr_editing/NAME``. An editor must at least halve the error of no edit at all,
+or take --most times it, to ship.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gmn_opt.inr import WeightEditor, load_editor
+from gmn_opt.inr.editor_files import editor_name
+from gmn_opt.weights.atomic import write_atomically
+
+PACKAGE = Path(__file__).parents[1] / "gmn_opt" / "weights"
+RESULTS = Path(__file__).parent / "results" / "inr_editing"
+
+
+def checked(record: dict[str, Any], weights: Path, most: float) -> WeightEditor:
+    """The editor of a run; raises ValueError for one that should not ship."""
+    editor = load_editor(weights)
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != record.get("sha256"):
+        raise ValueError(f"{weights} is not the editor that its record judges (sha256 {found}).")
+    if not record["complete"]:
+        raise ValueError(f"The run stopped after {record['steps']} steps; finish it with --resume.")
+    identity = record["bounds"]["identity"]
+    if not record["test_mse"] <= most * identity:
+        raise ValueError(
+            f"The editor's error {record['test_mse']:.4f} is more than {most:g} times that of no "
+            f"edit at all, {identity:.4f}: train it for longer."
+        )
+    return editor
+
+
+def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str, Any]:
+    """The model card."""
+    environment = record["environment"]
+    return {
+        "name": name,
+        "what": f"weight editor ({record['edit']}): edits images by the weights of their INRs",
+        "parameters": record["parameters"],
+        "sizes": record["editor"],
+        "inr": editor.inr.to_dict(),
+        "image_size": editor.about.get("size"),
+        "sha256": record["sha256"],
+        "command": record["command"],
+        "commit": environment["commit"],
+        "seed": record["seed"],
+        "data": {
+            "name": record["data"],
+            "inrs": record["inrs"],
+            "images": record["origin"],
+            "never_seen": "validation and test INRs",
+        },
+        "training": record["training"],
+        "compute": {
+            "steps": record["steps"],
+            "seconds": record["training_seconds"],
+            "processor": environment["cuda"] or environment["processor"],
+            "threads": environment["threads"],
+            "torch": environment["torch"],
+        },
+        "results": {
+            "test_mse": record["test_mse"],
+            "by_architecture": {
+                "-".join(map(str, t["widths"])): [t["test_mse"], "seen" if t["seen"] else "unseen"]
+                for t in record["tests"]
+            },
+            "identity": record["bounds"]["identity"],
+            "floor": record["bounds"]["floor"],
+            "target_range": record["target_range"],
+        },
+    }
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished inr_editing run.")],
+    package: Annotated[Path, typer.Option(help="Where weights and card go.")] = PACKAGE,
+    most: Annotated[float, typer.Option(help="Most error, relative to no edit.")] = 0.5,
+    results: Annotated[Path, typer.Option(help="Where the record goes.")] = RESULTS,
+) -> None:
+    """Release the editor of a run."""
+    console = Console(highlight=False, soft_wrap=True)
+    weights = run / "editor.safetensors"
+    try:
+        record: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        editor = checked(record, weights, most)
+    except (OSError, ValueError) as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
+    name = editor_name(record["edit"], editor.inr.outputs)
+    kept = results / name
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in ("result.json", "curve.png", "gallery.png"):
+        if (run / file).exists():
+            shutil.copy(run / file, kept / file)
+    content, text = weights.read_bytes(), json.dumps(card_of(name, record, editor), indent=2) + "\n"
+    write_atomically(package / f"{name}.safetensors", lambda path: path.write_bytes(content))
+    write_atomically(package / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    console.print(f"{name}: weights and card in the package, record in {kept.name}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,160 @@
+"""`gmn-opt inr fit`, `edit` and `render`."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gmn_opt.cli.errors import fail
+from gmn_opt.cli.inr.gallery import make_gallery
+from gmn_opt.cli.inr.shared import (
+    SIDES,
+    Editor,
+    Omega,
+    check_out,
+    find_editor,
+    load_network,
+    say_changes,
+    side_of,
+)
+
+inr_app = typer.Typer(help="Images as networks: fit them, edit their weights, look at them.")
+inr_app.command("gallery")(make_gallery)
+
+
+@inr_app.command("fit")
+def fit_image(
+    image: Annotated[Path, typer.Argument(help="A PNG or JPEG with 8 bits per channel.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The network: NAME.safetensors.")],
+    grey: Annotated[
+        bool | None, typer.Option("--grey/--colour", help="By default as the image is.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Side to bring it to; by default 28 for grey, 32 for colour."),
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="Width of the two hidden layers.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
+    psnr: Annotated[float, typer.Option(help="Stop at this many dB.")] = 40.0,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+) -> None:
+    """Fit a network to an image: its weights are the image then."""
+    from gmn_opt.inr import FitConfig, SirenConfig, fit_batch, save_inr, unstack
+    from gmn_opt.inr.photos import PhotoError, read_photo
+
+    check_out(out, ".safetensors")
+    try:
+        channels = None if grey is None else 1 if grey else 3
+        plain = read_photo(image, channels=channels)
+        side = size or SIDES[plain.pixels.shape[-1]]
+        photo = read_photo(image, side, channels)
+    except PhotoError as error:
+        fail(str(error))
+    say_changes(photo.changes, image)
+    count = photo.pixels.shape[-1]
+    config = SirenConfig(2, count, (width, width))
+    fit = FitConfig(steps=steps, target_psnr=psnr)
+    with Console(stderr=True).status("Fitting"):
+        found = fit_batch(photo.pixels.unsqueeze(0), config, fit, seed=seed)
+    inr = unstack(config.build(), found.params, 0)
+    reached = float(found.psnr[0])
+    about = {"size": [side, side], "psnr": round(reached, 2), "source": image.name}
+    try:
+        save_inr(out, inr, about)
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")
+    parameters = sum(p.numel() for p in inr.parameters())
+    typer.echo(
+        f"{out}: SIREN 2-{width}-{width}-{count}, {parameters:,} parameters, {reached:.1f} dB "
+        f"after {int(found.steps[0])} steps in {found.seconds:.1f} s"
+    )
+
+
+@inr_app.command("edit")
+def edit_inr(
+    network: Annotated[Path, typer.Argument(help="A network that `gmn-opt inr fit` wrote.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The edited one: NAME.safetensors.")],
+    edit: Annotated[
+        str | None, typer.Option("--edit", help="What to do: dilate, contrast, ...")
+    ] = None,
+    editor: Editor = None,
+    strength: Annotated[
+        float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
+    ] = 1.0,
+    omega: Omega = 30.0,
+) -> None:
+    """Edit the weights of a network; its image is not needed."""
+    from gmn_opt.inr import save_inr
+
+    check_out(out, ".safetensors")
+    if not math.isfinite(strength):
+        fail(f"--strength takes a number such as 0.5, received {strength}")
+    inr, about = load_network(network, omega)
+    chosen, called = find_editor(edit, editor, inr.config.outputs)
+    made_for, side = side_of(chosen), about.get("size", [side_of(chosen)])[0]
+    if side != made_for:
+        typer.echo(
+            f"note: {called} was made for networks of {made_for}x{made_for} images, this one is of "
+            f"{side}x{side}: the edit is as coarse as there",
+            err=True,
+        )
+    started = time.perf_counter()
+    try:
+        done = chosen.edit(inr, strength)
+    except ValueError as error:
+        fail(f"{network}: {error}")
+    seconds = time.perf_counter() - started
+    if not all(bool(p.isfinite().all()) for p in done.parameters()):
+        fail(f"{network} holds weights that are no finite numbers, or --strength is too large")
+    edits = [*about.get("edits", []), {"edit": chosen.config.edit, "strength": strength}]
+    try:
+        save_inr(out, done, {**about, "edits": edits})
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")
+    typer.echo(
+        f"{out}: {chosen.config.edit}, strength {strength:g}, by {called} in {seconds:.2f} s"
+    )
+
+
+@inr_app.command("render")
+def render_inr(
+    network: Annotated[Path, typer.Argument(help="A network, in safetensors.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The image: NAME.png.")],
+    size: Annotated[
+        int | None, typer.Option(min=1, max=16384, help="Side; by default that of its image.")
+    ] = None,
+    omega: Omega = 30.0,
+) -> None:
+    """Render a network to an image of any size."""
+    import torch
+
+    from gmn_opt.inr import render
+    from gmn_opt.inr.gallery import levels
+    from gmn_opt.inr.photos import PhotoError, check_name, write_photo
+
+    check_out(out)
+    try:
+        check_name(out)
+    except PhotoError as error:
+        fail(str(error))
+    inr, about = load_network(network, omega)
+    if inr.config.inputs != 2 or inr.config.outputs not in (1, 3):
+        fail(
+            f"{network} maps {inr.config.inputs} coordinates to {inr.config.outputs} values; an "
+            "image takes 2 coordinates, and 1 or 3 values"
+        )
+    side = size or about.get("size", [SIDES[inr.config.outputs]])[0]
+    with Console(stderr=True).status("Rendering"), torch.no_grad():
+        values = render(inr, side)
+    if not bool(values.isfinite().all()):
+        fail(f"{network} gives values that are no finite numbers; its weights are damaged")
+    try:
+        write_photo(out, levels(values, inr.config.value_range))
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")
+    typer.echo(f"{out}: {side}x{side}")

@@ -1,0 +1,76 @@
+"""What the commands on INRs share: finding editors, reading networks, refusing in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gmn_opt.cli.errors import fail
+
+if TYPE_CHECKING:
+    from gmn_opt.inr import Inr, WeightEditor
+
+Omega = Annotated[float, typer.Option(help="Frequency factor of a SIREN from elsewhere.")]
+Editor = Annotated[
+    Path | None, typer.Option("--editor", metavar="FILE", help="A trained editor of your own.")
+]
+#: Side of the images that an editor was made for, by their channels, where nothing else says it.
+SIDES = {1: 28, 3: 32}
+
+
+def find_editor(
+    edit: str | None, path: Path | None, channels: int | None
+) -> tuple[WeightEditor, str]:
+    """The editor in a file, or the shipped one for an edit; and what it is called."""
+    from gmn_opt.inr import load_editor, shipped_editors
+    from gmn_opt.inr.editor_files import editor_name
+    from gmn_opt.weights import WeightsError
+
+    if path is None and edit is None:
+        there = ", ".join(shipped_editors(channels)) or "none in this installation"
+        fail(f"say which edit with --edit, or give a file with --editor; there are: {there}")
+    try:
+        if path is None:
+            found = load_editor(str(edit), channels)
+            return found, editor_name(str(edit), found.inr.outputs)
+        found = load_editor(path, channels)
+    except WeightsError as error:
+        fail(str(error))
+    if edit is not None and found.config.edit != edit:
+        fail(f"{path} is an editor for {found.config.edit!r}, not for {edit!r}")
+    return found, str(path)
+
+
+def side_of(editor: WeightEditor) -> int:
+    """Side of the images that an editor was made for."""
+    size = editor.about.get("size", [SIDES[editor.inr.outputs]])
+    return int(size[0])
+
+
+def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
+    """The network in a file, and what was saved about it."""
+    from gmn_opt.inr import read_inr
+    from gmn_opt.weights import WeightsError
+
+    try:
+        return read_inr(path, omega=omega)
+    except WeightsError as error:
+        fail(str(error))
+
+
+def say_changes(changes: tuple[str, ...], path: Path) -> None:
+    """Say on standard error what was done to an image on the way."""
+    if changes:
+        typer.echo(f"changed {path}: {'; '.join(changes)}", err=True)
+
+
+def check_out(path: Path, *suffixes: str) -> None:
+    """Refuse before anything is computed."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        fail(f"cannot write {path}: the name must end in {', '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        fail(f"cannot write {path}: {path.parent} is not a folder")
+    if path.is_dir():
+        fail(f"cannot write {path}: it is a folder")
