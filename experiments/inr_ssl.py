@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from experiments.inr_classifiers import EmbeddingMetanet
+from experiments.settings import with_settings
 from gmn_opt import ParameterGraph
 from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, canonical, fit_images, load_inr_set
 from gmn_opt.inr.editor import traced
@@ -52,7 +53,10 @@ SIREN = SirenConfig(1, 1, (32, 32), (-LARGEST, LARGEST))
 
 @dataclass(frozen=True)
 class Budget:
-    """What every encoder gets."""
+    """What every encoder gets.
+
+    ``noise`` is in standard deviations of a tensor's elements, ``masked`` a share of them.
+    """
 
     networks: tuple[int, int, int] = (4000, 500, 500)
     samples: int = 256
@@ -187,7 +191,8 @@ def train_encoder(
             some = {n: p[chosen] for n, p in inputs["train"].items()}
             pair = [disturbed(some, budget, generator) for _ in range(2)]
             both = {n: torch.cat([p[n] for p in pair]) for n in some}
-            loss = info_nce(*encoder(both).chunk(2), budget.temperature)
+            first, second = encoder(both).chunk(2)
+            loss = info_nce(first, second, budget.temperature)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -273,9 +278,9 @@ def main(
     models: Annotated[str, typer.Option(help="Which encoders.")] = ",".join(ENCODERS),
     seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs per encoder.")] = 5,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    noise: Annotated[float | None, typer.Option(help="In standard deviations.")] = None,
-    masked: Annotated[float | None, typer.Option(help="Share of weights.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting of the budget.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Keep the runs in --out that are done.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -292,16 +297,15 @@ def main(
                 f"Choose a preset of {', '.join(PRESETS)} and models of {', '.join(ENCODERS)}; "
                 f"received {preset!r} and {models!r}."
             )
-        given = {"epochs": epochs, "noise": noise, "masked": masked}
-        budget = replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
+        (budget,) = with_settings([PRESETS[preset]], settings or [])
         where = choose_device(device)
         suffix = "" if preset == "cpu" else f"-{preset}"
         folder = inrs or Path("runs/inrs") / f"sines{suffix}"
-        settings = json.loads(json.dumps({"budget": asdict(budget), "inr": SIREN.to_dict()}))
+        given = json.loads(json.dumps({"budget": asdict(budget), "inr": SIREN.to_dict()}))
         runs: dict[str, list[dict[str, Any]]] = {}
         if resume and path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            if {k: before[k] for k in settings} != settings:
+            if {k: before[k] for k in given} != given:
                 raise ValueError(f"{path} was made with other settings; choose another --out.")
             runs = before["runs"]
         sets = data_sets(folder, budget, console.is_terminal, where)
@@ -325,7 +329,7 @@ def main(
             )
             result = {
                 "command": command_line(),
-                **settings,
+                **given,
                 "summary": summary(runs),
                 "runs": runs,
                 "environment": environment(),

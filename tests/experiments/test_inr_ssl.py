@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,14 +86,19 @@ def test_embeddings_do_not_see_the_order_of_neurons() -> None:
 def test_the_experiment_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = inr_ssl.Budget((12, 4, 4), 16, 5, epochs=1, batch=6)
     monkeypatch.setitem(inr_ssl.PRESETS, "smoke", tiny)
-    given = {"preset": "smoke", "inrs": tmp_path / "inrs", "models": "gmn,flat_mlp"}
-    inr_ssl.main(out=tmp_path / "out", seeds=1, **given)
-    first = json.loads((tmp_path / "out" / "result.json").read_text())
-    inr_ssl.main(out=tmp_path / "out", seeds=2, resume=True, **given)
-    second = json.loads((tmp_path / "out" / "result.json").read_text())
+
+    def run(seeds: int, resume: bool = False, settings: list[str] | None = None) -> dict[str, Any]:
+        out = tmp_path / "out"
+        inr_ssl.main(
+            "smoke", out, tmp_path / "inrs", "gmn,flat_mlp", 0, seeds, settings, resume, "cpu"
+        )
+        record: dict[str, Any] = json.loads((out / "result.json").read_text())
+        return record
+
+    first, second = run(1), run(2, resume=True)
     for name in ("gmn", "flat_mlp"):
         assert [r["seed"] for r in second["runs"][name]] == [0, 1]
         assert second["runs"][name][0] == first["runs"][name][0]
     assert (tmp_path / "out" / "embedding.png").stat().st_size > 1000
     with pytest.raises(inr_ssl.typer.Exit):
-        inr_ssl.main(out=tmp_path / "out", seeds=2, resume=True, noise=0.5, **given)
+        run(2, resume=True, settings=["noise=0.5"])
