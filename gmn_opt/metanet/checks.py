@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
 
 
+def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise ValueError for a dtype or device that is not that of ``module``, naming the tensor."""
+    parameter = next(module.parameters())
+    autocast = torch.is_autocast_enabled(parameter.device.type)
+    for name, t in tensors.items():
+        if t is None:
+            continue
+        if t.device != parameter.device or not (
+            t.dtype == parameter.dtype or (autocast and t.is_floating_point())
+        ):
+            raise ValueError(
+                f"{name}: expected {parameter.dtype} on {parameter.device}, as the metanet's own "
+                f"parameters, received {t.dtype} on {t.device}. Convert the tensors, or the "
+                "metanet, with .to()."
+            )
+
+
 def check_tensors(
     module: nn.Module, graph: ParameterGraph, tensors: Mapping[str, Tensor], features: int = 0
 ) -> torch.Size:
@@ -30,19 +47,10 @@ def check_tensors(
             "has parameters."
         )
     layout.check(tensors, features)
-    parameter = next(module.parameters())
-    autocast = torch.is_autocast_enabled(parameter.device.type)
+    check_kind(module, {name: tensors[name] for name in graph.shapes})
     lead: torch.Size | None = None
     for name, shape in graph.shapes.items():
         t = tensors[name]
-        if t.device != parameter.device or not (
-            t.dtype == parameter.dtype or (autocast and t.is_floating_point())
-        ):
-            raise ValueError(
-                f"{name}: expected {parameter.dtype} on {parameter.device}, as the metanet's own "
-                f"parameters, received {t.dtype} on {t.device}. Convert the tensors, or the "
-                "metanet, with .to()."
-            )
         here = t.shape[: t.dim() - len(shape) - bool(features)]
         if lead is not None and here != lead:
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gmn_opt.metanet.checks import check_tensors
+from gmn_opt.metanet.checks import check_kind, check_tensors
 from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
@@ -163,6 +163,8 @@ class GraphMetanet(nn.Module):
         features of every block, at no cost per edge. ``node_inputs`` [..., N, node_inputs] is
         required when the metanet was made with it. Without ``keep_edges`` the last round makes no
         edge states; those returned are of the round before, and no result.
+
+        Raises ValueError for other shapes, and for a dtype or device that is not the metanet's.
         """
         states, layout, kernels = self.first_states(
             graph, edges, block_inputs, edge_scale, node_inputs
@@ -202,6 +204,8 @@ class GraphMetanet(nn.Module):
                 f"This metanet takes {self.block_inputs} inputs per block, received "
                 f"{None if block_inputs is None else tuple(block_inputs.shape)}."
             )
+        given = {"edge features": edges, "block_inputs": block_inputs, "edge_scale": edge_scale}
+        check_kind(self, {**given, "node_inputs": node_inputs})
         node_known, block_known, kernels = self.structural(graph, edges)
         lead = edges.shape[:-2]
         if self.node_inputs or node_inputs is not None:

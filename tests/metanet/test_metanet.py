@@ -129,3 +129,18 @@ def test_bad_input() -> None:
     edges = torch.zeros(2, sum(blocked(graph).edge_counts)).double()
     with pytest.raises(ValueError, match="inputs per block"):
         metanet(block_inputs=2).states(graph, edges)
+
+
+def test_states_want_the_metanets_dtype_and_device() -> None:
+    graph = traced("mlp")[1]
+    layout = blocked(graph)
+    metanet = GraphMetanet(2, 0, 8, 4, 1, block_inputs=3)
+    edges = torch.zeros(2, sum(layout.edge_counts))
+    inputs = torch.zeros(len(layout.blocks), 3)
+    assert metanet.states(graph, edges, inputs).graph.shape == (8,)
+    with pytest.raises(ValueError, match=r"edge features: expected torch.float32.*torch.float64"):
+        metanet.states(graph, edges.double(), inputs)
+    with pytest.raises(ValueError, match=r"block_inputs: expected.*received torch.int64 on cpu"):
+        metanet.states(graph, edges, inputs.long())
+    with pytest.raises(ValueError, match=r"edge features: .* on meta"):
+        metanet.states(graph, edges.to("meta"), inputs.to("meta"))
