@@ -98,6 +98,7 @@ class EditTrainer:
         self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.best: dict[str, Any] | None = None
 
     @property
     def progress(self) -> float:
@@ -164,6 +165,7 @@ class EditTrainer:
             "step": self.step,
             "seconds": self.seconds,
             "skipped": self.skipped,
+            "best": self.best,
             "config": asdict(self.config),
         }
 
@@ -183,12 +185,18 @@ class EditTrainer:
             raise ValueError(f"The checkpoint is of another editor: {error}") from error
         self.generator.set_state(state["generator"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.skipped = state["skipped"]
+        self.skipped, self.best = state["skipped"], state["best"]
 
-    def result(self) -> WeightEditor:
-        """A copy of the editor with averaged weights, frozen."""
+    def compare(self, error: float) -> None:
+        """Keep the averaged weights if their validation error is the lowest so far."""
+        if self.best is None or error < self.best["error"]:
+            weights = {n: t.clone() for n, t in self.averaged.items()}
+            self.best = {"step": self.step, "error": error, "weights": weights}
+
+    def result(self, best: bool = False) -> WeightEditor:
+        """A copy of the editor with averaged weights, frozen: those of now, or the best."""
         copy = type(self.editor)(self.editor.inr, self.editor.config).to(self.device)
-        copy.load_state_dict(self.averaged)
+        copy.load_state_dict(self.best["weights"] if best and self.best else self.averaged)
         return copy.requires_grad_(False).eval()
 
 

@@ -2,8 +2,8 @@
 
 Trains an editor on INRs (fitted first where they are missing) and judges it on INRs never seen:
 mean squared error in [-1, 1] of the rendered edited INR against the reference edit of the image,
-beside two bounds: the identity (no edit at all) and the floor (an INR fitted to the edited image
-itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
+with the weights of the lowest validation error, beside two bounds: the identity (no edit at all)
+and the floor (an INR fitted to the edited image itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
 ``checkpoint.pt`` to --out. A run that was killed goes on with --resume; --minutes trains a slice.
 --inrs may be given several times: one editor is trained on INRs of several widths and depths then,
 and judged on each, and on those of --unseen, which it was not trained on.
@@ -180,6 +180,7 @@ def main(
                     "valid_mse": mean([judge(trainer.result(), v, edit) for v in valid]),
                 }
                 curve.append(point)
+                trainer.compare(point["valid_mse"])
                 losses.clear()
                 info = f"train {point['train_mse']:.4f} valid {point['valid_mse']:.4f}"
                 bar.update(task, info=info)
@@ -194,7 +195,7 @@ def main(
                 break
     save()
 
-    final = trainer.result()
+    final = trainer.result(best=True)
     fit = FitConfig(steps=60) if preset == "smoke" else FitConfig()
     judged = tests(final, sets["test"], others, edit, fit)
     seen = [t for t in judged if t["seen"]]
@@ -211,6 +212,7 @@ def main(
         "kind": kind,
         "seed": seed,
         "complete": trainer.progress >= 1,
+        "best_step": trainer.best["step"] if trainer.best else trainer.step,
         "test_mse": found,
         "bounds": marks,
         "tests": judged,

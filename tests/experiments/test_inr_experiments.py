@@ -138,6 +138,14 @@ class TestEditing:
         assert got == want
         assert torch.equal(rendered_edits(whole.result(), data),
                            rendered_edits(second.result(), data))  # fmt: skip
+        second.compare(0.5)
+        second.advance()
+        second.compare(0.7)
+        third = fresh()
+        third.load_state_dict(second.state_dict())
+        best = rendered_edits(third.result(best=True), data)
+        assert torch.equal(best, rendered_edits(whole.result(), data))
+        assert not torch.equal(best, rendered_edits(third.result(), data))
         other = fresh()
         other.config = replace(config, lr=1.0)
         with pytest.raises(ValueError, match="written with other settings"):
