@@ -1,10 +1,11 @@
 """Learned edits: ``python -m experiments.inr_editing --edit dilate --data mnist --preset cpu``.
 
-Trains an editor on INRs (fitted first where they are missing) and judges it on INRs never seen:
-mean squared error in [-1, 1] of the rendered edited INR against the reference edit of the image,
-with the weights of the lowest validation error, beside two bounds: the identity (no edit at all)
-and the floor (an INR fitted to the edited image itself). Writes ``editor.safetensors``, ``result.json``, ``curve.png``, ``gallery.png`` and
-``checkpoint.pt`` to --out. A run that was killed goes on with --resume; --minutes trains a slice.
+Trains an editor on INRs (fitted first where they are missing) and judges it, with the weights of
+the lowest validation error, on INRs never seen: mean squared error in [-1, 1] of the rendered
+edited INR against the reference edit of the image, beside two bounds: the identity (no edit at
+all) and the floor (an INR fitted to the edited image itself). Writes ``editor.safetensors``,
+``result.json``, ``curve.png``, ``gallery.png`` and ``checkpoint.pt`` to --out. A run that was
+killed goes on with --resume; --minutes trains a slice.
 --inrs may be given several times: one editor is trained on INRs of several widths and depths then,
 and judged on each, and on those of --unseen, which it was not trained on.
 With --train-seconds the run is as long as that, whatever the editor, which is how editors compare.
