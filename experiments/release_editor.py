@@ -63,6 +63,7 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
             "never_seen": "validation and test INRs",
         },
         "training": record["training"],
+        "checkpoint": f"lowest validation error, step {record['best_step']} of {record['steps']}",
         "compute": {
             "steps": record["steps"],
             "seconds": record["training_seconds"],
