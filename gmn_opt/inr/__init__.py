@@ -6,7 +6,7 @@ from gmn_opt.inr.editor import EditorConfig, WeightEditor
 from gmn_opt.inr.editor_files import load_editor, save_editor, shipped_editors
 from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
 from gmn_opt.inr.files import load_inr, read_inr, save_inr
-from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch
+from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch, supersampled
 from gmn_opt.inr.foreign import siren_from_state_dict
 from gmn_opt.inr.fourier import FourierConfig, FourierMLP
 from gmn_opt.inr.rendering import coordinates, psnr, render
@@ -44,5 +44,6 @@ __all__ = [
     "shipped_editors",
     "siren_from_state_dict",
     "stack",
+    "supersampled",
     "unstack",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from gmn_opt.inr.base import Inr, InrConfig, Params
 from gmn_opt.inr.rendering import coordinates
@@ -121,6 +122,33 @@ def as_targets(images: Tensor, config: InrConfig) -> Tensor:
     if not bool(images.isfinite().all()):
         raise ValueError("The images hold NaN or infinite pixels; nothing can be fitted to them.")
     return images.float()
+
+
+def supersampled(targets: Tensor, factor: int = 2) -> Tensor:
+    """Targets with ``factor - 1`` values between neighbouring pixels, by bicubic interpolation.
+
+    A SIREN is free between the pixels that it is fitted to, and waves there; fitted to these it
+    can be rendered at any size.
+
+    Args:
+        targets: ``[N, H, W, C]``; the pixels stay in their places and keep their values.
+        factor: At least 1.
+
+    Returns:
+        ``[N, factor * (H - 1) + 1, factor * (W - 1) + 1, C]``, within the range of ``targets``.
+
+    Raises ValueError for other shapes or a factor below 1.
+    """
+    if targets.dim() != 4 or factor < 1:
+        raise ValueError(
+            f"Expected targets [N, H, W, C] and a factor of at least 1, received "
+            f"{list(targets.shape)} and {factor}."
+        )
+    size = [factor * (n - 1) + 1 for n in targets.shape[1:3]]
+    low, high = targets.aminmax()
+    channels_first = targets.movedim(-1, 1)
+    between = interpolate(channels_first, size=size, mode="bicubic", align_corners=True)
+    return between.clamp(low, high).movedim(1, -1)
 
 
 def initial_params(inr: Inr, seed: int, keys: Sequence[int]) -> Params:

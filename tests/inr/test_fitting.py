@@ -25,7 +25,7 @@ from gmn_opt.inr import (
     render,
 )
 from gmn_opt.inr import sets as inr_sets
-from gmn_opt.inr.fitting import initial_params
+from gmn_opt.inr.fitting import as_targets, initial_params, supersampled
 from gmn_opt.weights import WeightsError
 
 SMALL = SirenConfig(widths=(8, 8))
@@ -193,3 +193,30 @@ def test_the_same_on_a_gpu() -> None:
     here, there = (fit_batch(digits(3), SMALL, QUICK, device=d) for d in ("cpu", "cuda"))
     for name, p in here.params.items():
         assert torch.allclose(there.params[name], p, atol=1e-3)
+
+
+def test_supersampling_keeps_the_pixels() -> None:
+    pixels = 2 * torch.rand(2, 5, 7, 3, generator=torch.Generator().manual_seed(0)) - 1
+    fine = supersampled(pixels, 3)
+    assert fine.shape == (2, 13, 19, 3)
+    assert torch.allclose(fine[:, ::3, ::3], pixels, atol=1e-5)
+    assert pixels.min() <= fine.min() <= fine.max() <= pixels.max()
+    assert torch.allclose(supersampled(pixels, 1), pixels, atol=1e-5)
+    with pytest.raises(ValueError, match="received \\[5, 7, 3\\] and 2"):
+        supersampled(pixels[0])
+    with pytest.raises(ValueError, match="and 0"):
+        supersampled(pixels, 0)
+
+
+def test_fitted_between_pixels_there_are_no_waves() -> None:
+    image = load_bundled("fashion_mnist").test_images[:1, 4:20, 4:20]
+    config = SirenConfig()
+    pixels = as_targets(image, config)
+    fit = FitConfig(steps=200, target_psnr=None)
+    wanted = supersampled(pixels, 4)
+    errors = []
+    for targets in (pixels, supersampled(pixels)):
+        found = fit_batch(targets, config, fit)
+        shown = render(config.build(), (61, 61), found.params)
+        errors.append(float((shown - wanted).square().mean()))
+    assert errors[1] < 0.5 * errors[0]

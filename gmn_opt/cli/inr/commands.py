@@ -40,11 +40,26 @@ def fit_image(
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Width of the two hidden layers.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
-    psnr: Annotated[float, typer.Option(help="Stop at this many dB.")] = 40.0,
+    target: Annotated[float, typer.Option("--psnr", help="Stop at this many dB.")] = 40.0,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
 ) -> None:
-    """Fit a network to an image: its weights are the image then."""
-    from gmn_opt.inr import FitConfig, SirenConfig, fit_batch, save_inr, unstack
+    """Fit a network to an image: its weights are the image then.
+
+    It is fitted between the pixels as well, so that it can be rendered at any size.
+    """
+    import torch
+
+    from gmn_opt.inr import (
+        FitConfig,
+        SirenConfig,
+        fit_batch,
+        psnr,
+        render,
+        save_inr,
+        supersampled,
+        unstack,
+    )
+    from gmn_opt.inr.fitting import as_targets
     from gmn_opt.inr.photos import PhotoError, read_photo
 
     check_out(out, ".safetensors")
@@ -58,11 +73,14 @@ def fit_image(
     say_changes(photo.changes, image)
     count = photo.pixels.shape[-1]
     config = SirenConfig(2, count, (width, width))
-    fit = FitConfig(steps=steps, target_psnr=psnr)
+    pixels = as_targets(photo.pixels.unsqueeze(0), config)
+    fit = FitConfig(steps=steps, target_psnr=target, pixels=side * side)
     with Console(stderr=True).status("Fitting"):
-        found = fit_batch(photo.pixels.unsqueeze(0), config, fit, seed=seed)
+        found = fit_batch(supersampled(pixels), config, fit, seed=seed)
+        with torch.no_grad():
+            shown = render(config.build(), side, found.params)
     inr = unstack(config.build(), found.params, 0)
-    reached = float(found.psnr[0])
+    reached = float(psnr(shown, pixels, config.value_range))
     about = {"size": [side, side], "psnr": round(reached, 2), "source": image.name}
     try:
         save_inr(out, inr, about)

@@ -29,7 +29,9 @@ def find_editor(
     from gmn_opt.weights import WeightsError
 
     if path is None and edit is None:
-        there = ", ".join(shipped_editors(channels)) or "none in this installation"
+        there = (
+            ", ".join(shipped_editors(channels) or shipped_editors()) or "none in this installation"
+        )
         fail(f"say which edit with --edit, or give a file with --editor; there are: {there}")
     try:
         if path is None:
