@@ -48,7 +48,10 @@ ENCODERS: dict[str, Callable[[ParameterGraph], nn.Module]] = {
 }
 SPLITS = ("train", "valid", "test")
 LARGEST = 10.0
-SIREN = SirenConfig(1, 1, (32, 32), (-LARGEST, LARGEST))
+#: First-layer phases begin within ±ω over the domain. The published code of Navon et al. draws the
+#: first layer from ±√6/30, times 30, on x in [-π, π]: this is ω = √6 π on [-1, 1]. Much larger
+#: ones leave the wave's frequency to fine differences between neurons, which no encoder finds.
+SIREN = SirenConfig(1, 1, (32, 32), (-LARGEST, LARGEST), omega=math.sqrt(6) * math.pi)
 
 
 @dataclass(frozen=True)
