@@ -12,8 +12,6 @@ gmn_opt/inr/augmentation.py). The epoch of the best validation accuracy counts. 
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,9 +26,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments import make_inrs
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import choose_device, keep_freed_memory
 from experiments.inr_classifiers import CLASSIFIERS
-from gmn_opt.inr import InrSet, Params, SirenConfig, canonical, load_inr_set
+from experiments.inr_runs import (
+    Normalizer,
+    Runs,
+    plain,
+    runs_before,
+    set_rate,
+    summary,
+    write_runs,
+)
+from gmn_opt.inr import InrSet, Params, load_inr_set
 from gmn_opt.inr.augmentation import Moves, moved
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded
@@ -55,25 +62,9 @@ PRESETS = {"smoke": Budget(epochs=2, batch=8), "cpu": Budget()}
 #: How the INRs are fitted: on sampled pixels, which takes weights further from where they began
 #: than all pixels do, to the same PSNR. All classifiers find them easier to read.
 RECIPE: dict[str, Any] = {"pixels": 128, "check_every": 50}
+MEASURE = "test_accuracy"
 #: Training networks that running statistics are taken from.
 _PROBE = 1024
-
-
-class Normalizer:
-    """Canonical parameters, minus mean and over standard deviation per tensor of a training set."""
-
-    def __init__(self, train: InrSet) -> None:
-        if not isinstance(train.config, SirenConfig):
-            raise ValueError(f"This experiment reads SIRENs, received {train.config}.")
-        self.config = train.config
-        known = canonical(train.params, self.config)
-        self.mean = {n: p.mean() for n, p in known.items()}
-        self.std = {n: p.std().clamp_min(1e-8) for n, p in known.items()}
-
-    def __call__(self, params: Mapping[str, Tensor]) -> Params:
-        """``{name: [N, *shape]}`` as classifiers read them."""
-        known = canonical(params, self.config)
-        return {n: (p - self.mean[n].to(p)) / self.std[n].to(p) for n, p in known.items()}
 
 
 @torch.no_grad()
@@ -139,9 +130,7 @@ def train_classifier(
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), budget.clip)
-            warm = min(1.0, (step + 1) / 100)
-            for group in optimizer.param_groups:
-                group["lr"] = budget.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+            set_rate(optimizer, budget.lr, step, total, warm=100)
             optimizer.step()
             losses.append(loss.item())
             step += 1
@@ -167,21 +156,7 @@ def train_classifier(
     }
 
 
-def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Mean and spread over seeds per classifier."""
-    found = {}
-    for name, records in runs.items():
-        values = torch.tensor([r["test_accuracy"] for r in records], dtype=torch.float64)
-        found[name] = {
-            "test_accuracy_mean": float(values.mean()),
-            "test_accuracy_std": float(values.std()) if len(values) > 1 else 0.0,
-            "seconds_mean": sum(r["seconds"] for r in records) / len(records),
-            "parameters": records[0]["parameters"],
-        }
-    return found
-
-
-def plot(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+def plot(runs: Runs, path: Path) -> None:
     """Test accuracy over epochs, and over seconds; one line per seed."""
     from matplotlib.figure import Figure
 
@@ -251,15 +226,20 @@ def main(
     budget = PRESETS[preset]
     if epochs is not None:
         budget = Budget(**{**asdict(budget), "epochs": epochs, "moves": budget.moves})
-    settings = json.loads(json.dumps({"budget": asdict(budget), "inrs": sets["train"].manifest}))
-    runs: dict[str, list[dict[str, Any]]] = {}
+    settings = plain(
+        {
+            "budget": asdict(budget),
+            "inrs": sets["train"].manifest,
+            "networks": {split: len(s) for split, s in sets.items()},
+            "initialization": "independent for every INR",
+        }
+    )
     path = out / "result.json"
-    if resume and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if {k: before[k] for k in settings} != settings:
-            console.print(f"{path} was made with other settings; choose another --out.")
-            raise typer.Exit(2)
-        runs = before["runs"]
+    try:
+        runs = runs_before(path, settings, resume)
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
     graph = traced(sets["train"].template())
     labels = sets["train"].labels
     assert labels is not None
@@ -276,19 +256,9 @@ def main(
                 f"{name}, seed {number}: {record['test_accuracy']:.1%} "
                 f"in {record['seconds']:.0f} s, epoch {record['best_epoch']}"
             )
-            result = {
-                "command": command_line(),
-                **settings,
-                "networks": {split: len(s) for split, s in sets.items()},
-                "initialization": "independent for every INR",
-                "summary": summary(runs),
-                "runs": runs,
-                "environment": environment(),
-            }
-            text = json.dumps(result, indent=1) + "\n"
-            write_atomically(path, lambda p, text=text: p.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            write_runs(path, settings, runs, MEASURE)
     plot(runs, out / "accuracy.png")
-    console.print(table(summary(runs)))
+    console.print(table(summary(runs, MEASURE)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ disturbance was chosen by validation error. Writes ``result.json`` and ``embeddi
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,17 +28,19 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import choose_device, keep_freed_memory
 from experiments.inr_classifiers import EmbeddingMetanet
+from experiments.inr_runs import Normalizer, plain, runs_before, set_rate, summary, write_runs
 from experiments.settings import with_settings
 from gmn_opt import ParameterGraph
-from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, canonical, fit_images, load_inr_set
+from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.metanet.baselines import NPNFN, FlatMLP, StatNN
 from gmn_opt.weights.atomic import write_atomically
 
 EMBEDDING = 16
+MEASURE = "test_mse"
 ENCODERS: dict[str, Callable[[ParameterGraph], nn.Module]] = {
     "gmn": lambda graph: EmbeddingMetanet(graph, EMBEDDING, hidden=32, edge_hidden=8, layers=3),
     "np_nfn": lambda graph: NPNFN(graph.shapes, EMBEDDING),
@@ -90,8 +91,8 @@ def waves(count: int, samples: int, generator: torch.Generator) -> tuple[Tensor,
 
 def data_sets(
     folder: Path, budget: Budget, progress: bool, device: torch.device
-) -> dict[str, tuple[Params, Tensor]]:
-    """Networks ``{name: [N, *shape]}`` and (a, b) by split, fitted first where there are none."""
+) -> dict[str, tuple[InrSet, Tensor]]:
+    """Networks and (a, b) by split, fitted first where there are none."""
     found = {}
     for number, (split, count) in enumerate(zip(SPLITS, budget.networks, strict=True)):
         generator = torch.Generator().manual_seed(number)
@@ -102,21 +103,8 @@ def data_sets(
             signals, SIREN, fit, seed=number, out=place, resume=True, progress=progress,
             device=device, about={"data": "sine waves", "split": split},
         )  # fmt: skip
-        inrs: InrSet = load_inr_set(place)
-        found[split] = canonical(inrs.params, SIREN), coefficients
+        found[split] = load_inr_set(place), coefficients
     return found
-
-
-class Normalizer:
-    """Parameters minus the mean, over the standard deviation, of a training set, per tensor."""
-
-    def __init__(self, params: Mapping[str, Tensor]) -> None:
-        self.mean = {n: p.mean() for n, p in params.items()}
-        self.std = {n: p.std().clamp_min(1e-8) for n, p in params.items()}
-
-    def __call__(self, params: Mapping[str, Tensor]) -> Params:
-        """``{name: [N, *shape]}``."""
-        return {n: (p - self.mean[n]) / self.std[n] for n, p in params.items()}
 
 
 def disturbed(params: Mapping[str, Tensor], budget: Budget, generator: torch.Generator) -> Params:
@@ -167,7 +155,7 @@ def linear_error(
 
 def train_encoder(
     encoder: nn.Module,
-    sets: Mapping[str, tuple[Params, Tensor]],
+    sets: Mapping[str, tuple[InrSet, Tensor]],
     budget: Budget,
     seed: int,
     device: torch.device,
@@ -175,8 +163,8 @@ def train_encoder(
     """Train one encoder by contrast; returns its record. The last epoch counts."""
     normalizer = Normalizer(sets["train"][0])
     inputs = {
-        s: {n: p.to(device) for n, p in normalizer(params).items()}
-        for s, (params, _) in sets.items()
+        s: {n: p.to(device) for n, p in normalizer(inrs.params).items()}
+        for s, (inrs, _) in sets.items()
     }
     encoder.to(device)
     optimizer = torch.optim.AdamW(
@@ -199,9 +187,7 @@ def train_encoder(
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            warm = min(1.0, (step + 1) / 50)
-            for group in optimizer.param_groups:
-                group["lr"] = budget.lr * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+            set_rate(optimizer, budget.lr, step, total, warm=50)
             optimizer.step()
             losses.append(loss.item())
             step += 1
@@ -227,20 +213,6 @@ def train_encoder(
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Mean and spread over seeds per encoder."""
-    found = {}
-    for name, records in runs.items():
-        values = torch.tensor([r["test_mse"] for r in records], dtype=torch.float64)
-        found[name] = {
-            "test_mse_mean": float(values.mean()),
-            "test_mse_std": float(values.std()) if len(values) > 1 else 0.0,
-            "seconds_mean": _mean([r["seconds"] for r in records]),
-            "parameters": records[0]["parameters"],
-        }
-    return found
 
 
 def plot(embeddings: Mapping[str, Tensor], coefficients: Tensor, path: Path) -> None:
@@ -304,13 +276,8 @@ def main(
         where = choose_device(device)
         suffix = "" if preset == "cpu" else f"-{preset}"
         folder = inrs or Path("runs/inrs") / f"sines{suffix}"
-        given = json.loads(json.dumps({"budget": asdict(budget), "inr": SIREN.to_dict()}))
-        runs: dict[str, list[dict[str, Any]]] = {}
-        if resume and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if {k: before[k] for k in given} != given:
-                raise ValueError(f"{path} was made with other settings; choose another --out.")
-            runs = before["runs"]
+        given = plain({"budget": asdict(budget), "inr": SIREN.to_dict()})
+        runs = runs_before(path, given, resume)
         sets = data_sets(folder, budget, console.is_terminal, where)
     except ValueError as error:
         console.print(str(error), style="red", markup=False)
@@ -330,18 +297,10 @@ def main(
                 f"{name}, seed {number}: test MSE {record['test_mse']:.3f} (validation "
                 f"{record['valid_mse']:.3f}) in {record['seconds']:.0f} s"
             )
-            result = {
-                "command": command_line(),
-                **given,
-                "summary": summary(runs),
-                "runs": runs,
-                "environment": environment(),
-            }
-            text = json.dumps(result, indent=1) + "\n"
-            write_atomically(path, lambda p, text=text: p.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            write_runs(path, given, runs, MEASURE)
     if shown:
         plot(shown, sets["test"][1], out / "embedding.png")
-    console.print(table(summary(runs)))
+    console.print(table(summary(runs, MEASURE)))
 
 
 if __name__ == "__main__":
