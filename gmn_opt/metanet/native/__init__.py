@@ -2,7 +2,7 @@
 
 ``edge_pass.cpp`` is compiled when the package is installed, or by
 ``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with
-``GMN_OPT_NATIVE=0`` in the environment, everything runs on torch's operators, several times slower
+``GMN_OPT_NATIVE=0`` in the environment, everything runs on torch's operators, slower
 and otherwise the same.
 """
 

@@ -69,7 +69,7 @@ def compiler() -> list[str]:
             return [found]
     raise CompilerError(
         "Found no C++ compiler ($CXX is not set, and there is no c++, g++ or clang++). gmn-opt "
-        "works without its native kernel, several times slower on a CPU. Install a compiler and "
+        "works without its native kernel, more slowly on a CPU. Install a compiler and "
         "run python -m gmn_opt.metanet.native.build."
     )
 
