@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from gmn_opt.meta import Split
 from tasks.data.extras import require
 from tasks.data.splits import SPLITS
-from tasks.inr_data import PHOTOS, photograph
+from tasks.inr_data import photograph
 
-#: Which photographs are in which set. The colour ones are split as for data sets of INRs.
+#: Which photographs are in which set. Data sets of INRs have splits of their own.
 PHOTO_SETS: dict[str, tuple[str, ...]] = {
-    "photos": PHOTOS["train"],
+    "photos": ("astronaut", "china", "coffee", "flower"),
     "grey_photos": ("camera", "brick", "grass", "gravel", "moon"),
-    "photos_valid": PHOTOS["valid"],
-    "photos_held_out": (*PHOTOS["test"], "retina"),
+    "photos_valid": ("rocket",),
+    "photos_held_out": ("chelsea", "retina"),
 }
 #: The photographs that make the classes of ``texture_patches``.
 TEXTURES = (*PHOTO_SETS["photos"], *PHOTO_SETS["grey_photos"])
