@@ -66,6 +66,11 @@ def _identity(data: InrSet) -> list[Any]:
     return [data.manifest["images"]["sha256"], data.manifest["seed"], data.config.to_dict()]
 
 
+def name_of(data: InrSet) -> str:
+    """What a set of INRs was made from."""
+    return str(data.manifest["about"].get("data", "images"))
+
+
 def tests(
     editor: WeightEditor,
     seen: Sequence[InrSet],
@@ -76,6 +81,7 @@ def tests(
     """Errors on test sets, with their bounds; ``fit`` is for INRs of edited images."""
     return [
         {
+            "data": name_of(data),
             "widths": list(data.config.widths),
             "seen": number < len(seen),
             "count": len(data),
@@ -203,13 +209,15 @@ def main(
     marks = {k: mean([t["bounds"][k] for t in seen]) for k in seen[0]["bounds"]}
     found = mean([t["test_mse"] for t in seen])
     weights = folder / "editor.safetensors"
+    names = "+".join(dict.fromkeys(map(name_of, train)))
     if kind == "gmn":
         size = list(train[0].images.shape[1:3])
-        save_editor(weights, final, {"data": data, "test_mse": found, "seed": seed, "size": size})
+        about = {"data": names, "test_mse": found, "seed": seed, "size": size}
+        save_editor(weights, final, about)
     record = {
         "command": command_line(),
         "edit": edit,
-        "data": data,
+        "data": names,
         "kind": kind,
         "seed": seed,
         "complete": trainer.progress >= 1,

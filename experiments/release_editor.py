@@ -73,10 +73,11 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
         },
         "results": {
             "test_mse": record["test_mse"],
-            "by_architecture": {
-                "-".join(map(str, t["widths"])): [t["test_mse"], "seen" if t["seen"] else "unseen"]
+            "tests": [
+                {k: t[k] for k in ("data", "widths", "seen", "count", "test_mse")}
+                | {"identity": t["bounds"]["identity"]}
                 for t in record["tests"]
-            },
+            ],
             "identity": record["bounds"]["identity"],
             "floor": record["bounds"]["floor"],
             "target_range": record["target_range"],
