@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import stat
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gmn_opt.inr import load_editor, shipped_editors
 from gmn_opt.optim import LearnedRule, RuleConfig, load_rule, save_rule
 from gmn_opt.weights import (
     FORMAT_VERSION,
@@ -147,8 +149,15 @@ def test_shipped_weights_load_and_have_cards() -> None:
         # weights that stand in until a run is complete say so in a note
         assert about["name"] == name
         assert "note" in about or {"command", "commit", "seed", "data", "compute"} <= about.keys()
-        rule = load_rule(name)
-        assert all(bool(p.isfinite().all()) for p in rule.parameters())
+        loaded = load_editor(name) if name in shipped_editors() else load_rule(name)
+        assert all(bool(p.isfinite().all()) for p in loaded.parameters())
+        content = shipped.path_of(name).read_bytes()
+        assert about["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_an_editor_is_no_rule() -> None:
+    with pytest.raises(WeightsError, match="inr-dilate-grey"):
+        load_rule("inr-dilate-grey")
 
 
 def test_a_missing_or_damaged_card(
