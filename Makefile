@@ -5,7 +5,7 @@ demo:
 	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt . && .venv/bin/gmn-opt demo
 
 test:
-	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest
+	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2
 
 native:
 	python -m gmn_opt.metanet.native.build
