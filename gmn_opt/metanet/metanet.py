@@ -204,12 +204,12 @@ class GraphMetanet(nn.Module):
                 f"This metanet takes {self.block_inputs} inputs per block, received "
                 f"{None if block_inputs is None else tuple(block_inputs.shape)}."
             )
-        given = {"edge features": edges, "block_inputs": block_inputs, "edge_scale": edge_scale}
-        check_kind(self, {**given, "node_inputs": node_inputs})
         node_known, block_known, kernels = self.structural(graph, edges)
         lead = edges.shape[:-2]
         if self.node_inputs or node_inputs is not None:
             node_known = self._with_inputs(node_known, node_inputs)
+        given = {"edge features": edges, "block_inputs": block_inputs, "edge_scale": edge_scale}
+        check_kind(self, {**given, "node_inputs": node_inputs})
         if block_inputs is not None:
             known = block_known.expand(*block_inputs.shape[:-1], -1)
             block_known = torch.cat([known, block_inputs], -1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from gmn_opt.meta import Batch, InnerState, Split
 from gmn_opt.optim import LearnedRule, RuleConfig
 from tasks.classification import ImageClassification
+
+Kind = TypeVar("Kind", bound=ImageClassification)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class ZeroInputs(Float64):
         batch = super().batch(split, count, generator)
         batch["x"][..., : self.size // 2, :] = 0.0
         return batch
+
+
+def like(kind: type[Kind], task: ImageClassification) -> Kind:
+    """A task of another kind with the fields of ``task``."""
+    return kind(**{f.name: getattr(task, f.name) for f in fields(task)})
 
 
 MLP = Float64("mnist", 8, (5, 4), activation="tanh", batch_size=12)

@@ -28,7 +28,7 @@ from gmn_opt.meta.estimators import (
 from gmn_opt.meta.rules import flat_vector
 from gmn_opt.meta.windows import Constant, Growing, LogUniform, Uniform, Windows
 from tests.meta.problems import Descent, Quadratic, absolute, analytic_gradient, start, vector
-from tests.meta.small_tasks import MLP, SMALL, SameBatch, busy_rule, double_state
+from tests.meta.small_tasks import MLP, SMALL, SameBatch, busy_rule, double_state, like
 
 SCALE = 50.0  # 1 / smallest loss that counts: the weight of every loss in an absolute window
 PAIRS = 4000
@@ -41,7 +41,7 @@ def window(
 
 
 def shared_batch(task: Any) -> SameBatch:
-    return SameBatch(**{f: getattr(task, f) for f in task.__dataclass_fields__})
+    return like(SameBatch, task)
 
 
 # ---- backpropagation

@@ -30,6 +30,7 @@ from tests.meta.small_tasks import (
     Unreduced,
     busy_rule,
     double_state,
+    like,
 )
 
 tasks = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL.keys())
@@ -43,8 +44,7 @@ def alone(task: Float64, count: int, which: int) -> Float64:
             whole = super().batch(split, count, generator)
             return {name: t[which : which + 1] for name, t in whole.items()}
 
-    fields = {name: getattr(task, name) for name in task.__dataclass_fields__}
-    return Alone(**fields)
+    return like(Alone, task)
 
 
 @tasks
@@ -69,7 +69,7 @@ def test_vectorized_equals_one_by_one(task: Float64, second_order: bool) -> None
 
 
 def test_windows_joined_equal_one_long_run() -> None:
-    task = SameBatch(**{f: getattr(MLP, f) for f in MLP.__dataclass_fields__})
+    task = like(SameBatch, MLP)
     rule, start = busy_rule(), double_state(task, 2)
     generator = torch.Generator()
     long = unroll(rule, task, start, 9, generator, 20)
@@ -86,7 +86,7 @@ def test_windows_joined_equal_one_long_run() -> None:
 
 
 def test_a_run_without_meta_gradients_equals_an_unroll() -> None:
-    task = SameBatch(**{f: getattr(MLP, f) for f in MLP.__dataclass_fields__})
+    task = like(SameBatch, MLP)
     rule = busy_rule().float()
     generator = torch.Generator().manual_seed(5)
     start = InnerState.initial(task, 2, generator)
@@ -96,7 +96,7 @@ def test_a_run_without_meta_gradients_equals_an_unroll() -> None:
             batch = super().batch(split, count, generator)
             return {**batch, "x": batch["x"].float()}
 
-    task = Single(**{f: getattr(MLP, f) for f in MLP.__dataclass_fields__})
+    task = like(Single, MLP)
     out = unroll(rule, task, start, 6, generator, 6)
     state, losses = train_inner(rule, task, 6, 2, 5, 6)
     assert torch.allclose(losses, out.losses[:-1], rtol=1e-5)

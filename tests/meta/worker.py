@@ -22,7 +22,7 @@ from gmn_opt.meta import (
 )
 from gmn_opt.optim import RuleConfig
 from tasks.suites import validation
-from tests.meta.small_tasks import CNN, MLP, Float64
+from tests.meta.small_tasks import CNN, MLP, Float64, like
 
 ESTIMATORS: dict[str, GradientEstimator] = {
     "backprop": TruncatedBackprop(Uniform(2, 4), second_order=True),
@@ -40,7 +40,7 @@ class Alternating:
 
     def restore(self, spec: dict[str, Any]) -> Float64:
         task = {"mlp": MLP, "cnn": CNN}[spec["kind"]]
-        return Float64(**{f: getattr(task, f) for f in task.__dataclass_fields__})
+        return like(Float64, task)
 
 
 def config_for(estimator: str, meta_batch: int = 4) -> MetaConfig:
