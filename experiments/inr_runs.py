@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def summary(runs: Runs, measure: str) -> dict[str, dict[str, float]]:
         found[name] = {
             f"{measure}_mean": float(values.mean()),
             f"{measure}_std": float(values.std()) if len(values) > 1 else 0.0,
-            "seconds_mean": sum(r["seconds"] for r in records) / len(records),
+            "seconds_mean": fmean(r["seconds"] for r in records),
             "parameters": records[0]["parameters"],
         }
     return found

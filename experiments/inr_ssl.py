@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -192,7 +193,7 @@ def train_encoder(
             losses.append(loss.item())
             step += 1
         seconds += time.perf_counter() - started
-        curve.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "loss": _mean(losses)})
+        curve.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "loss": fmean(losses)})
         if (epoch + 1) % 5 == 0 or epoch + 1 == budget.epochs:
             z = {s: embed(encoder, inputs[s]) for s in SPLITS}
             curve[-1]["valid_mse"] = linear_error(
@@ -209,10 +210,6 @@ def train_encoder(
         "curve": curve,
         "embedding": z["test"],
     }
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def plot(embeddings: Mapping[str, Tensor], coefficients: Tensor, path: Path) -> None:
