@@ -68,11 +68,30 @@ def _start_at_zero(module: nn.Module) -> None:
         nn.init.zeros_(p)
 
 
+class RatesEditor(WeightEditor):
+    """Steps along the gradients with learned rates, without a metanet."""
+
+    def make_metanet(self, features: int) -> None:
+        """There is none; raises ValueError for an editor without rounds, which would do nothing."""
+        if not self.config.rounds:
+            raise ValueError("An editor of rates alone needs rounds, received rounds=0.")
+
+    def directions(
+        self, graph: ParameterGraph, features: Mapping[str, Tensor], heard: Tensor | None
+    ) -> Params:
+        """Zeros: there is no learned part but the rates."""
+        return {n: torch.zeros_like(t[..., 0]) for n, t in features.items()}
+
+
 EDITORS: dict[str, type[WeightEditor]] = {
     "gmn": WeightEditor,
     "np_nfn": NPEditor,
     "flat": FlatEditor,
+    "np_nfn_rounds": NPEditor,
+    "rates": RatesEditor,
 }
+#: Baselines as published: they read weights alone, in one pass.
+_BY_WEIGHTS = ("np_nfn", "flat")
 
 
 def some_of(data: InrSet, count: int) -> InrSet:
@@ -90,10 +109,14 @@ def some_of(data: InrSet, count: int) -> InrSet:
 def new_editor(kind: str, inr: InrConfig, config: EditorConfig, seed: int) -> WeightEditor:
     """A fresh editor; raises ValueError for an unknown kind.
 
-    What the graph metanet is compared to reads weights alone: it has no probes.
+    NP-NFN and the flattened MLP read weights alone, in one pass. Ablations of the graph metanet
+    have no probes: ``np_nfn_rounds`` has NP-NFN layers in its place, ``rates`` nothing.
     """
     if kind not in EDITORS:
         raise ValueError(f"There is no editor {kind!r}; there are {', '.join(EDITORS)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EDITORS[kind](inr, config if kind == "gmn" else replace(config, probes=0))
+        if kind != "gmn":
+            rounds = 0 if kind in _BY_WEIGHTS else config.rounds
+            config = replace(config, probes=0, rounds=rounds)
+        return EDITORS[kind](inr, config)

@@ -3,7 +3,8 @@
 The edited parameters of tensor t are ``θ_t + strength · γ_t · Δ_t`` with Δ from the metanet and a
 learned scale γ_t, 0.01 at the start (Zhou et al. 2023, arXiv 2302.14040, appendix; the protocol of
 all later work on edits of INRs). The editor reads weights and is trained through the rendered
-image; it is never given the image. With probes it also evaluates the network at a few places.
+image; it is never given the image. With probes it also evaluates the network at a few places; with
+rounds it renders the network and edits in several steps (:mod:`gmn_opt.inr.refining`).
 
 Deviations: SIRENs are brought to one representative of the sine's symmetries first (see
 :mod:`gmn_opt.inr.canonical`), so that an edit of strength 0 has other weights and the same
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.inr.base import Inr, InrConfig, Params
 from gmn_opt.inr.canonical import canonical
 from gmn_opt.inr.probing import SirenProbes, features_per_node
+from gmn_opt.inr.refining import SLOPE_FEATURES, Refinement, Units
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
 
@@ -45,6 +48,12 @@ class EditorConfig:
             comes out, and the mean of a function that is nearly linear says little.
         probes: Places of the image at which neurons are heard; 0 to read weights alone. SIRENs
             only, see :mod:`gmn_opt.inr.probing`.
+        rounds: Steps towards a predicted image, see :mod:`gmn_opt.inr.refining`; 0 to edit in one
+            pass, by the weights (and probes).
+        grid: With rounds, pixels along each side of the image that is rendered.
+        vision: With rounds, channels of the network that predicts the image.
+
+    Raises ValueError for rounds without a grid of 2 pixels by 2, or on a network of no channels.
     """
 
     edit: str = "dilate"
@@ -54,6 +63,17 @@ class EditorConfig:
     frequencies: int = 2
     gain: float = 4.0
     probes: int = 0
+    rounds: int = 0
+    grid: int = 28
+    vision: int = 16
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        if self.rounds < 0 or (self.rounds and (self.grid < 2 or self.vision < 1)):
+            raise ValueError(
+                "An editor with rounds needs a grid of at least 2 pixels and a channel to see "
+                f"them, received rounds={self.rounds}, grid={self.grid}, vision={self.vision}."
+            )
 
 
 def traced(inr: Inr) -> ParameterGraph:
@@ -92,24 +112,30 @@ class WeightEditor(nn.Module):
         self.inr, self.config = inr, config or EditorConfig()
         self.about: dict[str, Any] = {}
         self._graphs: dict[InrConfig, ParameterGraph] = {}
+        self._kinds: dict[InrConfig, Inr] = {}
         graph = self.graph_of(inr)
         names = [role_of(n, len(inr.widths)) for n in graph.shapes]
         self.roles = sorted({"hidden.weight", "hidden.bias", *names})
         self.scale = nn.Parameter(torch.full((len(self.roles),), START))
         self.register_buffer("spread", torch.ones(len(self.roles)))
         self.probes: SirenProbes | None = None
-        self.make_metanet(1 + 2 * self.config.frequencies)
+        c = self.config
+        self.refinement: Refinement | None = None
+        if c.rounds:
+            self.refinement = Refinement(inr.outputs, len(self.roles), c.rounds, c.grid, c.vision)
+        self.make_metanet(1 + 2 * c.frequencies + (SLOPE_FEATURES if c.rounds else 0))
 
     def make_metanet(self, features: int) -> None:
         """Build what `directions` needs; each weight comes with this many features."""
         c = self.config
+        told = self.refinement.node_features if self.refinement else 0
         self.metanet = GraphMetanet(
             features,
             1,
             hidden=c.hidden,
             edge_hidden=c.edge_hidden,
             layers=c.layers,
-            node_inputs=features_per_node(self.inr, c.probes),
+            node_inputs=features_per_node(self.inr, c.probes) + told,
         )
         if c.probes:
             self.probes = SirenProbes(self.inr, c.probes)
@@ -166,7 +192,7 @@ class WeightEditor(nn.Module):
                 self._graphs[config] = traced(config.build())
         return self._graphs[config]
 
-    def _units(self, graph: ParameterGraph) -> dict[str, tuple[int, float]]:
+    def _units(self, graph: ParameterGraph) -> Units:
         """Per parameter, the position of its role and what changes are divided by."""
         layers = sum(n.endswith(".weight") for n in graph.shapes) - 1
         out = {}
@@ -191,6 +217,17 @@ class WeightEditor(nn.Module):
             found.setdefault(role, []).append(known[name].square().mean() * width)
         for role, squares in found.items():
             self.spread[role] = torch.stack(squares).mean().sqrt().clamp_min(1e-8)
+        if self.refinement is not None:
+            units = self._units(self.graph_of(config))
+            self.refinement.measure(self._kind(config), known, units)
+
+    def _kind(self, config: InrConfig) -> Inr:
+        """An INR of this config; its parameters mean nothing."""
+        self.graph_of(config)
+        if config not in self._kinds:
+            with torch.random.fork_rng(devices=[]):
+                self._kinds[config] = config.build()
+        return self._kinds[config]
 
     @staticmethod
     def prepare(params: Mapping[str, Tensor], config: InrConfig) -> Params:
@@ -198,7 +235,33 @@ class WeightEditor(nn.Module):
         return canonical(params, config) if isinstance(config, SirenConfig) else dict(params)
 
     def delta(self, params: Mapping[str, Tensor], config: InrConfig) -> Params:
-        """γ·Δ for prepared parameters ``{name: [..., *shape]}``, of the same shapes."""
+        """What is added to prepared parameters ``{name: [..., *shape]}``, of the same shapes."""
+        graph = self.graph_of(config)
+        name, shape = next(iter(graph.shapes.items()))
+        lead = params[name].shape[: params[name].dim() - len(shape)]
+        flat = {n: params[n].reshape(-1, *s) for n, s in graph.shapes.items()}
+        if self.refinement is None:
+            out = self._change(config, flat, {}, None)
+        else:
+            change = partial(self._change, config)
+            out = self.refinement(self._kind(config), flat, self._units(graph), change)
+        return {n: t.reshape(*lead, *graph.shapes[n]) for n, t in out.items()}
+
+    def _change(
+        self,
+        config: InrConfig,
+        params: Mapping[str, Tensor],
+        beside: Mapping[str, Tensor],
+        told: Tensor | None,
+    ) -> Params:
+        """γ·Δ of one pass.
+
+        Args:
+            config: Of the INRs.
+            params: ``{name: [N, *shape]}``.
+            beside: ``{name: [N, *shape, features]}``, to be read beside the weights.
+            told: ``[N, features]``, what every node is told.
+        """
         graph = self.graph_of(config)
         units = self._units(graph)
         like = next(iter(params.values()))
@@ -207,11 +270,15 @@ class WeightEditor(nn.Module):
         for name, (role, width) in units.items():
             value = (params[name] * (width**0.5 / self.spread[role])).unsqueeze(-1)
             angle = value * turns
-            features[name] = torch.cat([value, angle.sin(), angle.cos()], -1)
-        heard = None
+            more = [beside[name]] if name in beside else []
+            features[name] = torch.cat([value, angle.sin(), angle.cos(), *more], -1)
+        heard = []
         if self.probes is not None and isinstance(config, SirenConfig):
-            heard = self.probes(params, config, graph)
-        out = self.directions(graph, features, heard)
+            heard.append(self.probes(params, config, graph))
+        if told is not None:
+            nodes = sum(blocked(graph).group_sizes)
+            heard.append(told.unsqueeze(1).expand(-1, nodes, -1))
+        out = self.directions(graph, features, torch.cat(heard, -1) if heard else None)
         return {n: self.scale[r] / width * out[n] for n, (r, width) in units.items()}
 
     def forward(

@@ -38,15 +38,23 @@ from gmn_opt.weights import WeightsError, card
 from gmn_opt.weights.shipped import path_of
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2)
+ROUNDS = replace(TINY, rounds=2, grid=6, vision=3)
 SIREN = SirenConfig(2, 1, (6, 5))
 
 
-def editor_for(config: InrConfig, probes: int = 0) -> WeightEditor:
+#: What an editor knows beside the weights.
+KINDS = {"weights": TINY, "probes": replace(TINY, probes=4), "rounds": ROUNDS,
+         "rounds and probes": replace(ROUNDS, probes=4)}  # fmt: skip
+kinds = pytest.mark.parametrize("sizes", KINDS.values(), ids=KINDS)
+
+
+def editor_for(config: InrConfig, sizes: EditorConfig = TINY) -> WeightEditor:
     """An editor whose readout is not zero, as if trained."""
-    editor = WeightEditor(config, replace(TINY, probes=probes)).double()
+    editor = WeightEditor(config, sizes).double()
     with torch.no_grad():
         for p in (*editor.metanet.parameters(), *editor.rows.parameters()):
-            p.add_(torch.randn_like(p) / 4)
+            # rounding errors grow from round to round
+            p.add_(torch.randn_like(p) / (8 if sizes.rounds else 4))
     return editor
 
 
@@ -97,20 +105,20 @@ class TestCanonical:
 
 
 @pytest.mark.parametrize(
-    ("config", "probes"),
+    ("config", "sizes"),
     [
-        (SIREN, 0),
-        (SIREN, 5),
-        (SirenConfig(2, 3, (6, 5, 4)), 0),
-        (SirenConfig(2, 3, (6, 5, 4)), 4),
-        (FourierConfig(2, 1, (5, 4), frequencies=3), 0),
-        (GridConfig(2, 1, (5,), resolution=3, channels=2), 0),
+        *[(SIREN, KINDS[name]) for name in KINDS],
+        *[(SirenConfig(2, 3, (6, 5, 4)), KINDS[name]) for name in KINDS],
+        *[(FourierConfig(2, 1, (5, 4), frequencies=3), KINDS[n]) for n in ("weights", "rounds")],
+        *[
+            (GridConfig(2, 1, (5,), resolution=3, channels=2), KINDS[n])
+            for n in ("weights", "rounds")
+        ],
     ],
-    ids=str,
 )
-def test_equivariance(config: InrConfig, probes: int) -> None:
+def test_equivariance(config: InrConfig, sizes: EditorConfig) -> None:
     """edit(permute(θ)) = permute(edit(θ)), and the picture is the same."""
-    editor, params = editor_for(config, probes), some(config)
+    editor, params = editor_for(config, sizes), some(config)
     editor.measure(params)
     inr = config.build().double()
     with torch.no_grad():
@@ -123,15 +131,16 @@ def test_equivariance(config: InrConfig, probes: int) -> None:
             assert torch.allclose(render(inr, 6, moved), render(inr, 6, done), atol=1e-10)
 
 
-@pytest.mark.parametrize("probes", [0, 4])
-def test_symmetries_of_the_sine_change_nothing(probes: int) -> None:
-    editor, params = editor_for(SIREN, probes), some(SIREN)
+@kinds
+def test_symmetries_of_the_sine_change_nothing(sizes: EditorConfig) -> None:
+    editor, params = editor_for(SIREN, sizes), some(SIREN)
     with torch.no_grad():
         assert close(editor(turned(params, SIREN)), editor(params), 1e-9)
 
 
-def test_strength_interpolates() -> None:
-    editor, params = editor_for(SIREN), some(SIREN)
+@kinds
+def test_strength_interpolates(sizes: EditorConfig) -> None:
+    editor, params = editor_for(SIREN, sizes), some(SIREN)
     inr = SIREN.build().double()
     with torch.no_grad():
         none, half, whole = (editor(params, strength=s) for s in (0.0, 0.5, 1.0))
@@ -142,7 +151,7 @@ def test_strength_interpolates() -> None:
 
 def test_the_edit_sets_in_smoothly() -> None:
     """Pictures at neighbouring strengths are near, and nearer the nearer the strengths."""
-    editor, params = editor_for(SIREN, 4), some(SIREN)
+    editor, params = editor_for(SIREN, KINDS["probes"]), some(SIREN)
     inr = SIREN.build().double()
     with torch.no_grad():
         at = [render(inr, 6, editor(params, strength=s / 256)) for s in range(257)]
@@ -153,9 +162,9 @@ def test_the_edit_sets_in_smoothly() -> None:
     assert farthest(1) < farthest(32) / 10
 
 
-@pytest.mark.parametrize("probes", [0, 4])
-def test_batches_are_independent(probes: int) -> None:
-    editor, params = editor_for(SIREN, probes), some(SIREN)
+@kinds
+def test_batches_are_independent(sizes: EditorConfig) -> None:
+    editor, params = editor_for(SIREN, sizes), some(SIREN)
     with torch.no_grad():
         done = editor(params)
         alone = editor({n: p[1:2] for n, p in params.items()})
@@ -166,9 +175,9 @@ def test_batches_are_independent(probes: int) -> None:
     assert close(twofold, {n: torch.stack([p, p]) for n, p in done.items()})
 
 
-@pytest.mark.parametrize("probes", [0, 4])
-def test_other_widths_and_depths(probes: int) -> None:
-    editor = editor_for(SIREN, probes)
+@kinds
+def test_other_widths_and_depths(sizes: EditorConfig) -> None:
+    editor = editor_for(SIREN, sizes)
     for widths in ((9, 7), (4,), (5, 6, 7, 8)):
         config = SirenConfig(2, 1, widths)
         params = some(config)
@@ -187,11 +196,12 @@ def test_one_inr() -> None:
         editor.edit(Siren(SirenConfig(2, 3, (6, 5))))
 
 
-def test_it_learns_from_pixels() -> None:
+@kinds
+def test_it_learns_from_pixels(sizes: EditorConfig) -> None:
     """A few steps on one picture bring the rendered result nearer to the target."""
     torch.manual_seed(0)
     config = SirenConfig(2, 1, (8, 8))
-    editor, params = WeightEditor(config, TINY), stack([config.build()])
+    editor, params = WeightEditor(config, sizes), stack([config.build()])
     editor.measure(params)
     inr, losses = config.build(), []
     target = edited(render(inr, 8, params).detach().clamp(-1, 1), "invert")
@@ -207,8 +217,9 @@ def test_it_learns_from_pixels() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_files(tmp_path: Path) -> None:
-    editor = editor_for(SIREN).float()
+@kinds
+def test_files(tmp_path: Path, sizes: EditorConfig) -> None:
+    editor = editor_for(SIREN, sizes).float()
     editor.measure({n: p.float() for n, p in some(SIREN).items()})
     save_editor(tmp_path / "x.safetensors", editor, {"steps": 3})
     again = load_editor(tmp_path / "x.safetensors")
@@ -267,7 +278,7 @@ class TestEdits:
 
 class TestProbes:
     def test_nodes_hear_what_the_network_says(self) -> None:
-        editor, params = editor_for(SIREN, 9), some(SIREN)
+        editor, params = editor_for(SIREN, replace(TINY, probes=9)), some(SIREN)
         assert editor.probes is not None
         with torch.no_grad():
             heard = editor.probes(params, SIREN, editor.graph)
