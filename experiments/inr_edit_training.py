@@ -29,6 +29,8 @@ class TrainConfig:
         lr, weight_decay: Of AdamW; biases, norms and scales do not decay.
         scale_lr: Learning rate of the editor's scales, relative.
         warmup: Share of the run before the full rate.
+        predicted: Weight of the error of the image that an editor with rounds predicts, beside that
+            of the image that it reaches.
         clip: Most norm of the gradient.
         average: Decay of the moving average.
         symmetries: Whether every INR, and its image, is drawn under one of the square's symmetries.
@@ -42,6 +44,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     scale_lr: float = 1.0
     warmup: float = 0.02
+    predicted: float = 1.0
     clip: float = 1.0
     average: float = 0.999
     symmetries: bool = True
@@ -137,8 +140,13 @@ class EditTrainer:
         inr, params, target = self._draw()
         size = (target.shape[1], target.shape[2])
         loss = mse_loss(render(inr, size, self.editor(params, inr.config)), target)
+        objective = loss
+        refinement = self.editor.refinement
+        if refinement is not None and self.config.predicted:
+            predicted = refinement.goal(inr, params)
+            objective = loss + self.config.predicted * mse_loss(predicted, target)
         self.optimizer.zero_grad()
-        loss.backward()
+        objective.backward()
         norm = nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * self._rate()

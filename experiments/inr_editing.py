@@ -31,7 +31,7 @@ from experiments import make_inrs
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from experiments.inr_edit_report import bounds, judge, plot_curve, plot_gallery
 from experiments.inr_edit_training import EditTrainer, TrainConfig
-from experiments.inr_editors import new_editor, some_of
+from experiments.inr_editors import EDITORS, new_editor, some_of
 from experiments.settings import with_settings
 from gmn_opt.inr import EditorConfig, FitConfig, InrSet, WeightEditor, load_inr_set, save_editor
 from gmn_opt.inr.edits import EDITS
@@ -39,15 +39,29 @@ from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.weights.atomic import write_atomically
 from tasks.inr_data import SPLITS
 
+_SMOKE = TrainConfig(steps=12, batch=4, check_every=6)
+#: By preset, for editors in rounds and for those in one pass.
 PRESETS = {
     "smoke": (
-        EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4),
-        TrainConfig(steps=12, batch=4, check_every=6),
+        (EditorConfig(hidden=8, edge_hidden=4, layers=1, rounds=2, vision=4), _SMOKE),
+        (EditorConfig(hidden=8, edge_hidden=4, layers=3, probes=4), _SMOKE),
     ),
-    "cpu": (EditorConfig(edge_hidden=8, layers=3, probes=144), TrainConfig(lr=3e-3)),
+    "cpu": (
+        (
+            EditorConfig(hidden=32, edge_hidden=8, layers=1, rounds=6),
+            TrainConfig(batch=16, lr=3e-3),
+        ),
+        (EditorConfig(edge_hidden=8, layers=3, probes=144), TrainConfig(lr=3e-3)),
+    ),
     "gpu": (
-        EditorConfig(hidden=128, edge_hidden=16, layers=4, probes=144),
-        TrainConfig(steps=60_000, batch=128, check_every=1000),
+        (
+            EditorConfig(hidden=64, edge_hidden=16, layers=2, rounds=8, vision=32),
+            TrainConfig(steps=60_000, batch=128, lr=2e-3, check_every=1000),
+        ),
+        (
+            EditorConfig(hidden=128, edge_hidden=16, layers=4, probes=144),
+            TrainConfig(steps=60_000, batch=128, check_every=1000),
+        ),
     ),
 }
 #: INRs for the learning curve.
@@ -64,6 +78,16 @@ def load_or_make(folder: Path, split: str, data: str, preset: str) -> InrSet:
 def _identity(data: InrSet) -> list[Any]:
     """What tells training sets apart, as plain values."""
     return [data.manifest["images"]["sha256"], data.manifest["seed"], data.config.to_dict()]
+
+
+def side_of(data: Sequence[InrSet]) -> int:
+    """The side of the images, which must be square and of one size; raises ValueError."""
+    sizes = sorted({tuple(some.images.shape[1:3]) for some in data})
+    if len(sizes) != 1 or sizes[0][0] != sizes[0][1]:
+        raise ValueError(
+            f"One editor is trained on square images of one size, received (rows, columns) {sizes}."
+        )
+    return int(sizes[0][0])
 
 
 def name_of(data: InrSet) -> str:
@@ -96,7 +120,7 @@ def main(
     edit: Annotated[str, typer.Option(help=", ".join(EDITS))] = "dilate",
     data: Annotated[str, typer.Option(help="mnist, fashion_mnist or photos")] = "mnist",
     preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
-    kind: Annotated[str, typer.Option(help="gmn, np_nfn or flat")] = "gmn",
+    kind: Annotated[str, typer.Option(help=", ".join(EDITORS))] = "gmn",
     out: Annotated[Path | None, typer.Option(help="Default: runs/inr_editing/...")] = None,
     inrs: Annotated[list[Path] | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
     unseen: Annotated[list[Path] | None, typer.Option(help="INRs to be judged on only.")] = None,
@@ -124,21 +148,21 @@ def main(
     folder = out or Path("runs/inr_editing") / f"{data}-{edit}-{kind}-{seed}"
     checkpoint = folder / "checkpoint.pt"
     try:
-        if preset not in PRESETS or edit not in EDITS:
+        if preset not in PRESETS or edit not in EDITS or kind not in EDITORS:
             raise ValueError(
-                f"Choose a preset of {', '.join(PRESETS)} and an edit of {', '.join(EDITS)}; "
-                f"received {preset!r} and {edit!r}."
+                f"Choose a preset of {', '.join(PRESETS)}, an edit of {', '.join(EDITS)} and an "
+                f"editor of {', '.join(EDITORS)}; received {preset!r}, {edit!r} and {kind!r}."
             )
         where = choose_device(device)
-        editor_config, config = PRESETS[preset]
+        editor_config, config = PRESETS[preset][0 if EDITORS[kind].rounds else 1]
         config = replace(config, steps=steps or config.steps, seconds=train_seconds)
         editor_config, config = with_settings((editor_config, config), change or [])
-        editor_config = replace(editor_config, edit=edit)
         suffix = "" if preset == "cpu" else f"-{preset}"
         folders = inrs or [Path("runs/inrs") / f"{data}{suffix}"]
         sets = {split: [load_or_make(f, split, data, preset) for f in folders] for split in SPLITS}
         train = sets["train"]
         others = [load_inr_set(f / "test") for f in unseen or []]
+        editor_config = replace(editor_config, edit=edit, grid=side_of(train))
         editor = new_editor(kind, train[0].config, editor_config, seed)
         trainer = EditTrainer(train, edit, editor, config, seed, where)
         curve: list[dict[str, float]] = []
@@ -209,8 +233,9 @@ def main(
     marks = {k: mean([t["bounds"][k] for t in seen]) for k in seen[0]["bounds"]}
     found = mean([t["test_mse"] for t in seen])
     weights = folder / "editor.safetensors"
+    releasable = EDITORS[kind].make is WeightEditor
     names = "+".join(dict.fromkeys(map(name_of, train)))
-    if kind == "gmn":
+    if releasable:
         size = list(train[0].images.shape[1:3])
         about = {"data": names, "test_mse": found, "seed": seed, "size": size}
         save_editor(weights, final, about)
@@ -229,7 +254,7 @@ def main(
         "target_range": [-1, 1],
         "inrs": {split: sum(map(len, some)) for split, some in sets.items()},
         "origin": train[0].manifest["about"].get("origin"),
-        "sha256": sha256(weights.read_bytes()).hexdigest() if kind == "gmn" else None,
+        "sha256": sha256(weights.read_bytes()).hexdigest() if releasable else None,
         "parameters": count,
         "editor": asdict(editor.config),
         "training": asdict(config),

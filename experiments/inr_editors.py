@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -72,9 +72,10 @@ class RatesEditor(WeightEditor):
     """Steps along the gradients with learned rates, without a metanet."""
 
     def make_metanet(self, features: int) -> None:
-        """There is none; raises ValueError for an editor without rounds, which would do nothing."""
+        """No metanet; raises ValueError without rounds, as nothing would be left."""
         if not self.config.rounds:
             raise ValueError("An editor of rates alone needs rounds, received rounds=0.")
+        self.metanet = nn.Identity()  # type: ignore[assignment]
 
     def directions(
         self, graph: ParameterGraph, features: Mapping[str, Tensor], heard: Tensor | None
@@ -83,15 +84,32 @@ class RatesEditor(WeightEditor):
         return {n: torch.zeros_like(t[..., 0]) for n, t in features.items()}
 
 
-EDITORS: dict[str, type[WeightEditor]] = {
-    "gmn": WeightEditor,
-    "np_nfn": NPEditor,
-    "flat": FlatEditor,
-    "np_nfn_rounds": NPEditor,
-    "rates": RatesEditor,
+@dataclass(frozen=True)
+class Kind:
+    """An editor to compare, and what it may know beside the weights.
+
+    Attributes:
+        make: Its class.
+        probes, rounds: Whether it keeps the probes and the rounds of its config.
+    """
+
+    make: type[WeightEditor]
+    probes: bool = False
+    rounds: bool = False
+
+
+#: The editor that ships; the graph metanet in one pass, with probes and by the weights alone;
+#: baselines as published, by the weights alone; the rounds with NP-NFN, and with nothing, in the
+#: graph metanet's place.
+EDITORS = {
+    "gmn": Kind(WeightEditor, rounds=True),
+    "gmn_probes": Kind(WeightEditor, probes=True),
+    "gmn_weights": Kind(WeightEditor),
+    "np_nfn": Kind(NPEditor),
+    "flat": Kind(FlatEditor),
+    "np_nfn_rounds": Kind(NPEditor, rounds=True),
+    "rates": Kind(RatesEditor, rounds=True),
 }
-#: Baselines as published: they read weights alone, in one pass.
-_BY_WEIGHTS = ("np_nfn", "flat")
 
 
 def some_of(data: InrSet, count: int) -> InrSet:
@@ -109,14 +127,13 @@ def some_of(data: InrSet, count: int) -> InrSet:
 def new_editor(kind: str, inr: InrConfig, config: EditorConfig, seed: int) -> WeightEditor:
     """A fresh editor; raises ValueError for an unknown kind.
 
-    NP-NFN and the flattened MLP read weights alone, in one pass. Ablations of the graph metanet
-    have no probes: ``np_nfn_rounds`` has NP-NFN layers in its place, ``rates`` nothing.
+    Of ``config``, probes and rounds count for the kinds that have them.
     """
     if kind not in EDITORS:
         raise ValueError(f"There is no editor {kind!r}; there are {', '.join(EDITORS)}.")
+    known = EDITORS[kind]
+    probes = config.probes if known.probes else 0
+    rounds = config.rounds if known.rounds else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if kind != "gmn":
-            rounds = 0 if kind in _BY_WEIGHTS else config.rounds
-            config = replace(config, probes=0, rounds=rounds)
-        return EDITORS[kind](inr, config)
+        return known.make(inr, replace(config, probes=probes, rounds=rounds))

@@ -115,6 +115,10 @@ class Refinement(nn.Module):
         for role, squares in found.items():
             self.usual[role] = torch.stack(squares).mean().sqrt().clamp_min(1e-8)
 
+    def goal(self, inr: Inr, params: Params) -> Tensor:
+        """What INRs ought to show, ``[N, grid, grid, outputs]``."""
+        return self.predictor(render(inr, self.grid, params))
+
     def forward(self, inr: Inr, params: Params, units: Units, change: Change) -> Params:
         """Changes of the parameters, ``{name: [N, *shape]}``, summed over all rounds.
 
@@ -124,7 +128,7 @@ class Refinement(nn.Module):
             units: Of every parameter.
             change: The learned part of a step.
         """
-        goal = self.predictor(render(inr, self.grid, params))
+        goal = self.goal(inr, params)
         rates = self.log_rates.exp()
         now, sums = params, {n: torch.zeros_like(p) for n, p in params.items()}
         for number in range(self.rounds):
