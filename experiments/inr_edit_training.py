@@ -86,11 +86,13 @@ class EditTrainer:
         seed: int,
         device: torch.device,
     ) -> None:
+        """Raise ValueError for INRs that the editor was not made for."""
         self.config, self.device = config, device
         self.editor = editor.to(device)
         self.material = []
         for some in data:
             editor.graph_of(some.config)  # refuse before any work
+            _check_grid(editor, some)
             with torch.no_grad():
                 known = editor.prepare(some.params, some.config)
             params = {n: p.to(device) for n, p in known.items()}
@@ -206,6 +208,16 @@ class EditTrainer:
         copy = type(self.editor)(self.editor.inr, self.editor.config).to(self.device)
         copy.load_state_dict(self.best["weights"] if best and self.best else self.averaged)
         return copy.requires_grad_(False).eval()
+
+
+def _check_grid(editor: WeightEditor, data: InrSet) -> None:
+    height, width = data.images.shape[1:3]
+    grid = editor.refinement.grid if editor.refinement else None
+    if grid is not None and (height, width) != (grid, grid):
+        raise ValueError(
+            f"The editor renders {grid} x {grid} pixels, the images have {height} x {width}. Make "
+            "it with the images' grid."
+        )
 
 
 def references(data: InrSet, edit: str, symmetries: bool) -> Tensor:

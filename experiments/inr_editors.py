@@ -29,9 +29,10 @@ class NPEditor(_OneArchitecture):
     """The same editor with NP-NFN layers in place of the graph metanet."""
 
     def make_metanet(self, features: int) -> None:
-        """NP layers as wide as the graph metanet's nodes, one less of them."""
+        """NP layers as wide as the graph metanet's nodes, one less of them, but at least two."""
         shapes = self.graph_of(self.inr).shapes
-        self.metanet = NPStack(shapes, features, 1, self.config.hidden, self.config.layers - 1)  # type: ignore[assignment]
+        layers = max(2, self.config.layers - 1)
+        self.metanet = NPStack(shapes, features, 1, self.config.hidden, layers)  # type: ignore[assignment]
         _start_at_zero(self.metanet.layers[-1])
 
     def directions(

@@ -47,7 +47,7 @@ from gmn_opt.inr.augmentation import SYMMETRIES, Moves, moved, turned, turned_im
 from gmn_opt.inr.edits import edited
 from tasks.inr_data import PATCH, PHOTOS, load_split
 
-TINY = EditorConfig(hidden=8, edge_hidden=4, layers=3)
+TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2, probes=4, rounds=2, grid=14, vision=3)
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,12 @@ class TestEditing:
             trainer = EditTrainer([data], "invert", editor, config, 0, torch.device("cpu"))
             losses = [trainer.advance() for _ in range(60)]
             assert losses[-1] < 0.9 * losses[0], kind
+            with torch.no_grad():
+                rendered_edits(trainer.result(), data)
         with pytest.raises(ValueError, match="no editor 'cnn'"):
             new_editor("cnn", data.config, TINY, 0)
+        with pytest.raises(ValueError, match="rates alone needs rounds"):
+            new_editor("rates", data.config, replace(TINY, rounds=0), 0)
 
     def test_np_nfn_is_equivariant_and_flat_is_not(self) -> None:
         data = small(2)
@@ -168,6 +172,12 @@ class TestEditing:
                 assert trainer.seconds == pytest.approx(0.5, abs=0.2)
         with pytest.raises(ValueError, match="seconds positive"):
             TrainConfig(seconds=0.0)
+
+    def test_an_editor_of_another_grid(self) -> None:
+        data = small(2)
+        editor = new_editor("gmn", data.config, replace(TINY, grid=28), 0)
+        with pytest.raises(ValueError, match="28 x 28 pixels, the images have 14 x 14"):
+            EditTrainer([data], "dilate", editor, TrainConfig(), 0, torch.device("cpu"))
 
     def test_references_under_symmetries(self) -> None:
         """The turned image edited, in the order by which networks are turned."""
