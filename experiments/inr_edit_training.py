@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from gmn_opt.inr import Inr, InrSet, Params, WeightEditor, render
-from gmn_opt.inr.augmentation import SYMMETRIES, turned, turned_images
+from gmn_opt.inr.augmentation import (
+    SYMMETRIES,
+    random_tones,
+    toned,
+    toned_images,
+    turned,
+    turned_images,
+)
 from gmn_opt.inr.edits import edited
 
 
@@ -34,6 +41,8 @@ class TrainConfig:
         clip: Most norm of the gradient.
         average: Decay of the moving average.
         symmetries: Whether every INR, and its image, is drawn under one of the square's symmetries.
+        tones: Least contrast, relative, of images drawn in other tones (with the reference edit of
+            those); 1 to leave tones as they are.
         check_every: Steps between looks at the validation error.
     """
 
@@ -48,6 +57,7 @@ class TrainConfig:
     clip: float = 1.0
     average: float = 0.999
     symmetries: bool = True
+    tones: float = 1.0
     check_every: int = 500
 
     def __post_init__(self) -> None:
@@ -58,6 +68,8 @@ class TrainConfig:
                 "steps, batch and check_every must be at least 1, lr and seconds positive, "
                 f"received {self}."
             )
+        if not 0 < self.tones <= 1:
+            raise ValueError(f"tones must lie in (0, 1], received {self.tones}.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class _Material:
 
     inr: Inr
     params: Params
+    images: Tensor
     references: Tensor
 
 
@@ -87,7 +100,7 @@ class EditTrainer:
         device: torch.device,
     ) -> None:
         """Raise ValueError for INRs that the editor was not made for."""
-        self.config, self.device = config, device
+        self.config, self.device, self.edit = config, device, edit
         self.editor = editor.to(device)
         self.material = []
         for some in data:
@@ -96,8 +109,12 @@ class EditTrainer:
             with torch.no_grad():
                 known = editor.prepare(some.params, some.config)
             params = {n: p.to(device) for n, p in known.items()}
-            wanted = references(some, edit, config.symmetries).to(device)
-            self.material.append(_Material(some.template().to(device), params, wanted))
+            images = under_symmetries(some, config.symmetries)
+            wanted = _levels(torch.stack([edited(i, edit) for i in images]))
+            kept = _levels(images) if config.tones < 1 else wanted[:, :0]
+            self.material.append(
+                _Material(some.template().to(device), params, kept, wanted.to(device))
+            )
         editor.measure(self.material[0].params, data[0].config)
         self.optimizer = _optimizer(editor, config)
         self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
@@ -134,7 +151,14 @@ class EditTrainer:
         if symmetries > 1:
             turn = torch.randint(symmetries, size, generator=self.generator).to(self.device)
             params = turned(params, turn)
-        return some.inr, params, some.references[turn, chosen].float() / 127.5 - 1
+        if self.config.tones == 1:
+            return some.inr, params, _values(some.references[turn, chosen])
+        images = _values(some.images[turn.cpu(), chosen.cpu()])
+        tones = random_tones(
+            len(images), images.shape[-1], self.config.tones, generator=self.generator
+        )
+        target = edited(toned_images(images, *tones), self.edit).to(self.device)
+        return some.inr, toned(params, *tones), target
 
     def advance(self) -> float:
         """One step; returns the loss. A step with a non-finite gradient is counted and skipped."""
@@ -220,20 +244,26 @@ def _check_grid(editor: WeightEditor, data: InrSet) -> None:
         )
 
 
-def references(data: InrSet, edit: str, symmetries: bool) -> Tensor:
-    """Reference edits, uint8 ``[S, N, H, W, C]``, under each of the square's symmetries or none.
+def under_symmetries(data: InrSet, symmetries: bool) -> Tensor:
+    """The images ``[S, N, H, W, C]`` under each of the square's symmetries, or as they are.
 
-    The turned image is edited, not the edit turned: an edit need not commute with symmetries, as
-    the tiles of CLAHE do not. Images that are not square have four.
+    The turned image is to be edited, not the edit turned: an edit need not commute with symmetries,
+    as the tiles of CLAHE do not. Images that are not square have four.
     """
     images = data.targets()
     square = images.shape[1] == images.shape[2]
     count = (SYMMETRIES if square else SYMMETRIES // 2) if symmetries else 1
-    out = []
-    for which in range(count):
-        done = edited(turned_images(images, which), edit)
-        out.append(((done + 1) * 127.5).round().to(torch.uint8))
-    return torch.stack(out)
+    return torch.stack([turned_images(images, which) for which in range(count)])
+
+
+def _levels(values: Tensor) -> Tensor:
+    """[-1, 1] as uint8."""
+    return ((values + 1) * 127.5).round().to(torch.uint8)
+
+
+def _values(levels: Tensor) -> Tensor:
+    """The inverse of `_levels`, float32."""
+    return levels.float() / 127.5 - 1
 
 
 def _optimizer(editor: WeightEditor, config: TrainConfig) -> torch.optim.AdamW:

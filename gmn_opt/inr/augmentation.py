@@ -2,7 +2,7 @@
 
 An image seen through ``x -> A x + t`` has the same INR but for its first layer, W A and W t + b.
 The symmetries of the square move pixels onto pixels, so that what is shown is exact; other moves
-show the network between its pixels too.
+show the network between its pixels too. Likewise the last layer makes other tones, exactly.
 """
 
 from __future__ import annotations
@@ -105,3 +105,52 @@ def turned_images(images: Tensor, which: int) -> Tensor:
     axes = [axis for axis, bit in ((1, 1), (2, 2)) if which & bit]
     out = images.flip(axes)
     return out.transpose(1, 2) if which & 4 else out
+
+
+def random_tones(
+    count: int, channels: int, least: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Changes of tone ``value -> mix @ value + shift`` that stay within [-1, 1].
+
+    Contrast falls by a factor between ``least`` and 1, brightness moves as far as that allows, and
+    channels are exchanged.
+
+    Returns:
+        ``[count, channels, channels]`` and ``[count, channels]``.
+
+    Raises ValueError for a factor that is not in (0, 1].
+    """
+    if not 0 < least <= 1:
+        raise ValueError(f"Contrast falls by a factor in (0, 1], received {least}.")
+    gain = least + (1 - least) * torch.rand(count, 1, generator=generator)
+    shift = (2 * torch.rand(count, 1, generator=generator) - 1) * (1 - gain)
+    order = torch.rand(count, channels, generator=generator).argsort(-1)
+    mix = torch.nn.functional.one_hot(order, channels) * gain.unsqueeze(-1)
+    return mix, shift.expand(-1, channels)
+
+
+def toned(params: Mapping[str, Tensor], mix: Tensor, shift: Tensor) -> Params:
+    """INRs of the same images in other tones.
+
+    Args:
+        params: ``{name: [N, *shape]}`` of SIRENs, whose last layer is linear.
+        mix: ``[N, C, C]``.
+        shift: ``[N, C]``, see `random_tones`.
+
+    Returns:
+        The same shapes; all but the last layer are the tensors given.
+    """
+    last = f"layers.{len(params) // 2 - 1}"
+    weight, bias = params[f"{last}.weight"], params[f"{last}.bias"]
+    mix, shift = mix.to(weight), shift.to(weight)
+    return {
+        **params,
+        f"{last}.weight": mix @ weight,
+        f"{last}.bias": (mix @ bias.unsqueeze(-1)).squeeze(-1) + shift,
+    }
+
+
+def toned_images(images: Tensor, mix: Tensor, shift: Tensor) -> Tensor:
+    """Images ``[N, H, W, C]`` in the tones of `toned`."""
+    mix, shift = mix.to(images), shift.to(images)
+    return torch.einsum("ncd,nhwd->nhwc", mix, images) + shift[:, None, None]

@@ -26,8 +26,8 @@ from experiments.inr_classifiers import CLASSIFIERS
 from experiments.inr_edit_training import (
     EditTrainer,
     TrainConfig,
-    references,
     rendered_edits,
+    under_symmetries,
 )
 from experiments.inr_editors import EDITORS, new_editor
 from experiments.settings import with_settings
@@ -42,8 +42,18 @@ from gmn_opt.inr import (
     load_editor,
     load_inr_set,
     render,
+    stack,
 )
-from gmn_opt.inr.augmentation import SYMMETRIES, Moves, moved, turned, turned_images
+from gmn_opt.inr.augmentation import (
+    SYMMETRIES,
+    Moves,
+    moved,
+    random_tones,
+    toned,
+    toned_images,
+    turned,
+    turned_images,
+)
 from gmn_opt.inr.edits import edited
 from tasks.inr_data import PATCH, PHOTOS, load_split
 
@@ -179,17 +189,25 @@ class TestEditing:
         with pytest.raises(ValueError, match="28 x 28 pixels, the images have 14 x 14"):
             EditTrainer([data], "dilate", editor, TrainConfig(), 0, torch.device("cpu"))
 
-    def test_references_under_symmetries(self) -> None:
-        """The turned image edited, in the order by which networks are turned."""
+    def test_pairs_under_symmetries_and_tones(self) -> None:
+        """What a drawn network shows, edited, is the drawn target."""
         data = small(3)
-        found = references(data, "contrast", True)
-        assert found.shape == (SYMMETRIES, 3, 14, 14, 1)
-        assert torch.equal(found[:1], references(data, "contrast", False))
-        for which in range(SYMMETRIES):
-            want = edited(turned_images(data.targets(), which), "contrast")
-            assert torch.allclose(found[which].float() / 127.5 - 1, want, atol=1e-6)
+        shown = render(data.template(), 14, data.params).clamp(-1, 1)
+        data = replace(data, images=((shown + 1) * 127.5).round().to(torch.uint8))
+        for tones in (1.0, 0.3):
+            editor = new_editor("gmn", data.config, TINY, 0)
+            config = TrainConfig(batch=3, tones=tones)
+            trainer = EditTrainer([data], "blur", editor, config, 0, torch.device("cpu"))
+            for _ in range(4):
+                inr, params, target = trainer._draw()
+                shown = edited(render(inr, 14, params).clamp(-1, 1), "blur")
+                assert (shown - target).square().mean() < 0.01 * target.var()
+        with pytest.raises(ValueError, match="tones must lie"):
+            TrainConfig(tones=0.0)
+        assert under_symmetries(data, False).shape == (1, 3, 14, 14, 1)
+        assert under_symmetries(data, True).shape == (SYMMETRIES, 3, 14, 14, 1)
         wide = replace(data, images=data.images[:, :, :10])
-        assert references(wide, "dilate", True).shape == (4, 3, 14, 10, 1)
+        assert under_symmetries(wide, True).shape == (4, 3, 14, 10, 1)
 
     def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
         run: dict[str, Any] = {
@@ -382,6 +400,22 @@ def test_moved_networks_show_moved_images(
             assert torch.allclose(b, a, atol=1e-10) or torch.allclose(b, a.flip(1), atol=1e-10)
         else:
             assert torch.allclose(b, move(a), atol=1e-10)
+
+
+def test_toned_networks_show_toned_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    config = SirenConfig(2, 3, (6, 5))
+    params = stack([config.build(generator) for _ in range(5)])
+    inr = config.build()
+    mix, shift = random_tones(5, 3, 0.4, generator=generator)
+    assert len(mix.argmax(-1).unique(dim=0)) > 1  # channels are exchanged
+    whites = torch.ones(5, 1, 1, 3)
+    for extreme in (whites, -whites):
+        assert toned_images(extreme, mix, shift).abs().max() <= 1 + 1e-6
+    want = toned_images(render(inr, 6, params), mix, shift)
+    assert torch.allclose(render(inr, 6, toned(params, mix, shift)), want, atol=1e-5)
+    with pytest.raises(ValueError, match="factor in"):
+        random_tones(1, 3, 1.5)
 
 
 def test_turned_networks_show_turned_images() -> None:
