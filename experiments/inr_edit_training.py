@@ -110,11 +110,8 @@ class EditTrainer:
                 known = editor.prepare(some.params, some.config)
             params = {n: p.to(device) for n, p in known.items()}
             images = under_symmetries(some, config.symmetries)
-            wanted = _levels(torch.stack([edited(i, edit) for i in images]))
-            kept = _levels(images) if config.tones < 1 else wanted[:, :0]
-            self.material.append(
-                _Material(some.template().to(device), params, kept, wanted.to(device))
-            )
+            wanted = torch.stack([_levels(edited(_values(i), edit)) for i in images]).to(device)
+            self.material.append(_Material(some.template().to(device), params, images, wanted))
         editor.measure(self.material[0].params, data[0].config)
         self.optimizer = _optimizer(editor, config)
         self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
@@ -143,7 +140,7 @@ class EditTrainer:
         if len(self.material) > 1:
             which = int(torch.randint(len(self.material), (), generator=self.generator))
         some = self.material[which]
-        symmetries, count = some.references.shape[:2]
+        symmetries, count = some.images.shape[:2]
         size = (min(self.config.batch, count),)
         chosen = torch.randint(count, size, generator=self.generator).to(self.device)
         params = {n: p[chosen] for n, p in some.params.items()}
@@ -245,12 +242,12 @@ def _check_grid(editor: WeightEditor, data: InrSet) -> None:
 
 
 def under_symmetries(data: InrSet, symmetries: bool) -> Tensor:
-    """The images ``[S, N, H, W, C]`` under each of the square's symmetries, or as they are.
+    """The images, uint8 ``[S, N, H, W, C]``, under each of the square's symmetries or as they are.
 
     The turned image is to be edited, not the edit turned: an edit need not commute with symmetries,
     as the tiles of CLAHE do not. Images that are not square have four.
     """
-    images = data.targets()
+    images = _levels(data.targets())
     square = images.shape[1] == images.shape[2]
     count = (SYMMETRIES if square else SYMMETRIES // 2) if symmetries else 1
     return torch.stack([turned_images(images, which) for which in range(count)])
