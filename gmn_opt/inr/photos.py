@@ -80,6 +80,28 @@ def read_photo(path: Path, size: int | None = None, channels: int | None = None)
     return Photo(pixels.reshape(image.height, image.width, -1), tuple(changes))
 
 
+def tiles(pixels: Tensor, size: int) -> Tensor:
+    """Pieces of a square image: the whole, its quarters and its sixteenths, row by row.
+
+    Args:
+        pixels: uint8 ``[S, S, C]``.
+        size: Side that all are brought to, as by `read_photo`.
+
+    Returns:
+        uint8 ``[21, size, size, C]``.
+    """
+    image = Image.fromarray(pixels[..., 0].numpy() if pixels.shape[-1] == 1 else pixels.numpy())
+    found = []
+    for parts in (1, 2, 4):
+        side = image.width / parts
+        how = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
+        for top in range(parts):
+            for left in range(parts):
+                box = (left * side, top * side, (left + 1) * side, (top + 1) * side)
+                found.append(np.array(image.resize((size, size), how, box)))
+    return torch.from_numpy(np.stack(found)).reshape(len(found), size, size, -1)
+
+
 def _unsuited(path: Path, mode: str) -> str:
     if mode.startswith("I;16") or mode in ("I", "F"):
         what, do = "more than 8 bits per pixel", "convert it to 8 bits"

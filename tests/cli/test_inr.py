@@ -16,9 +16,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from gmn_opt.cli.app import app
-from gmn_opt.data import load_bundled
+from gmn_opt.data import load_bundled, load_photograph
 from gmn_opt.inr import (
     EditorConfig,
+    FitConfig,
     SirenConfig,
     WeightEditor,
     load_editor,
@@ -119,6 +120,20 @@ def test_a_photo_is_brought_to_size_saying_so(run: Run) -> None:
     assert picture("grey.png").shape == (16, 16)
 
 
+def test_the_bundled_photograph_by_its_name(run: Run) -> None:
+    result = fit(run, "chelsea", "--psnr", "20")
+    assert result.exit_code == 0, result.output
+    assert "changed chelsea: 128x128 to 32x32" in result.stderr
+    inr, about = read_inr("net.safetensors")
+    assert about["source"] == "chelsea.png"
+    wanted = load_photograph().float().view(32, 4, 32, 4, 3).mean((1, 3)) / 127.5 - 1
+    with torch.no_grad():
+        assert float((render(inr, 32) - wanted).square().mean()) < 4 * 10**-1.9
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("chelsea", "PNG")  # your own file comes first
+    assert fit(run, "chelsea").exit_code == 0
+    assert read_inr("net.safetensors")[0].config.outputs == 1
+
+
 def test_galleries(run: Run) -> None:
     result = run("gallery", "--editor", "grey.safetensors", "--count", "2", "-o", "g.png")
     assert result.exit_code == 0, result.output
@@ -162,8 +177,21 @@ class TestShippedEditors:
         assert "2 images, dilate by inr-dilate-grey" in result.stdout
         result = run("gallery", "photo.jpg")
         assert result.exit_code == 0, result.output
-        assert "1 images, dilate by inr-dilate-colour" in result.stdout
+        assert "1 image, dilate by inr-dilate-colour" in result.stdout
         assert "changed photo.jpg" in result.stderr
+
+    def test_the_bundled_photograph_where_only_colour_will_do(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda: FitConfig(steps=20))
+        result = run("gallery", "--editor", "colour.safetensors", "--count", "1", "-o", "a.png")
+        assert result.exit_code == 0, result.output
+        Path("package/inr-dilate-grey.safetensors").unlink()
+        for args in (["--edit", "dilate"], ["--data", "chelsea"], ["chelsea"]):
+            result = run("gallery", "--count", "1", "-o", "b.png", *args)
+            assert result.exit_code == 0, result.output
+            assert "1 image, dilate by inr-dilate-colour" in result.stdout
+            assert np.array_equal(picture("a.png"), picture("b.png"))
 
     def test_none_fits(self, run: Run) -> None:
         assert fit(run).exit_code == 0
@@ -266,9 +294,17 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["render", "NET", "-o", "x.gif"], "the name must end in .png"),
         (["render", "LINE", "-o", "x.png"], "maps 1 coordinates to 2 values"),
         (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite"),
-        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' on grey images"),
-        (["gallery", "-o", "x.png", "--editor", "colour.safetensors"], "give images"),
-        (["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"], "no bundl"),
+        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' in this"),
+        (
+            ["gallery", "-o", "x.png", "--editor", "colour.safetensors", "--data", "mnist"],
+            "mnist is no data set of colour images, which this editor is for; there are chelsea",
+        ),
+        (["gallery", "-o", "x.png", "--data", "cifar"], "no bundled images 'cifar'; there are"),
+        (["gallery", "-o", "x.png", "--strength", "inf"], "takes a number such as 0.5"),
+        (
+            ["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"],
+            "cifar is no",
+        ),
         (["gallery", "cut.png", "-o", "x.png", "--editor", "grey.safetensors"], "cut.png is no"),
     ],
 )

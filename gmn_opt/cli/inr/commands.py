@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +15,12 @@ from gmn_opt.cli.inr.shared import (
     SIDES,
     Editor,
     Omega,
+    Strength,
     check_out,
+    check_strength,
     find_editor,
+    image_file,
+    is_for_images,
     load_network,
     say_changes,
     side_of,
@@ -29,7 +32,9 @@ inr_app.command("gallery")(make_gallery)
 
 @inr_app.command("fit")
 def fit_image(
-    image: Annotated[Path, typer.Argument(help="A PNG or JPEG with 8 bits per channel.")],
+    image: Annotated[
+        Path, typer.Argument(help="A PNG or JPEG with 8 bits per channel, or chelsea, which ships.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The network: NAME.safetensors.")],
     grey: Annotated[
         bool | None, typer.Option("--grey/--colour", help="By default as the image is.")
@@ -65,9 +70,10 @@ def fit_image(
     check_out(out, ".safetensors")
     try:
         channels = None if grey is None else 1 if grey else 3
-        plain = read_photo(image, channels=channels)
+        file = image_file(image)
+        plain = read_photo(file, channels=channels)
         side = size or SIDES[plain.pixels.shape[-1]]
-        photo = read_photo(image, side, channels)
+        photo = read_photo(file, side, channels)
     except PhotoError as error:
         fail(str(error))
     say_changes(photo.changes, image)
@@ -81,7 +87,7 @@ def fit_image(
             shown = render(config.build(), side, found.params)
     inr = unstack(config.build(), found.params, 0)
     reached = float(psnr(shown, pixels, config.value_range))
-    about = {"size": [side, side], "psnr": round(reached, 2), "source": image.name}
+    about = {"size": [side, side], "psnr": round(reached, 2), "source": file.name}
     try:
         save_inr(out, inr, about)
     except OSError as error:
@@ -101,17 +107,14 @@ def edit_inr(
         str | None, typer.Option("--edit", help="What to do: dilate, contrast, ...")
     ] = None,
     editor: Editor = None,
-    strength: Annotated[
-        float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
-    ] = 1.0,
+    strength: Strength = 1.0,
     omega: Omega = 30.0,
 ) -> None:
     """Edit the weights of a network; its image is not needed."""
     from gmn_opt.inr import save_inr
 
     check_out(out, ".safetensors")
-    if not math.isfinite(strength):
-        fail(f"--strength takes a number such as 0.5, received {strength}")
+    check_strength(strength)
     inr, about = load_network(network, omega)
     chosen, called = find_editor(edit, editor, inr.config.outputs)
     made_for, side = side_of(chosen), about.get("size", [side_of(chosen)])[0]
@@ -161,7 +164,7 @@ def render_inr(
     except PhotoError as error:
         fail(str(error))
     inr, about = load_network(network, omega)
-    if inr.config.inputs != 2 or inr.config.outputs not in (1, 3):
+    if not is_for_images(inr.config):
         fail(
             f"{network} maps {inr.config.inputs} coordinates to {inr.config.outputs} values; an "
             "image takes 2 coordinates, and 1 or 3 values"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,14 @@ import typer
 from gmn_opt.cli.errors import fail
 
 if TYPE_CHECKING:
-    from gmn_opt.inr import Inr, WeightEditor
+    from gmn_opt.inr import Inr, InrConfig, WeightEditor
 
 Omega = Annotated[float, typer.Option(help="Frequency factor of a SIREN from elsewhere.")]
 Editor = Annotated[
     Path | None, typer.Option("--editor", metavar="FILE", help="A trained editor of your own.")
+]
+Strength = Annotated[
+    float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
 ]
 #: Side of the images that an editor was made for, by their channels, where nothing else says it.
 SIDES = {1: 28, 3: 32}
@@ -47,8 +51,30 @@ def find_editor(
 
 def side_of(editor: WeightEditor) -> int:
     """Side of the images that an editor was made for."""
-    size = editor.about.get("size", [SIDES[editor.inr.outputs]])
+    size = editor.about.get("size", [SIDES.get(editor.inr.outputs, 0)])
     return int(size[0])
+
+
+def is_for_images(config: InrConfig) -> bool:
+    """Whether networks of this config show grey or colour images."""
+    return config.inputs == 2 and config.outputs in SIDES
+
+
+def image_file(path: Path) -> Path:
+    """The file, or where there is none of this name, the bundled photograph."""
+    from gmn_opt.data import photograph_names, photograph_path
+
+    try:
+        is_bundled = not path.exists() and str(path) in photograph_names()
+        return photograph_path(str(path)) if is_bundled else path
+    except RuntimeError as error:
+        fail(str(error))
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no number."""
+    if not math.isfinite(strength):
+        fail(f"--strength takes a number such as 0.5, received {strength}")
 
 
 def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
