@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.metanet.layout import blocked
+from gmn_opt.metanet.layout import BlockedGraph, blocked
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
+    from gmn_opt.metanet.metanet import GraphMetanet
 
 
 def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
@@ -29,6 +30,57 @@ def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
                 f"parameters, received {t.dtype} on {t.device}. Convert the tensors, or the "
                 "metanet, with .to()."
             )
+
+
+def check_edges(metanet: GraphMetanet, layout: BlockedGraph, edges: Tensor) -> None:
+    """Raise ValueError unless ``edges`` are features ``[..., in_features, P]`` for this graph."""
+    want = (metanet.in_features, sum(layout.edge_counts))
+    if edges.shape[-2:] != want or not want[1]:
+        raise ValueError(
+            f"Expected edge features of shape [..., {want[0]}, {want[1]}] for the "
+            f"{len(layout.blocks)} blocks of this graph, received {list(edges.shape)}; a metanet "
+            "needs a graph with at least one parameter."
+        )
+    check_kind(metanet, {"edge features": edges})
+
+
+def check_inputs(
+    metanet: GraphMetanet,
+    layout: BlockedGraph,
+    lead: torch.Size,
+    block_inputs: Tensor | None,
+    node_inputs: Tensor | None,
+) -> None:
+    """Raise ValueError for inputs that are not those the metanet was made with.
+
+    Args:
+        metanet: It says how many there are.
+        layout: Of the graph.
+        lead: Leading dimensions of the edge features.
+        block_inputs: ``[..., blocks, block_inputs]`` or None.
+        node_inputs: ``[..., N, node_inputs]`` or None.
+
+    Leading dimensions may be missing, or 1, where all networks of a batch get the same.
+    """
+    for what, given, rows, count in (
+        ("block", block_inputs, len(layout.blocks), metanet.block_inputs),
+        ("node", node_inputs, sum(layout.group_sizes), metanet.node_inputs),
+    ):
+        if given is None and not count:
+            continue
+        if given is None or not count or given.shape[-2:] != (rows, count):
+            raise ValueError(
+                f"This metanet takes {count} inputs per {what}, for this graph "
+                f"[..., {rows}, {count}], received {None if given is None else list(given.shape)}."
+            )
+        here = given.shape[:-2]
+        pairs = zip(reversed(here), reversed(lead), strict=False)
+        if len(here) > len(lead) or any(n not in (1, m) for n, m in pairs):
+            raise ValueError(
+                f"{what}_inputs: expected the leading dimensions {list(lead)} of the tensors, or "
+                f"none for the same inputs to all, received {list(given.shape)}."
+            )
+    check_kind(metanet, {"block_inputs": block_inputs, "node_inputs": node_inputs})
 
 
 def check_tensors(

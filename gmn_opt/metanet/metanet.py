@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gmn_opt.metanet.checks import check_kind, check_tensors
+from gmn_opt.metanet.checks import check_edges, check_inputs, check_kind, check_tensors
 from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
@@ -166,6 +166,22 @@ class GraphMetanet(nn.Module):
 
         Raises ValueError for other shapes, and for a dtype or device that is not the metanet's.
         """
+        layout = blocked(graph)
+        check_edges(self, layout, edges)
+        check_inputs(self, layout, edges.shape[:-2], block_inputs, node_inputs)
+        check_kind(self, {"edge_scale": edge_scale})
+        return self.checked_states(graph, edges, block_inputs, edge_scale, node_inputs, keep_edges)
+
+    def checked_states(
+        self,
+        graph: ParameterGraph,
+        edges: Tensor,
+        block_inputs: Tensor | None = None,
+        edge_scale: Tensor | None = None,
+        node_inputs: Tensor | None = None,
+        keep_edges: bool = True,
+    ) -> States:
+        """:meth:`states` of what has been checked."""
         states, layout, kernels = self.first_states(
             graph, edges, block_inputs, edge_scale, node_inputs
         )
@@ -190,29 +206,17 @@ class GraphMetanet(nn.Module):
         edge_scale: Tensor | None = None,
         node_inputs: Tensor | None = None,
     ) -> tuple[States, BlockedGraph, Tensor | None]:
-        """States before the first round, the layout and kernel features; see :meth:`states`."""
+        """States before the first round, the layout and kernel features.
+
+        Arguments are those of :meth:`states`, and have been checked.
+        """
         layout = blocked(graph)
-        count = sum(layout.edge_counts)
-        if edges.shape[-2:] != (self.in_features, count) or not count:
-            raise ValueError(
-                f"Expected edge features of shape [..., {self.in_features}, {count}] for the "
-                f"{len(layout.blocks)} blocks of this graph, received {list(edges.shape)}; a "
-                "metanet needs a graph with at least one parameter."
-            )
-        if (block_inputs is None) != (self.block_inputs == 0):
-            raise ValueError(
-                f"This metanet takes {self.block_inputs} inputs per block, received "
-                f"{None if block_inputs is None else tuple(block_inputs.shape)}."
-            )
-        node_known, block_known, kernels = self.structural(graph, edges)
         lead = edges.shape[:-2]
-        if self.node_inputs or node_inputs is not None:
-            node_known = self._with_inputs(node_known, node_inputs)
-        given = {"edge features": edges, "block_inputs": block_inputs, "edge_scale": edge_scale}
-        check_kind(self, {**given, "node_inputs": node_inputs})
+        node_known, block_known, kernels = self.structural(graph, edges)
+        if node_inputs is not None:
+            node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
-            known = block_known.expand(*block_inputs.shape[:-1], -1)
-            block_known = torch.cat([known, block_inputs], -1)
+            block_known = _beside(block_known, block_inputs)
         blocks = self.block_encoder(block_known)
         encoder = self.edge_encoder.weight
         if edge_scale is not None:
@@ -225,16 +229,6 @@ class GraphMetanet(nn.Module):
             encoder,
         )
         return states, layout, kernels
-
-    def _with_inputs(self, known: Tensor, given: Tensor | None) -> Tensor:
-        want = (len(known), self.node_inputs)
-        if not self.node_inputs or given is None or given.shape[-2:] != want:
-            raise ValueError(
-                f"This metanet takes {self.node_inputs} inputs per node, for this graph "
-                f"[..., {want[0]}, {want[1]}], received "
-                f"{None if given is None else list(given.shape)}."
-            )
-        return torch.cat([known.expand(*given.shape[:-1], -1), given], -1)
 
     def _run_sparse(
         self,
@@ -286,42 +280,72 @@ class GraphMetanet(nn.Module):
         flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
         return flat.movedim(0, -2)
 
+    def states_from(
+        self,
+        graph: ParameterGraph,
+        tensors: Mapping[str, Tensor],
+        node_inputs: Tensor | None = None,
+        block_inputs: Tensor | None = None,
+        keep_edges: bool = True,
+    ) -> States:
+        """:meth:`states` from named tensors ``{name: [..., *shape, in_features]}``."""
+        edges = self.edge_features(graph, tensors)
+        check_inputs(self, blocked(graph), edges.shape[:-2], block_inputs, node_inputs)
+        return self.checked_states(
+            graph, edges, block_inputs, node_inputs=node_inputs, keep_edges=keep_edges
+        )
+
     def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
         """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
-        if self.readout is None:
-            raise ValueError("This metanet has no edge readout: it was made with out_features=0.")
+        self._check_readout()
+        assert self.readout is not None
         flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
         return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
+
+    def _check_readout(self) -> None:
+        if self.readout is None:
+            raise ValueError(
+                "This metanet has no edge readout: it was made with out_features=0. Call states(), "
+                "or make it a part of a GraphReadout."
+            )
 
     def forward(
         self,
         graph: ParameterGraph,
         tensors: Mapping[str, Tensor],
         node_inputs: Tensor | None = None,
+        block_inputs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
 
         Leading dimensions batch networks that share ``graph``; the batch of every tensor must be
-        the same. ``node_inputs`` [..., N, node_inputs] is for a metanet that was made with them.
-        Raises ValueError when names or shapes do not match the graph, or dtype or device not the
-        metanet.
+        the same. ``node_inputs`` [..., N, node_inputs] and ``block_inputs``
+        [..., blocks, block_inputs] are for a metanet that was made with them. Raises ValueError
+        when names or shapes do not match the graph, or dtype or device not the metanet.
         """
-        if self.readout is None or self.block_inputs:
-            raise ValueError(
-                "This metanet has no edge readout or takes block inputs; call states() instead."
-            )
-        edges = self.edge_features(graph, tensors)
-        return self.named_outputs(graph, self.states(graph, edges, node_inputs=node_inputs))
+        self._check_readout()
+        states = self.states_from(graph, tensors, node_inputs, block_inputs)
+        return self.named_outputs(graph, states)
 
     def many(
-        self, networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]]
+        self,
+        networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]],
+        node_inputs: Sequence[Tensor] | None = None,
+        block_inputs: Sequence[Tensor] | None = None,
     ) -> list[dict[str, Tensor]]:
         """:meth:`forward` of networks of any architectures, in the order given.
 
-        Networks with equal graphs are run together; with the sparse backend, all of them are.
+        ``node_inputs`` and ``block_inputs`` are one tensor per network. Networks with equal graphs
+        are run together; with the sparse backend, all of them are.
         """
         from gmn_opt.metanet.batching import states_of_many
 
-        states = states_of_many(self, networks)
+        self._check_readout()
+        states = states_of_many(self, networks, node_inputs, block_inputs)
         pairs = zip(networks, states, strict=True)
         return [self.named_outputs(graph, s) for (graph, _), s in pairs]
+
+
+def _beside(known: Tensor, given: Tensor) -> Tensor:
+    """Structural features [n, a] and inputs [..., n, b] as ``[..., n, a + b]``."""
+    return torch.cat([known.expand(*given.shape[:-1], -1), given], -1)
