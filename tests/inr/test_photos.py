@@ -81,6 +81,23 @@ def test_a_gallery_shows_its_images(tmp_path: Path) -> None:
     assert not (tmp_path / "x.png").exists()
 
 
+def test_an_image_too_large_for_its_format(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"cannot write .*a\.webp: .*16383"):
+        write_photo(tmp_path / "a.webp", torch.zeros(16384, 2, 3, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.changes == ("turned upright as its EXIF data say",)
+    assert np.array_equal(photo.pixels[..., 0].numpy(), np.rot90(pixels, -1))
+
+
 def test_tiles_are_the_whole_its_quarters_and_its_sixteenths() -> None:
     generator = torch.Generator().manual_seed(0)
     for channels in (1, 3):

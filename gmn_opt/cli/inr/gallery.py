@@ -67,6 +67,8 @@ def make_gallery(
             "network": render(inr, size, found.params),
             f"edited ({strength:g})": render(inr, size, chosen(found.params, strength=strength)),
         }
+    if not all(bool(values.isfinite().all()) for values in columns.values()):
+        fail(f"{called} gives values that are no finite numbers; lower --strength")
     low, high = config.value_range
     shown = {title: (values - low) * (2 / (high - low)) - 1 for title, values in columns.items()}
     name = chosen.config.edit
@@ -75,7 +77,8 @@ def make_gallery(
         reference = edited(shown["image"], name)
         last = shown[f"edited ({strength:g})"]
         shown |= {"reference": reference, "error": error_image(last, reference)}
-        note = f", mean squared error {float((last - reference).square().mean()):.4f} in [-1, 1]"
+        squared = float((last - reference).double().square().mean())
+        note = f", mean squared error {squared:.4g} in [-1, 1]"
     try:
         draw_gallery(shown, out, f"{name}: only the weights were edited")
     except OSError as error:

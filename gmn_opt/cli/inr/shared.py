@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,8 @@ Editor = Annotated[
 Strength = Annotated[
     float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
 ]
+#: Largest side of an image that is rendered.
+LARGEST = 16384
 #: Side of the images that an editor was made for, by their channels, where nothing else says it.
 SIDES = {1: 28, 3: 32}
 
@@ -37,10 +41,12 @@ def find_editor(
             ", ".join(shipped_editors(channels) or shipped_editors()) or "none in this installation"
         )
         fail(f"say which edit with --edit, or give a file with --editor; there are: {there}")
+    if path is not None and path.is_dir():
+        fail(f"{path} is a folder; --editor takes a file")
     try:
         if path is None:
             found = load_editor(str(edit), channels)
-            return found, editor_name(str(edit), found.inr.outputs)
+            return found, editor_name(found.config.edit, found.inr.outputs)
         found = load_editor(path, channels)
     except WeightsError as error:
         fail(str(error))
@@ -51,8 +57,8 @@ def find_editor(
 
 def side_of(editor: WeightEditor) -> int:
     """Side of the images that an editor was made for."""
-    size = editor.about.get("size", [SIDES.get(editor.inr.outputs, 0)])
-    return int(size[0])
+    size = size_in(editor.about)
+    return size[0] if size else SIDES.get(editor.inr.outputs, SIDES[1])
 
 
 def is_for_images(config: InrConfig) -> bool:
@@ -82,10 +88,36 @@ def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
     from gmn_opt.inr import read_inr
     from gmn_opt.weights import WeightsError
 
+    if not 0 < omega < math.inf:
+        fail(f"--omega takes a positive number such as 30, received {omega}")
+    if path.is_dir():
+        fail(f"{path} is a folder; give the file of a network")
     try:
-        return read_inr(path, omega=omega)
+        inr, about = read_inr(path, omega=omega)
     except WeightsError as error:
         fail(str(error))
+    return inr, about if isinstance(about, dict) else {}
+
+
+def size_in(about: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the image of a network, if what was saved about it says them."""
+    size = about.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        return None
+    right = all(type(n) is int and 1 <= n <= LARGEST for n in size)
+    return (size[0], size[1]) if right else None
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Refuse, with a remedy, where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no error of its own for this on CPUs
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        fail(f"there is not enough memory for this; {remedy}")
 
 
 def say_changes(changes: tuple[str, ...], path: Path) -> None:
