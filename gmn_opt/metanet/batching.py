@@ -146,8 +146,6 @@ def _pick(states: States, place: int) -> States:
 
 
 def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool) -> list[States]:
-    from gmn_opt.metanet.sparse import Topology, run, topology_of
-
     leads = {m.lead for m in members}
     if len(leads) > 1:
         raise ValueError(
@@ -155,8 +153,6 @@ def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool)
             f"dimensions; received {sorted(map(list, leads))}. List batched networks one by one."
         )
     starts = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
-    device = members[0].edges.device
-    topology = Topology.union([topology_of(blocked(m.graph)) for m in members]).to(device)
     first = [s for s, _, _ in starts]
     joint = States(
         torch.cat([s.nodes for s in first], -2),
@@ -165,8 +161,7 @@ def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool)
         torch.stack([s.graph for s in first], -2),
         first[0].encoder,
     )
-    positions = torch.cat([metanet.edge_positions(m.graph, m.edges) for m in members])
-    joint = run(metanet.rounds(), topology, joint, positions, keep_edges)
+    joint = metanet.run_edge_list([m.graph for m in members], joint, keep_edges)
     nodes = joint.nodes.split([s.nodes.shape[-2] for s in first], -2)
     blocks = joint.blocks.split([s.blocks.shape[-2] for s in first], -2)
     parts = joint.edges.split([s.edges.shape[-1] for s in first], -1)

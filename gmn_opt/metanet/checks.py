@@ -1,4 +1,4 @@
-"""What must hold of the tensors that a metanet is given, beyond names and shapes."""
+"""What must hold of the options of a metanet, and of the tensors that it is given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,37 @@ from gmn_opt.metanet.layout import BlockedGraph, blocked
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
     from gmn_opt.metanet.metanet import GraphMetanet
+
+
+def check_options(
+    backend: str,
+    scale: str | None,
+    attention: int,
+    checkpoint: bool,
+    *,
+    edge_hidden: int,
+    node_inputs: int,
+) -> None:
+    """Raise ValueError for options of a `GraphMetanet` that there are not, or not together."""
+    if attention < 0 or (attention and edge_hidden % attention):
+        raise ValueError(
+            f"The heads of attention share the edge channels: attention={attention} must "
+            f"divide edge_hidden={edge_hidden}."
+        )
+    if backend not in ("blocked", "sparse"):
+        raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
+    if scale not in (None, "sign", "positive", "auto"):
+        raise ValueError(f"scale must be 'sign', 'positive', 'auto' or None, received {scale!r}.")
+    if scale is not None and node_inputs:
+        raise ValueError(
+            "node_inputs are read as they are, so that a metanet with scale= would no longer "
+            f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
+        )
+    if scale is not None and (attention or checkpoint):
+        raise ValueError(
+            "A metanet with scale= has neither attention nor checkpointed rounds, received "
+            f"attention={attention}, checkpoint={checkpoint}."
+        )
 
 
 def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gmn_opt.metanet.checks import check_edges, check_inputs, check_kind, check_tensors
+from gmn_opt.metanet.checks import (
+    check_edges,
+    check_inputs,
+    check_kind,
+    check_options,
+    check_tensors,
+)
 from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
@@ -50,8 +56,8 @@ class GraphMetanet(nn.Module):
             torch_geometric: slower, and the reference that the other is tested against.
         scale: also be equivariant to rescaled neurons: ``"sign"`` for sine and tanh,
             ``"positive"`` for ReLU, ``"auto"`` for both, by each group's activation; see
-            :mod:`gmn_opt.metanet.scale`. Blocked backend only. Edge features must then transform
-            like the parameters: weights, not squares of them.
+            :mod:`gmn_opt.metanet.scale`. Edge features must then transform like the parameters:
+            weights, not squares of them.
 
     The edge readout is zero at initialization.
     """
@@ -71,29 +77,10 @@ class GraphMetanet(nn.Module):
         scale: Scale | None = None,
     ) -> None:
         super().__init__()
-        if attention < 0 or (attention and edge_hidden % attention):
-            raise ValueError(
-                f"The heads of attention share the edge channels: attention={attention} must "
-                f"divide edge_hidden={edge_hidden}."
-            )
+        check_options(
+            backend, scale, attention, checkpoint, edge_hidden=edge_hidden, node_inputs=node_inputs
+        )
         self.checkpoint = checkpoint
-        if backend not in ("blocked", "sparse"):
-            raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
-        if scale not in (None, "sign", "positive", "auto") or (scale and backend == "sparse"):
-            raise ValueError(
-                "scale must be 'sign', 'positive', 'auto' or None, and None with the sparse "
-                f"backend; received scale={scale!r}, backend={backend!r}."
-            )
-        if scale is not None and node_inputs:
-            raise ValueError(
-                "node_inputs are read as they are, so that a metanet with scale= would no longer "
-                f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
-            )
-        if scale is not None and (attention or checkpoint):
-            raise ValueError(
-                "A metanet with scale= has neither attention nor checkpointed rounds, received "
-                f"attention={attention}, checkpoint={checkpoint}."
-            )
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
         if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
@@ -186,7 +173,7 @@ class GraphMetanet(nn.Module):
             graph, edges, block_inputs, edge_scale, node_inputs
         )
         if self.backend == "sparse":
-            return self._run_sparse(layout, states, kernels, keep_edges)
+            return self._run_sparse(layout, states, keep_edges)
         if self.scale is not None:
             return self._run_scaled(layout, states, kernels, keep_edges)
         for number, layer in enumerate(self.layers):
@@ -230,20 +217,34 @@ class GraphMetanet(nn.Module):
         )
         return states, layout, kernels
 
-    def _run_sparse(
-        self,
-        layout: BlockedGraph,
-        states: States,
-        kernels: Tensor | None,
-        keep_edges: bool,
-    ) -> States:
-        from gmn_opt.metanet.sparse import run, topology_of
-
-        topology = topology_of(layout).to(states.edges.device)
-        positions = self.edge_positions(layout.graph, states.edges)
+    def _run_sparse(self, layout: BlockedGraph, states: States, keep_edges: bool) -> States:
         states = replace(states, graph=states.graph.unsqueeze(-2))
-        states = run(self.rounds(), topology, states, positions, keep_edges)
+        states = self.run_edge_list([layout.graph], states, keep_edges)
         return replace(states, graph=states.graph.squeeze(-2))
+
+    def run_edge_list(
+        self, graphs: Sequence[ParameterGraph], states: States, keep_edges: bool
+    ) -> States:
+        """All rounds on the edge list of graphs side by side; see :mod:`gmn_opt.metanet.sparse`.
+
+        ``states`` are before the first round, with nodes, edges and blocks of one graph after those
+        of the other and ``graph`` [..., graphs, c]. So are those returned.
+        """
+        from gmn_opt.metanet.sparse import Topology, run, topology_of
+        from gmn_opt.metanet.sparse_scale import run_scaled
+
+        like = states.edges
+        parts = [topology_of(blocked(g)) for g in graphs]
+        topology = (parts[0] if len(parts) == 1 else Topology.union(parts)).to(like.device)
+        positions = torch.cat([self.edge_positions(g, like) for g in graphs])
+        if self.scale is None:
+            rounds = [layer for layer in self.layers if isinstance(layer, MessageLayer)]
+            return run(rounds, topology, states, positions, keep_edges)
+        scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
+        known = torch.cat([self.structural(g, like)[0] for g in graphs])
+        before = self.scale_encoder(states, known, scales)
+        scaled = [layer for layer in self.layers if isinstance(layer, ScaleLayer)]
+        return run_scaled(scaled, topology, scales, before, positions, keep_edges)
 
     def _run_scaled(
         self,
@@ -261,10 +262,6 @@ class GraphMetanet(nn.Module):
             scaled = layer(layout, scales, scaled, kernels, keep_edges or not last)
         found: States = scaled.states
         return found
-
-    def rounds(self) -> list[MessageLayer]:
-        """The layers, one per round."""
-        return [layer for layer in self.layers if isinstance(layer, MessageLayer)]
 
     def edge_positions(self, graph: ParameterGraph, like: Tensor) -> Tensor:
         """Kernel features edge by edge, ``[P, KERNEL_FEATURES]``."""

@@ -49,6 +49,17 @@ def test_together_as_one_by_one(backend: Any) -> None:
 
 
 @both
+def test_scales_together_as_one_by_one(backend: Any) -> None:
+    mixed = networks(2)
+    options: dict[str, Any] = {"scale": "auto", "block_inputs": 2}
+    net, reference = metanet(backend, **options), metanet("blocked", **options)
+    _, blocks = inputs_of(mixed, 2)
+    together = net.many(mixed, block_inputs=blocks)
+    for (graph, tensors), b, out in zip(mixed, blocks, together, strict=True):
+        assert largest_difference(reference(graph, tensors, block_inputs=b), out) < 1e-12
+
+
+@both
 def test_readouts_together_as_one_by_one(backend: Any) -> None:
     mixed = networks()
     torch.manual_seed(2)
@@ -90,7 +101,7 @@ def test_inputs_together_as_one_by_one(backend: Any, lead: tuple[int, ...]) -> N
     nodes, blocks = inputs_of(mixed, *lead)
     if lead:  # some inputs are the same for all networks of a batch
         nodes[0], blocks[3] = nodes[0][:1], blocks[3][0]
-    options = {"node_inputs": 3, "block_inputs": 2}
+    options: dict[str, Any] = {"node_inputs": 3, "block_inputs": 2}
     net, reference = metanet(backend, **options), metanet("blocked", **options)
     for (graph, tensors), n, b, out in zip(
         mixed, nodes, blocks, net.many(mixed, nodes, blocks), strict=True
