@@ -397,6 +397,30 @@ def test_an_image_that_is_no_square(run: Run) -> None:
     assert picture("x.png").shape == (10, 20)
 
 
+def test_a_full_disk_leaves_no_half_written_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_inr("net.safetensors", Siren(SirenConfig()))
+    Path("x.png").write_text("stood here before")
+    before = sorted(p.name for p in Path().iterdir())
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda **_: FitConfig(steps=1))
+    for args in (
+        ("fit", "digit.png", "-o", "x.safetensors"),
+        ("edit", "net.safetensors", "--editor", "grey.safetensors", "-o", "x.safetensors"),
+        ("render", "net.safetensors", "-o", "x.png"),
+        ("gallery", "--editor", "grey.safetensors", "--count", "1", "-o", "x.png"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 2
+        assert f"cannot write {args[-1]}: No space left on device" in result.stderr
+        assert "Traceback" not in result.output
+    assert sorted(p.name for p in Path().iterdir()) == before
+    assert Path("x.png").read_text() == "stood here before"
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from PIL import Image
 
 from gmn_opt.data import load_photograph, photograph_names, photograph_path
 from gmn_opt.data import photographs as module
-from tasks.data import bundle_photograph
-from tasks.inr_data import PHOTOS
 
 
 def test_the_photograph_is_in_colour_and_small() -> None:
@@ -26,25 +23,6 @@ def test_the_photograph_is_in_colour_and_small() -> None:
     with Image.open(photograph_path()) as file:
         assert file.mode == "RGB"
         assert np.array_equal(np.array(file), pixels.numpy())
-
-
-def test_it_shows_what_editors_were_not_trained_on() -> None:
-    for name in photograph_names():
-        assert name in PHOTOS["test"]
-        assert name not in PHOTOS["train"] + PHOTOS["valid"]
-
-
-def test_it_is_rebuilt_from_scikit_image(tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
-    bundle_photograph.main(["--out", str(tmp_path)])
-    with Image.open(tmp_path / "chelsea.png") as file:
-        assert np.array_equal(np.array(file), load_photograph().numpy())
-    made, shipped = (
-        json.loads((folder / "photographs.json").read_text())["chelsea"]
-        for folder in (tmp_path, module.BUNDLED)
-    )
-    # another zlib may pack the same pixels otherwise
-    assert {**made, "sha256": None} == {**shipped, "sha256": None}
 
 
 def test_unknown_names_and_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def fit_image(
     ] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
     target: Annotated[float, typer.Option("--psnr", help="Stop at this many dB.")] = 40.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the initial weights.")] = 0,
 ) -> None:
     """Fit a network to an image: its weights are the image then.
 
