@@ -137,6 +137,13 @@ def test_the_bundled_photograph_by_its_name(run: Run) -> None:
     assert read_inr("net.safetensors")[0].config.outputs == 1
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of a few steps."""
+    monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda **_: FitConfig(steps=20))
+
+
+@pytest.mark.usefixtures("brief")
 def test_galleries(run: Run) -> None:
     result = run("gallery", "--editor", "grey.safetensors", "--count", "2", "-o", "g.png")
     assert result.exit_code == 0, result.output
@@ -174,6 +181,7 @@ class TestShippedEditors:
             assert torch.equal(p, q)
         assert read_inr("a.safetensors")[1]["edits"] == [{"edit": "dilate", "strength": 1.0}]
 
+    @pytest.mark.usefixtures("brief")
     def test_a_gallery_without_any_options(self, run: Run) -> None:
         result = run("gallery", "--count", "2")
         assert result.exit_code == 0, result.output
@@ -183,10 +191,8 @@ class TestShippedEditors:
         assert "1 image, dilate by inr-dilate-colour" in result.stdout
         assert "changed photo.jpg" in result.stderr
 
-    def test_the_bundled_photograph_where_only_colour_will_do(
-        self, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda: FitConfig(steps=20))
+    @pytest.mark.usefixtures("brief")
+    def test_the_bundled_photograph_where_only_colour_will_do(self, run: Run) -> None:
         result = run("gallery", "--editor", "colour.safetensors", "--count", "1", "-o", "a.png")
         assert result.exit_code == 0, result.output
         Path("package/inr-dilate-grey.safetensors").unlink()
@@ -397,6 +403,7 @@ def test_an_image_that_is_no_square(run: Run) -> None:
     assert picture("x.png").shape == (10, 20)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_full_disk_leaves_no_half_written_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_inr("net.safetensors", Siren(SirenConfig()))
     Path("x.png").write_text("stood here before")
@@ -406,7 +413,6 @@ def test_a_full_disk_leaves_no_half_written_file(run: Run, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda **_: FitConfig(steps=1))
     for args in (
         ("fit", "digit.png", "-o", "x.safetensors"),
         ("edit", "net.safetensors", "--editor", "grey.safetensors", "-o", "x.safetensors"),
