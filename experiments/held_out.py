@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.common import command_line, environment, keep_freed_memory
+from experiments.common import command_line, environment, keep_freed_memory, refusing
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
@@ -218,14 +218,15 @@ def main(
     threads: Annotated[int, typer.Option()] = 1,
 ) -> None:
     """Compare the learned rule with AdamW on a suite."""
-    console = Console()
-    if suite not in SUITES:
-        console.print(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
-        raise typer.Exit(2)
+    console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    runs = contestants(load_rule(weights), steps, seeds, seed)
-    tasks = SUITES[suite]()
+    with refusing(console):
+        if suite not in SUITES:
+            raise ValueError(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
+        runs = contestants(load_rule(weights), steps, seeds, seed)
+        tasks = SUITES[suite]()
+        out.mkdir(parents=True, exist_ok=True)
     jobs = [(task, name) for task in tasks for name in runs]
     outcomes: dict[str, dict[str, Outcome]] = {task.name: {} for task in tasks}
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
@@ -237,7 +238,6 @@ def main(
         task: {"summary": summary(found), "outcomes": {n: o.to_json() for n, o in found.items()}}
         for task, found in outcomes.items()
     }
-    out.mkdir(parents=True, exist_ok=True)
     record = {
         "command": command_line(),
         "suite": suite,
