@@ -28,7 +28,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from experiments import make_inrs
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import (
+    choose_device,
+    command_line,
+    environment,
+    keep_freed_memory,
+    refusing,
+)
 from experiments.inr_edit_report import bounds, judge, plot_curve, plot_gallery
 from experiments.inr_edit_training import EditTrainer, TrainConfig
 from experiments.inr_editors import EDITORS, new_editor, some_of
@@ -147,7 +153,7 @@ def main(
     keep_freed_memory()
     folder = out or Path("runs/inr_editing") / f"{data}-{edit}-{kind}-{seed}"
     checkpoint = folder / "checkpoint.pt"
-    try:
+    with refusing(console):
         if preset not in PRESETS or edit not in EDITS or kind not in EDITORS:
             raise ValueError(
                 f"Choose a preset of {', '.join(PRESETS)}, an edit of {', '.join(EDITS)} and an "
@@ -183,9 +189,7 @@ def main(
                 )
             trainer.load_state_dict(saved["trainer"])
             curve, losses = saved["curve"], saved["losses"]
-    except (ValueError, KeyError) as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
+        folder.mkdir(parents=True, exist_ok=True)
     valid = [some_of(some, _CURVE) for some in sets["valid"]]
     count = sum(p.numel() for p in editor.parameters())
     length = f"{config.steps} steps" if train_seconds is None else f"{train_seconds:g} s"

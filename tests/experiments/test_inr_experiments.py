@@ -234,7 +234,14 @@ class TestEditing:
         for name in ("curve.png", "gallery.png"):
             assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         self.release(tmp_path, record)
-        for wrong in ({"edit": "melt"}, {"resume": True, "seed": 1}, {"change": ["hidden=0.5"]}):
+        for wrong in (
+            {"edit": "melt"},
+            {"kind": "cnn"},
+            {"resume": True, "seed": 1},
+            {"change": ["hidden=0.5"]},
+            {"out": tmp_path / "result.json"},
+            {"inrs": [tmp_path / "none"], "data": "none"},
+        ):
             with pytest.raises(typer.Exit):
                 inr_editing.main(**{**run, **wrong})
 
