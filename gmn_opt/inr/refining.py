@@ -182,7 +182,8 @@ def towards(
         points, wanted = points[chosen], wanted[:, chosen]
     with torch.enable_grad():
         known = {
-            n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
+            n: p if recorded and p.requires_grad else p.detach().requires_grad_()
+            for n, p in params.items()
         }
         error = (inr.batched(known, points) - wanted).square().mean((1, 2))
         slopes = torch.autograd.grad(

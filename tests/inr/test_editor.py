@@ -187,8 +187,9 @@ def test_other_widths_and_depths(sizes: EditorConfig) -> None:
         editor(some(SirenConfig(2, 3, (6, 5))), SirenConfig(2, 3, (6, 5)))
 
 
-def test_one_inr() -> None:
-    editor, inr = editor_for(SIREN), Siren(SIREN).double()
+@kinds
+def test_one_inr(sizes: EditorConfig) -> None:
+    editor, inr = editor_for(SIREN, sizes), Siren(SIREN).double()
     done = editor.edit(inr, 0.5)
     want = editor(stack([inr]), strength=0.5)
     assert all(torch.allclose(p, want[n][0]) for n, p in done.named_parameters())
