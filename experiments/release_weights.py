@@ -98,6 +98,26 @@ def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _compared(record: dict[str, Any]) -> dict[str, Any]:
+    """The card's part of a record of :mod:`experiments.validate_weights`."""
+    facts = {key: record[key] for key in ("metric", "steps", "networks", "seed")}
+    return {**facts, "weights": record["weights"]}
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run began with, if not with fresh weights, and where that came from.
+
+    Weights that still ship have a card, whose account of their own training is taken over.
+    """
+    origin: dict[str, Any] | None = record.get("origin")
+    if origin is None:
+        return None
+    cards = (_read(path.with_suffix(".json")) for path in sorted(PACKAGE.glob("*.safetensors")))
+    known = next((c for c in cards if c["sha256"] == origin["sha256"]), {})
+    account = ("sizes", "command", "commit", "seed", "data", "compute", "notes", "origin")
+    return {**origin, **{key: known[key] for key in account if key in known}}
+
+
 def _same(evaluation: dict[str, Any], weights: Path, folder: Path) -> None:
     if Path(evaluation["weights"]).resolve() != weights.resolve():
         raise ValueError(f"{folder} evaluates {evaluation['weights']}, not {weights}.")
@@ -109,6 +129,9 @@ def main(
     stability: Annotated[Path, typer.Option(help="Folder of its stability record.")],
     name: Annotated[str, typer.Option()] = "default",
     checkpoint: Annotated[Checkpoint, typer.Option()] = Checkpoint.BEST,
+    validated: Annotated[
+        Path | None, typer.Option(help="Folder of a record of validate_weights, for the card.")
+    ] = None,
 ) -> None:
     """Release the weights of ``run`` under ``name``."""
     weights = run / checkpoint.file
@@ -118,7 +141,8 @@ def main(
         steady = _read(stability / "result.json")
         _same(evaluation, weights, held_out)
         _same(steady, weights, stability)
-        chosen = _chosen(record, checkpoint)
+        compared = None if validated is None else _compared(_read(validated / "result.json"))
+        chosen, origin = _chosen(record, checkpoint), _origin(record)
     except (ValueError, OSError) as error:
         Console().print(str(error), style="red", markup=False)
         raise typer.Exit(2) from error
@@ -131,6 +155,7 @@ def main(
         "command": record["command"],
         "commit": record["environment"]["commit"],
         "seed": record["config"]["seed"],
+        "origin": origin,
         "data": {
             "meta_trained_on": list(META_TRAIN_DATA),
             "never_seen": list(HELD_OUT_DATA),
@@ -146,7 +171,7 @@ def main(
             "torch": record["environment"]["torch"],
         },
         "notes": record.get("slices_note"),
-        "validation": chosen,
+        "validation": {**chosen, **({} if compared is None else {"compared": compared})},
         "held_out": _held_out(evaluation),
         "stability": _stability(steady),
     }
