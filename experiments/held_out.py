@@ -5,8 +5,9 @@ and not), with the same rule before meta-training, and with AdamW at its default
 six constant rates, from the same initializations. The best rate is the one of the lowest mean
 training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out.
 
-All but the first two do not depend on the weights: with ``--baselines DIR`` they are taken from an
-earlier record of the same suite, steps and seeds.
+All but the first two do not depend on the weights: with ``--baselines DIR`` those that an earlier
+record of the same suite, steps and seeds holds are taken from there. The record is written after
+every training, so that one that was stopped serves as well.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def summary(outcomes: dict[str, Any]) -> dict[str, Any]:
     losses = {name: o["final_train_loss"] for name, o in outcomes.items()}
     mean = {name: sum(values) / len(values) for name, values in losses.items()}
     best = min(RATES, key=lambda lr: mean[f"adamw {lr:g}"])
-    gmn = [name for name in outcomes if name.startswith("gmn")]
+    gmn = [*OURS, "gmn, frozen"]
 
     def ratios(name: str, rate: float) -> list[float]:
         return [a / b for a, b in zip(losses[name], losses[f"adamw {rate:g}"], strict=True)]
@@ -224,6 +225,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """``result.json``, its tasks with a summary where all contestants have run; these tasks."""
+    tasks: dict[str, Any] = {}
+    for name, found in record["tasks"].items():
+        whole = len(found) == len(OURS) + 1 + len(RATES)
+        tasks[name] = {**({"summary": summary(found)} if whole else {}), "outcomes": found}
+    text = json.dumps({**record, "tasks": tasks}, indent=1) + "\n"
+    write_atomically(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return tasks
+
+
 def main(
     weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
     out: Annotated[Path, typer.Option()] = Path("runs/held_out"),
@@ -253,6 +265,7 @@ def main(
         "seeds": seeds,
         "seed": seed,
         "weights": str(weights),
+        "environment": environment(),
         "tasks": outcomes,
     }
     if baselines is not None:
@@ -263,19 +276,17 @@ def main(
             raise typer.Exit(2) from error
         record["baselines"] = {k: earlier[k] for k in ("command", "environment")}
         for task in tasks:
-            outcomes[task.name] = dict(earlier["tasks"][task.name]["outcomes"])
-        runs = {name: runs[name] for name in OURS}
-    jobs = [(task, name) for task in tasks for name in runs]
+            known = earlier["tasks"][task.name]["outcomes"]
+            outcomes[task.name] = {name: o for name, o in known.items() if name not in OURS}
+    jobs = [(t, name) for name in runs for t in tasks if name not in outcomes[t.name]]
+    out.mkdir(parents=True, exist_ok=True)
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
         started = time.perf_counter()
         theta, losses = runs[name](task)
         seconds = time.perf_counter() - started
         outcomes[task.name][name] = Outcome(judge(task, theta), losses, seconds).to_json()
-    results = {t: {"summary": summary(found), "outcomes": found} for t, found in outcomes.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    record |= {"tasks": results, "environment": environment()}
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_record(out, record)
+    results = write_record(out, record)
     plot(results, out / "curves.png")
     console.print(table(results))
 
