@@ -132,6 +132,9 @@ def main(
     validated: Annotated[
         Path | None, typer.Option(help="Folder of a record of validate_weights, for the card.")
     ] = None,
+    notes: Annotated[
+        str | None, typer.Option(help="What one must know of the run beyond its record.")
+    ] = None,
 ) -> None:
     """Release the weights of ``run`` under ``name``."""
     weights = run / checkpoint.file
@@ -170,7 +173,7 @@ def main(
             "threads": record["environment"]["threads"],
             "torch": record["environment"]["torch"],
         },
-        "notes": record.get("slices_note"),
+        "notes": notes,
         "validation": {**chosen, **({} if compared is None else {"compared": compared})},
         "held_out": _held_out(evaluation),
         "stability": _stability(steady),

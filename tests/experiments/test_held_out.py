@@ -108,11 +108,12 @@ def test_a_comparison_and_a_release(
             run, out, tmp_path / "stability", "trial", release_weights.Checkpoint.LAST
         )
     assert sorted(package.iterdir()) == before
-    release_weights.main(run, out, tmp_path / "stability", "trial")
+    release_weights.main(run, out, tmp_path / "stability", "trial", notes="in slices")
     about = card("trial")
     content = (package / "trial.safetensors").read_bytes()
     assert about["sha256"] == hashlib.sha256(content).hexdigest()
     assert about["seed"] == 3
+    assert about["notes"] == "in slices"
     assert about["origin"] == {"weights": "old", "sha256": "ab12", "seed": 7, "commit": "d"}
     assert (about["validation"]["outer_step"], about["validation"]["score"]) == (4, -0.5)
     assert about["validation"]["long_runs"]["score"] == 0.1
