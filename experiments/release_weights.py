@@ -43,9 +43,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _held_out(record: dict[str, Any]) -> dict[str, Any]:
-    """The card's part of a held-out record: losses and ratios per task."""
+    """The card's part of a held-out record: losses and ratios per task.
+
+    Only of the tasks that all contestants have run: the record may be of a run that was stopped.
+    """
     tasks: dict[str, Any] = {}
     for name, facts in record["tasks"].items():
+        if "summary" not in facts:
+            continue
         summary = facts["summary"]
         accuracy = {
             who: round(sum(o["test_accuracy"]) / len(o["test_accuracy"]), 4)

@@ -76,6 +76,11 @@ def test_a_comparison_and_a_release(
     for name, facts in outcomes.items():
         assert (found[name] == facts) == (name not in held_out.OURS)
     assert other["tasks"][TASK.name]["summary"]["final_train_loss"]["gmn"] != losses["gmn"]
+    del record["tasks"][TASK.name]["outcomes"]["adamw 0.001"]  # stopped before that
+    (out / "result.json").write_text(json.dumps(record))
+    held_out.main("default", again, steps=12, seeds=2, baselines=out)
+    whole = json.loads((again / "result.json").read_text())["tasks"][TASK.name]
+    assert whole["summary"] == other["tasks"][TASK.name]["summary"]
     with pytest.raises(typer.Exit):  # of another length
         held_out.main("default", tmp_path / "longer", steps=13, seeds=2, baselines=out)
     assert "this comparison asks for ['held_out', 13, 2, 2024]" in capsys.readouterr().out
