@@ -277,7 +277,7 @@ def main(
         for name in outcomes.keys() & earlier["tasks"].keys():
             known = earlier["tasks"][name]["outcomes"]
             outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
-    jobs = [(t, name) for name in runs for t in tasks if name not in outcomes[t.name]]
+    jobs = [(t, name) for t in tasks for name in runs if name not in outcomes[t.name]]
     out.mkdir(parents=True, exist_ok=True)
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
         started = time.perf_counter()
