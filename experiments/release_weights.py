@@ -86,7 +86,9 @@ def _stability(record: dict[str, Any]) -> dict[str, Any]:
 
 def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     """The card's part on how the checkpoint was chosen, and what it reached."""
-    last = {"step": record["outer_steps"], "score": None}
+    step = record["outer_steps"]
+    scores = {v["step"]: v["score"] for v in record.get("validations", [])}
+    last = {"step": step, "score": scores.get(step)}
     best: dict[str, Any] | None = last if checkpoint is Checkpoint.LAST else record.get("best")
     if best is None:
         raise ValueError("The run was never validated, so it has no best checkpoint: use last.")
