@@ -7,7 +7,8 @@ training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out
 
 All but the first two do not depend on the weights: with ``--baselines DIR`` those that an earlier
 record of the same suite, steps and seeds holds are taken from there, and what it lacks is run. The
-record is written after every training, so that one that was stopped serves as well.
+record is written after every training, so that one that was stopped, by ``--minutes`` say, serves
+as well; picture and table show the tasks that are complete.
 """
 
 from __future__ import annotations
@@ -246,6 +247,9 @@ def main(
     baselines: Annotated[
         Path | None, typer.Option(help="Folder of a record to take all else but the weights from.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no training after this many minutes.")
+    ] = None,
 ) -> None:
     """Compare the learned rule with AdamW on a suite."""
     console = Console(soft_wrap=True)
@@ -277,17 +281,22 @@ def main(
         for name in outcomes.keys() & earlier["tasks"].keys():
             known = earlier["tasks"][name]["outcomes"]
             outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
+    begun = time.perf_counter()
     jobs = [(t, name) for t in tasks for name in runs if name not in outcomes[t.name]]
     out.mkdir(parents=True, exist_ok=True)
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
         started = time.perf_counter()
+        if minutes is not None and started - begun > 60 * minutes:
+            console.print(f"Stopped after {minutes:g} minutes.")
+            break
         theta, losses = runs[name](task)
         seconds = time.perf_counter() - started
         outcomes[task.name][name] = Outcome(judge(task, theta), losses, seconds).to_json()
         write_record(out, record)
-    results = write_record(out, record)
-    plot(results, out / "curves.png")
-    console.print(table(results))
+    whole = {name: f for name, f in write_record(out, record).items() if "summary" in f}
+    if whole:
+        plot(whole, out / "curves.png")
+        console.print(table(whole))
 
 
 if __name__ == "__main__":

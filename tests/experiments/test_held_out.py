@@ -81,6 +81,10 @@ def test_a_comparison_and_a_release(
     held_out.main("default", again, steps=12, seeds=2, baselines=out)
     whole = json.loads((again / "result.json").read_text())["tasks"][TASK.name]
     assert whole["summary"] == other["tasks"][TASK.name]["summary"]
+    held_out.main("default", tmp_path / "short", steps=12, seeds=2, minutes=0.0)
+    stopped = json.loads((tmp_path / "short" / "result.json").read_text())["tasks"][TASK.name]
+    assert stopped == {"outcomes": {}}
+    assert not (tmp_path / "short" / "curves.png").exists()
     with pytest.raises(typer.Exit):  # of another length
         held_out.main("default", tmp_path / "longer", steps=13, seeds=2, baselines=out)
     assert "this comparison asks for ['held_out', 13, 2, 2024]" in capsys.readouterr().out
