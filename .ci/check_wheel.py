@@ -18,8 +18,10 @@ REQUIRED = {
     "gmn_opt/data/bundled/DATA.md",
     "gmn_opt/data/bundled/fashion_mnist-train-images.idx.gz",
     "gmn_opt/data/bundled/mnist-train-images.idx.gz",
+    "gmn_opt/data/bundled/photographs.json",
+    "gmn_opt/data/bundled/chelsea.png",
 }
-SUFFIXES = {".py", ".typed", ".json", ".md", ".gz", ".safetensors", ".cpp", ".h"}
+SUFFIXES = {".py", ".typed", ".json", ".md", ".gz", ".png", ".safetensors", ".cpp", ".h"}
 LIBRARIES = "gmn_opt/metanet/native/_edge_pass_"
 MAX_BYTES = 20_000_000
 

@@ -1,4 +1,4 @@
-"""What all experiments share: the device, the record of the machine, memory settings."""
+"""What all experiments share: refusing, the device, the record of the machine, memory settings."""
 
 from __future__ import annotations
 
@@ -7,12 +7,39 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
+from rich.console import Console
 
+from gmn_opt.data import DatasetError
 from gmn_opt.metanet import native
+
+
+@contextmanager
+def refusing(console: Console) -> Iterator[None]:
+    """Turn what a user can put right into its message and exit code 2, without a traceback.
+
+    These are settings that cannot be (ValueError), a data set or a package that is not there
+    (DatasetError, ImportError), and files that cannot be read or written (OSError).
+    """
+    try:
+        yield
+    except (ValueError, DatasetError, ImportError, OSError) as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from error
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """``"32,32"`` as whole numbers of at least 1; raises ValueError naming ``option`` otherwise."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{option} takes whole numbers such as 32,32, received {text!r}.")
+    return tuple(int(part) for part in parts)
 
 
 def choose_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.common import command_line, environment, keep_freed_memory
+from experiments.common import command_line, environment, keep_freed_memory, refusing
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
@@ -252,14 +252,14 @@ def main(
     ] = None,
 ) -> None:
     """Compare the learned rule with AdamW on a suite."""
-    console = Console(soft_wrap=True)
-    if suite not in SUITES:
-        console.print(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
-        raise typer.Exit(2)
+    console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    runs = contestants(load_rule(weights), steps, seeds, seed)
-    tasks = SUITES[suite]()
+    with refusing(console):
+        if suite not in SUITES:
+            raise ValueError(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
+        runs = contestants(load_rule(weights), steps, seeds, seed)
+        tasks = SUITES[suite]()
     outcomes: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
     record: dict[str, Any] = {
         "command": command_line(),
@@ -272,18 +272,16 @@ def main(
         "tasks": outcomes,
     }
     if baselines is not None:
-        try:
+        with refusing(console):
             earlier = read_baselines(baselines, record)
-        except (ValueError, OSError) as error:
-            console.print(str(error), style="red", markup=False)
-            raise typer.Exit(2) from error
         record["baselines"] = {k: earlier[k] for k in ("command", "environment")}
         for name in outcomes.keys() & earlier["tasks"].keys():
             known = earlier["tasks"][name]["outcomes"]
             outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
     begun = time.perf_counter()
     jobs = [(t, name) for t in tasks for name in runs if name not in outcomes[t.name]]
-    out.mkdir(parents=True, exist_ok=True)
+    with refusing(console):
+        out.mkdir(parents=True, exist_ok=True)
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
         started = time.perf_counter()
         if minutes is not None and started - begun > 60 * minutes:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments import make_inrs
-from experiments.common import choose_device, keep_freed_memory
+from experiments.common import choose_device, keep_freed_memory, refusing
 from experiments.inr_classifiers import CLASSIFIERS
 from experiments.inr_runs import (
     Normalizer,
@@ -206,7 +206,7 @@ def main(
     torch.set_num_threads(threads)
     keep_freed_memory()
     names = models.split(",")
-    try:
+    with refusing(console):
         if preset not in PRESETS or not set(names) <= CLASSIFIERS.keys():
             raise ValueError(
                 f"Choose a preset of {', '.join(PRESETS)} and models of {', '.join(CLASSIFIERS)}; "
@@ -220,9 +220,6 @@ def main(
         sets = {split: load_inr_set(folder / split) for split in ("train", "valid", "test")}
         if any(s.labels is None for s in sets.values()):
             raise ValueError(f"The INRs in {folder} have no labels; there is nothing to classify.")
-    except ValueError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
     budget = PRESETS[preset]
     if epochs is not None:
         budget = Budget(**{**asdict(budget), "epochs": epochs, "moves": budget.moves})
@@ -235,11 +232,9 @@ def main(
         }
     )
     path = out / "result.json"
-    try:
+    with refusing(console):
         runs = runs_before(path, settings, resume)
-    except ValueError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
+        out.mkdir(parents=True, exist_ok=True)
     graph = traced(sets["train"].template())
     labels = sets["train"].labels
     assert labels is not None

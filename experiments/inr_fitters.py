@@ -10,6 +10,7 @@ thousands at once are what `gmn_opt.inr.fit_batch` is for.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from experiments.common import command_line, environment, keep_freed_memory
+from experiments.common import command_line, environment, keep_freed_memory, refusing
 from gmn_opt.data import load_bundled
 from gmn_opt.inr import SirenConfig, coordinates, psnr
 from gmn_opt.inr.fitting import as_targets, initial_params
@@ -39,6 +40,18 @@ def _constant(_: float) -> float:
 
 def _cosine(done: float) -> float:
     return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+
+
+def names_of(rates: str) -> list[str]:
+    """All fitters, with Adam at these rates; raises ValueError for what is no rate."""
+    parts = [r.strip() for r in rates.split(",")]
+    try:
+        right = all(0 < float(r) < math.inf for r in parts)
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"--rates takes positive numbers such as 0.001,0.003, received {rates!r}.")
+    return ["gmn", *(f"{kind} {r}" for kind in ("adam", "adam-cosine") for r in parts)]
 
 
 def make_fitter(name: str, net: nn.Module, steps: int) -> Fitter:
@@ -122,8 +135,11 @@ def main(
     """Compare optimizers as fitters."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    targets = as_targets(load_bundled(data).test_images[:images], SirenConfig())
-    names = ["gmn", *(f"{kind} {r}" for kind in ("adam", "adam-cosine") for r in rates.split(","))]
+    console = Console(highlight=False, soft_wrap=True)
+    with refusing(console):
+        targets = as_targets(load_bundled(data).test_images[:images], SirenConfig())
+        names = names_of(rates)
+        out.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[list[dict[str, float]]]] = {name: [] for name in names}
     for key, target in enumerate(targets):  # by turns, so that all meet what else the machine does
         for name in names:
@@ -139,7 +155,6 @@ def main(
         "curves": results,
         "environment": environment(),
     }
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
     plot(results, out / "curves.png")
@@ -150,7 +165,7 @@ def main(
         to = f["steps_to_goal"]
         reached = ["-", "-"] if to is None else [f"{to:.0f}", f"{f['seconds_to_goal']:.2f}"]
         table.add_row(name, f"{f['psnr']:.1f}", f"{f['milliseconds_per_step']:.2f}", *reached)
-    Console().print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

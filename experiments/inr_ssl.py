@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.common import choose_device, keep_freed_memory
+from experiments.common import choose_device, keep_freed_memory, refusing
 from experiments.inr_classifiers import EmbeddingMetanet
 from experiments.inr_runs import Normalizer, plain, runs_before, set_rate, summary, write_runs
 from experiments.settings import with_settings
@@ -263,7 +263,7 @@ def main(
     keep_freed_memory()
     names = models.split(",")
     path = out / "result.json"
-    try:
+    with refusing(console):
         if preset not in PRESETS or not set(names) <= ENCODERS.keys():
             raise ValueError(
                 f"Choose a preset of {', '.join(PRESETS)} and models of {', '.join(ENCODERS)}; "
@@ -275,10 +275,8 @@ def main(
         folder = inrs or Path("runs/inrs") / f"sines{suffix}"
         given = plain({"budget": asdict(budget), "inr": SIREN.to_dict()})
         runs = runs_before(path, given, resume)
+        out.mkdir(parents=True, exist_ok=True)
         sets = data_sets(folder, budget, console.is_terminal, where)
-    except ValueError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
     graph = traced(SIREN.build())
     shown: dict[str, Tensor] = {}
     for number in range(seed, seed + seeds):

@@ -16,7 +16,14 @@ import torch
 import typer
 from rich.console import Console
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import (
+    choose_device,
+    command_line,
+    environment,
+    keep_freed_memory,
+    numbers,
+    refusing,
+)
 from gmn_opt.inr import FitConfig, SirenConfig, fit_images
 from gmn_opt.weights.atomic import write_atomically
 from tasks.inr_data import COUNTS, SPLITS, load_split
@@ -42,23 +49,23 @@ def main(
     pixels: Annotated[int, typer.Option(help="Pixels drawn per step; 0 for all.")] = 0,
     check_every: Annotated[int, typer.Option(help="Steps between looks at the PSNR.")] = 20,
     slots: Annotated[int | None, typer.Option(help="INRs at once; 64 on a CPU.")] = None,
-    shard: Annotated[int, typer.Option(help="INRs per file.")] = 1000,
+    shard: Annotated[int, typer.Option(min=1, help="INRs per file.")] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with what is in --out.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Fit INRs to real images."""
     console = Console(highlight=False, soft_wrap=True)
     torch.set_num_threads(threads)
     keep_freed_memory()
     folder = out or Path("runs/inrs") / data
-    try:
+    with refusing(console):
         if preset not in COUNTS:
             raise ValueError(f"Unknown preset {preset!r}; choose one of {', '.join(COUNTS)}.")
         counts = parse_counts(count) if count else COUNTS[preset]
         where = choose_device(device)
-        sizes = tuple(int(w) for w in widths.split(","))
+        sizes = numbers(widths, "--widths")
         config = SirenConfig(2, 3 if data == "photos" else 1, sizes)
         at_once = slots or (64 if where.type == "cpu" else 4096)
         fit = FitConfig(
@@ -83,9 +90,6 @@ def main(
                 "images_sha256": made.manifest["images"]["sha256"],
             }
             console.print(f"{split}: {summary[split]}, {time.perf_counter() - started:.0f} s")
-    except ValueError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
     record = {
         "command": command_line(),
         "data": data,
@@ -98,7 +102,8 @@ def main(
         "environment": environment(),
     }
     text = json.dumps(record, indent=1) + "\n"
-    write_atomically(folder / "dataset.json", lambda p: p.write_text(text, encoding="utf-8"))
+    with refusing(console):
+        write_atomically(folder / "dataset.json", lambda p: p.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import (
+    choose_device,
+    command_line,
+    environment,
+    keep_freed_memory,
+    refusing,
+)
 from gmn_opt.meta import MetaConfig, World
 from gmn_opt.meta.validation import METRIC, Validation, score
 from gmn_opt.optim import load_rule
@@ -52,16 +58,13 @@ def main(
     torch.set_num_threads(threads)
     keep_freed_memory()
     found: dict[str, dict[str, Any]] = {}
-    try:
+    with refusing(console):
         rules = {name: load_rule(name) for name in weights}  # refuses all before it trains one
         where = choose_device(device)
         measure = Validation(validation(), steps, networks, seed, where)
         for name, rule in rules.items():
             ratios = measure.ratios(rule.to(where), World())
             found[name] = {"score": score(ratios), "ratios": ratios}
-    except ValueError as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
     record = {
         "command": command_line(),
         "metric": METRIC,

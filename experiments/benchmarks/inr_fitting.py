@@ -23,7 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments.common import (
+    choose_device,
+    command_line,
+    environment,
+    keep_freed_memory,
+    numbers,
+    refusing,
+)
 from gmn_opt.data import load_bundled
 from gmn_opt.inr import FitConfig, FittedInrs, SirenConfig, coordinates, fit_batch
 from gmn_opt.inr.fitting import as_targets, initial_params
@@ -91,8 +98,12 @@ def main(
     """Measure INRs per second."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    where = choose_device(device)
-    images = load_bundled(data).train_images[:batch]
+    console = Console()
+    with refusing(console):
+        where = choose_device(device)
+        images = load_bundled(data).train_images[:batch]
+        slot_counts = numbers(slots, "--slots")
+        out.mkdir(parents=True, exist_ok=True)
     config = SirenConfig()
     results: dict[str, Any] = {}
     table = Table(title=f"INRs per second on {where}, SIREN 2-32-32-1, {data}, {psnr:g} dB")
@@ -104,7 +115,7 @@ def main(
         for _ in range(repeats):
             run = fit_one_by_one(images[:loop], config, fit, where)
             runs.setdefault("one by one", []).append(run)
-            for count in (int(s) for s in slots.split(",")):
+            for count in slot_counts:
                 run = fit_batch(images, config, replace(fit, slots=count), device=where)
                 runs.setdefault(f"{count} slots", []).append(run)
         facts = {name: _facts(found, loop) for name, found in runs.items()}
@@ -138,10 +149,8 @@ def main(
         "results": results,
         "environment": environment(),
     }
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
-    console = Console()
     console.print(table)
     console.print(
         f"Fastest settings of each: {rates['batched']:.1f} against {rates['one by one']:.1f} INRs/s"

@@ -1,9 +1,10 @@
-"""Image data: the bundled real subsets, and readers for the full data sets."""
+"""Image data: the bundled real images, and readers for the full data sets."""
 
 from gmn_opt.data.bundle import bundled_names, load_bundled
 from gmn_opt.data.fetch import DatasetError, cache_folder, load_full
 from gmn_opt.data.idx import IdxError, encode_idx, parse_idx, read_idx
 from gmn_opt.data.images import ImageDataset, normalize
+from gmn_opt.data.photographs import load_photograph, photograph_names, photograph_path
 
 __all__ = [
     "DatasetError",
@@ -14,7 +15,10 @@ __all__ = [
     "encode_idx",
     "load_bundled",
     "load_full",
+    "load_photograph",
     "normalize",
     "parse_idx",
+    "photograph_names",
+    "photograph_path",
     "read_idx",
 ]

@@ -14,13 +14,14 @@ from torch import Tensor
 from gmn_opt.data.idx import parse_idx, read_raw
 from gmn_opt.data.images import ImageDataset
 
-_FOLDER = Path(__file__).parent / "bundled"
+#: The folder of bundled images.
+BUNDLED = Path(__file__).parent / "bundled"
 _MANIFEST = "manifest.json"
 
 
 def bundled_names() -> tuple[str, ...]:
     """The data sets that `load_bundled` knows."""
-    return tuple(_manifest(_FOLDER))
+    return tuple(_manifest(BUNDLED))
 
 
 def load_bundled(name: str) -> ImageDataset:
@@ -39,7 +40,7 @@ def load_bundled(name: str) -> ImageDataset:
         ValueError: Unknown name.
         RuntimeError: A file is missing, or is not the one that was shipped.
     """
-    return _load(_FOLDER, name)
+    return _load(BUNDLED, name)
 
 
 def _load(folder: Path, name: str) -> ImageDataset:
@@ -63,7 +64,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text("utf-8"))
     except FileNotFoundError as error:
-        raise _broken(folder / _MANIFEST, "is missing") from error
+        raise broken(folder / _MANIFEST, "is missing") from error
     return manifest
 
 
@@ -71,14 +72,15 @@ def _read(path: Path, sha256: str, size: int) -> Tensor:
     try:
         data = read_raw(path, limit=size)
     except FileNotFoundError as error:
-        raise _broken(path, "is missing") from error
+        raise broken(path, "is missing") from error
     except ValueError as error:
-        raise _broken(path, f"is damaged ({error})") from error
+        raise broken(path, f"is damaged ({error})") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise _broken(path, f"is damaged (sha256 {found}, expected {sha256})")
+        raise broken(path, f"is damaged (sha256 {found}, expected {sha256})")
     return parse_idx(data, str(path))
 
 
-def _broken(path: Path, what: str) -> RuntimeError:
+def broken(path: Path, what: str) -> RuntimeError:
+    """The error for a file of the package that is not as it was shipped."""
     return RuntimeError(f"the bundled file {path} {what}; reinstall gmn-opt")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gmn_opt.weights.atomic import write_atomically
 
 #: Pillow's modes that are 8 bits per channel without transparency.
 _PLAIN = {"L": 1, "RGB": 3}
+#: EXIF tag by which cameras say how a photograph is to be turned.
+_ORIENTATION = 0x0112
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
@@ -39,8 +41,11 @@ def read_photo(path: Path, size: int | None = None, channels: int | None = None)
         channels: 1 for grey, 3 for colour; None keeps what there is.
 
     Raises:
-        PhotoError: No such file, no image, a cut-off one, 16 bits, transparency, one pixel.
+        PhotoError: No such file, a folder, no image, a cut-off one, 16 bits, transparency, one
+            pixel.
     """
+    if path.is_dir():
+        raise PhotoError(f"{path} is a folder; give an image file")
     if not path.is_file():
         raise PhotoError(f"there is no file {path}")
     try:
@@ -56,6 +61,9 @@ def read_photo(path: Path, size: int | None = None, channels: int | None = None)
     if image.mode not in _PLAIN and image.mode != "1":
         raise PhotoError(_unsuited(path, image.mode))
     changes = []
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        changes.append("turned upright as its EXIF data say")
     if image.mode == "1":
         image = image.convert("L")
         changes.append("black and white to grey")
@@ -80,6 +88,28 @@ def read_photo(path: Path, size: int | None = None, channels: int | None = None)
     return Photo(pixels.reshape(image.height, image.width, -1), tuple(changes))
 
 
+def tiles(pixels: Tensor, size: int) -> Tensor:
+    """Pieces of a square image: the whole, its quarters and its sixteenths, row by row.
+
+    Args:
+        pixels: uint8 ``[S, S, C]``.
+        size: Side that all are brought to, as by `read_photo`.
+
+    Returns:
+        uint8 ``[21, size, size, C]``.
+    """
+    image = Image.fromarray(pixels[..., 0].numpy() if pixels.shape[-1] == 1 else pixels.numpy())
+    found = []
+    for parts in (1, 2, 4):
+        side = image.width / parts
+        how = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
+        for top in range(parts):
+            for left in range(parts):
+                box = (left * side, top * side, (left + 1) * side, (top + 1) * side)
+                found.append(np.array(image.resize((size, size), how, box)))
+    return torch.from_numpy(np.stack(found)).reshape(len(found), size, size, -1)
+
+
 def _unsuited(path: Path, mode: str) -> str:
     if mode.startswith("I;16") or mode in ("I", "F"):
         what, do = "more than 8 bits per pixel", "convert it to 8 bits"
@@ -95,12 +125,16 @@ def _unsuited(path: Path, mode: str) -> str:
 def write_photo(path: Path, pixels: Tensor) -> None:
     """Write uint8 ``[H, W, 1]`` or ``[H, W, 3]``, whole or not at all.
 
-    Raises PhotoError for a name of no known format, OSError when it cannot be written.
+    Raises PhotoError for a name of no known format, or an image that is too large for the format,
+    OSError when it cannot be written.
     """
     check_name(path)
     array = pixels.cpu().numpy()
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-    write_atomically(path, lambda p: image.save(p, format=_SUFFIXES[path.suffix.lower()]))
+    try:
+        write_atomically(path, lambda p: image.save(p, format=_SUFFIXES[path.suffix.lower()]))
+    except ValueError as error:
+        raise PhotoError(f"cannot write {path}: {error}") from error
 
 
 def check_name(path: Path) -> None:

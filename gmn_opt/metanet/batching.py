@@ -11,13 +11,14 @@ Two ways, after the metanet's ``backend``:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gmn_opt.metanet.checks import check_inputs
 from gmn_opt.metanet.layout import blocked
 from gmn_opt.metanet.message_passing import States
 
@@ -40,50 +41,97 @@ def digest(graph: ParameterGraph) -> str:
     return found
 
 
-def grouped(networks: Sequence[Network]) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Member:
+    """One network of a batch: its edge features ``[..., in_features, P]`` and inputs, checked."""
+
+    graph: ParameterGraph
+    edges: Tensor
+    blocks: Tensor | None
+    nodes: Tensor | None
+
+    @property
+    def lead(self) -> torch.Size:
+        return self.edges.shape[:-2]
+
+
+def grouped(networks: Sequence[tuple[ParameterGraph, torch.Size]]) -> list[list[int]]:
     """Positions of networks with equal graphs and equal leading dimensions, in order."""
     found: dict[tuple[str, torch.Size], list[int]] = {}
-    for number, (graph, tensors) in enumerate(networks):
-        name, shape = next(iter(graph.shapes.items()))
-        t = tensors[name]
-        lead = t.shape[: t.dim() - len(shape) - 1]
+    for number, (graph, lead) in enumerate(networks):
         found.setdefault((digest(graph), lead), []).append(number)
     return list(found.values())
 
 
 def states_of_many(
-    metanet: GraphMetanet, networks: Sequence[Network], keep_edges: bool = True
+    metanet: GraphMetanet,
+    networks: Sequence[Network],
+    node_inputs: Sequence[Tensor] | None = None,
+    block_inputs: Sequence[Tensor] | None = None,
+    keep_edges: bool = True,
 ) -> list[States]:
     """Final states of every network, in the order given; see :meth:`GraphMetanet.states`.
 
+    Args:
+        metanet: Its backend says how they are run.
+        networks: Graphs and their tensors.
+        node_inputs: One ``[..., N, node_inputs]`` per network, if the metanet takes them.
+        block_inputs: One ``[..., blocks, block_inputs]`` per network, if the metanet takes them.
+        keep_edges: As there.
+
     Raises:
-        ValueError: For no networks, tensors that do not match their graph, or a metanet that takes
-            inputs per block or node; for the sparse backend also for leading dimensions that
-            differ between networks.
+        ValueError: For no networks, tensors or inputs that do not match their graph or the
+            metanet, another number of inputs than of networks; for the sparse backend also for
+            leading dimensions that differ between networks.
     """
-    if not networks or metanet.block_inputs or metanet.node_inputs:
-        raise ValueError(
-            "A mixed batch needs at least one network and a metanet without inputs per block or "
-            f"node, received {len(networks)} networks, block_inputs={metanet.block_inputs}, "
-            f"node_inputs={metanet.node_inputs}."
+    members = _members(metanet, networks, node_inputs, block_inputs)
+    if metanet.backend == "sparse":
+        return _united(metanet, members, keep_edges)
+    found: dict[int, States] = {}
+    for places in grouped([(m.graph, m.lead) for m in members]):
+        some = [members[i] for i in places]
+        states = metanet.checked_states(
+            some[0].graph,
+            torch.stack([m.edges for m in some]),
+            _stacked([m.blocks for m in some], some[0].lead),
+            node_inputs=_stacked([m.nodes for m in some], some[0].lead),
+            keep_edges=keep_edges,
         )
-    edges = []
-    for number, (graph, tensors) in enumerate(networks):
+        found |= {i: _pick(states, place) for place, i in enumerate(places)}
+    return [found[i] for i in range(len(networks))]
+
+
+def _members(
+    metanet: GraphMetanet,
+    networks: Sequence[Network],
+    node_inputs: Sequence[Tensor] | None,
+    block_inputs: Sequence[Tensor] | None,
+) -> list[_Member]:
+    if not networks:
+        raise ValueError("A mixed batch needs at least one network, received none.")
+    given: list[Sequence[Tensor | None]] = []
+    for name, inputs in (("node_inputs", node_inputs), ("block_inputs", block_inputs)):
+        if inputs is not None and len(inputs) != len(networks):
+            raise ValueError(
+                f"{name}: expected one tensor for each of {len(networks)} networks, received "
+                f"{len(inputs)}."
+            )
+        given.append([None] * len(networks) if inputs is None else inputs)
+    members = []
+    for number, ((graph, tensors), nodes, blocks) in enumerate(zip(networks, *given, strict=True)):
         try:
-            edges.append(metanet.edge_features(graph, tensors))
+            edges = metanet.edge_features(graph, tensors)
+            check_inputs(metanet, blocked(graph), edges.shape[:-2], blocks, nodes)
         except ValueError as error:
             raise ValueError(f"Network {number} of {len(networks)}: {error}") from error
-    graphs = [graph for graph, _ in networks]
-    if metanet.backend == "sparse":
-        return _united(metanet, graphs, edges, keep_edges)
-    found: dict[int, States] = {}
-    for members in grouped(networks):
-        graph = graphs[members[0]]
-        states = metanet.states(
-            graph, torch.stack([edges[i] for i in members]), keep_edges=keep_edges
-        )
-        found |= {i: _pick(states, place) for place, i in enumerate(members)}
-    return [found[i] for i in range(len(networks))]
+        members.append(_Member(graph, edges, blocks, nodes))
+    return members
+
+
+def _stacked(inputs: Sequence[Tensor | None], lead: torch.Size) -> Tensor | None:
+    """Inputs of networks that share a graph, ``[networks, *lead, rows, count]``."""
+    known = [t.expand(*lead, -1, -1) for t in inputs if t is not None]
+    return torch.stack(known) if known else None
 
 
 def _pick(states: States, place: int) -> States:
@@ -97,23 +145,14 @@ def _pick(states: States, place: int) -> States:
     )
 
 
-def _united(
-    metanet: GraphMetanet,
-    graphs: Sequence[ParameterGraph],
-    edges: Sequence[Tensor],
-    keep_edges: bool,
-) -> list[States]:
-    from gmn_opt.metanet.sparse import Topology, run, topology_of
-
-    leads = {e.shape[:-2] for e in edges}
+def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool) -> list[States]:
+    leads = {m.lead for m in members}
     if len(leads) > 1:
         raise ValueError(
             "The sparse backend runs networks side by side, so all need the same leading "
             f"dimensions; received {sorted(map(list, leads))}. List batched networks one by one."
         )
-    starts = [metanet.first_states(g, e) for g, e in zip(graphs, edges, strict=True)]
-    device = edges[0].device
-    topology = Topology.union([topology_of(blocked(g)) for g in graphs]).to(device)
+    starts = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
     first = [s for s, _, _ in starts]
     joint = States(
         torch.cat([s.nodes for s in first], -2),
@@ -122,10 +161,7 @@ def _united(
         torch.stack([s.graph for s in first], -2),
         first[0].encoder,
     )
-    positions = torch.cat(
-        [metanet.edge_positions(g, e) for g, e in zip(graphs, edges, strict=True)]
-    )
-    joint = run(metanet.rounds(), topology, joint, positions, keep_edges)
+    joint = metanet.run_edge_list([m.graph for m in members], joint, keep_edges)
     nodes = joint.nodes.split([s.nodes.shape[-2] for s in first], -2)
     blocks = joint.blocks.split([s.blocks.shape[-2] for s in first], -2)
     parts = joint.edges.split([s.edges.shape[-1] for s in first], -1)

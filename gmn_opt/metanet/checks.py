@@ -1,4 +1,4 @@
-"""What must hold of the tensors that a metanet is given, beyond names and shapes."""
+"""What must hold of the options of a metanet, and of the tensors that it is given."""
 
 from __future__ import annotations
 
@@ -8,10 +8,42 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.metanet.layout import blocked
+from gmn_opt.metanet.layout import BlockedGraph, blocked
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
+    from gmn_opt.metanet.metanet import GraphMetanet
+
+
+def check_options(
+    backend: str,
+    scale: str | None,
+    attention: int,
+    checkpoint: bool,
+    *,
+    edge_hidden: int,
+    node_inputs: int,
+) -> None:
+    """Raise ValueError for options of a `GraphMetanet` that there are not, or not together."""
+    if attention < 0 or (attention and edge_hidden % attention):
+        raise ValueError(
+            f"The heads of attention share the edge channels: attention={attention} must "
+            f"divide edge_hidden={edge_hidden}."
+        )
+    if backend not in ("blocked", "sparse"):
+        raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
+    if scale not in (None, "sign", "positive", "auto"):
+        raise ValueError(f"scale must be 'sign', 'positive', 'auto' or None, received {scale!r}.")
+    if scale is not None and node_inputs:
+        raise ValueError(
+            "node_inputs are read as they are, so that a metanet with scale= would no longer "
+            f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
+        )
+    if scale is not None and (attention or checkpoint):
+        raise ValueError(
+            "A metanet with scale= has neither attention nor checkpointed rounds, received "
+            f"attention={attention}, checkpoint={checkpoint}."
+        )
 
 
 def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
@@ -29,6 +61,57 @@ def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:
                 f"parameters, received {t.dtype} on {t.device}. Convert the tensors, or the "
                 "metanet, with .to()."
             )
+
+
+def check_edges(metanet: GraphMetanet, layout: BlockedGraph, edges: Tensor) -> None:
+    """Raise ValueError unless ``edges`` are features ``[..., in_features, P]`` for this graph."""
+    want = (metanet.in_features, sum(layout.edge_counts))
+    if edges.shape[-2:] != want or not want[1]:
+        raise ValueError(
+            f"Expected edge features of shape [..., {want[0]}, {want[1]}] for the "
+            f"{len(layout.blocks)} blocks of this graph, received {list(edges.shape)}; a metanet "
+            "needs a graph with at least one parameter."
+        )
+    check_kind(metanet, {"edge features": edges})
+
+
+def check_inputs(
+    metanet: GraphMetanet,
+    layout: BlockedGraph,
+    lead: torch.Size,
+    block_inputs: Tensor | None,
+    node_inputs: Tensor | None,
+) -> None:
+    """Raise ValueError for inputs that are not those the metanet was made with.
+
+    Args:
+        metanet: It says how many there are.
+        layout: Of the graph.
+        lead: Leading dimensions of the edge features.
+        block_inputs: ``[..., blocks, block_inputs]`` or None.
+        node_inputs: ``[..., N, node_inputs]`` or None.
+
+    Leading dimensions may be missing, or 1, where all networks of a batch get the same.
+    """
+    for what, given, rows, count in (
+        ("block", block_inputs, len(layout.blocks), metanet.block_inputs),
+        ("node", node_inputs, sum(layout.group_sizes), metanet.node_inputs),
+    ):
+        if given is None and not count:
+            continue
+        if given is None or not count or given.shape[-2:] != (rows, count):
+            raise ValueError(
+                f"This metanet takes {count} inputs per {what}, for this graph "
+                f"[..., {rows}, {count}], received {None if given is None else list(given.shape)}."
+            )
+        here = given.shape[:-2]
+        pairs = zip(reversed(here), reversed(lead), strict=False)
+        if len(here) > len(lead) or any(n not in (1, m) for n, m in pairs):
+            raise ValueError(
+                f"{what}_inputs: expected the leading dimensions {list(lead)} of the tensors, or "
+                f"none for the same inputs to all, received {list(given.shape)}."
+            )
+    check_kind(metanet, {"block_inputs": block_inputs, "node_inputs": node_inputs})
 
 
 def check_tensors(

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gmn_opt.metanet.checks import check_kind, check_tensors
+from gmn_opt.metanet.checks import (
+    check_edges,
+    check_inputs,
+    check_kind,
+    check_options,
+    check_tensors,
+)
 from gmn_opt.metanet.edge_messages import mix
 from gmn_opt.metanet.features import (
     BLOCK_FEATURES,
@@ -50,8 +56,8 @@ class GraphMetanet(nn.Module):
             torch_geometric: slower, and the reference that the other is tested against.
         scale: also be equivariant to rescaled neurons: ``"sign"`` for sine and tanh,
             ``"positive"`` for ReLU, ``"auto"`` for both, by each group's activation; see
-            :mod:`gmn_opt.metanet.scale`. Blocked backend only. Edge features must then transform
-            like the parameters: weights, not squares of them.
+            :mod:`gmn_opt.metanet.scale`. Edge features must then transform like the parameters:
+            weights, not squares of them.
 
     The edge readout is zero at initialization.
     """
@@ -71,29 +77,10 @@ class GraphMetanet(nn.Module):
         scale: Scale | None = None,
     ) -> None:
         super().__init__()
-        if attention < 0 or (attention and edge_hidden % attention):
-            raise ValueError(
-                f"The heads of attention share the edge channels: attention={attention} must "
-                f"divide edge_hidden={edge_hidden}."
-            )
+        check_options(
+            backend, scale, attention, checkpoint, edge_hidden=edge_hidden, node_inputs=node_inputs
+        )
         self.checkpoint = checkpoint
-        if backend not in ("blocked", "sparse"):
-            raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
-        if scale not in (None, "sign", "positive", "auto") or (scale and backend == "sparse"):
-            raise ValueError(
-                "scale must be 'sign', 'positive', 'auto' or None, and None with the sparse "
-                f"backend; received scale={scale!r}, backend={backend!r}."
-            )
-        if scale is not None and node_inputs:
-            raise ValueError(
-                "node_inputs are read as they are, so that a metanet with scale= would no longer "
-                f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
-            )
-        if scale is not None and (attention or checkpoint):
-            raise ValueError(
-                "A metanet with scale= has neither attention nor checkpointed rounds, received "
-                f"attention={attention}, checkpoint={checkpoint}."
-            )
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
         if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
@@ -166,11 +153,27 @@ class GraphMetanet(nn.Module):
 
         Raises ValueError for other shapes, and for a dtype or device that is not the metanet's.
         """
+        layout = blocked(graph)
+        check_edges(self, layout, edges)
+        check_inputs(self, layout, edges.shape[:-2], block_inputs, node_inputs)
+        check_kind(self, {"edge_scale": edge_scale})
+        return self.checked_states(graph, edges, block_inputs, edge_scale, node_inputs, keep_edges)
+
+    def checked_states(
+        self,
+        graph: ParameterGraph,
+        edges: Tensor,
+        block_inputs: Tensor | None = None,
+        edge_scale: Tensor | None = None,
+        node_inputs: Tensor | None = None,
+        keep_edges: bool = True,
+    ) -> States:
+        """:meth:`states` of what has been checked."""
         states, layout, kernels = self.first_states(
             graph, edges, block_inputs, edge_scale, node_inputs
         )
         if self.backend == "sparse":
-            return self._run_sparse(layout, states, kernels, keep_edges)
+            return self._run_sparse(layout, states, keep_edges)
         if self.scale is not None:
             return self._run_scaled(layout, states, kernels, keep_edges)
         for number, layer in enumerate(self.layers):
@@ -190,29 +193,17 @@ class GraphMetanet(nn.Module):
         edge_scale: Tensor | None = None,
         node_inputs: Tensor | None = None,
     ) -> tuple[States, BlockedGraph, Tensor | None]:
-        """States before the first round, the layout and kernel features; see :meth:`states`."""
+        """States before the first round, the layout and kernel features.
+
+        Arguments are those of :meth:`states`, and have been checked.
+        """
         layout = blocked(graph)
-        count = sum(layout.edge_counts)
-        if edges.shape[-2:] != (self.in_features, count) or not count:
-            raise ValueError(
-                f"Expected edge features of shape [..., {self.in_features}, {count}] for the "
-                f"{len(layout.blocks)} blocks of this graph, received {list(edges.shape)}; a "
-                "metanet needs a graph with at least one parameter."
-            )
-        if (block_inputs is None) != (self.block_inputs == 0):
-            raise ValueError(
-                f"This metanet takes {self.block_inputs} inputs per block, received "
-                f"{None if block_inputs is None else tuple(block_inputs.shape)}."
-            )
-        node_known, block_known, kernels = self.structural(graph, edges)
         lead = edges.shape[:-2]
-        if self.node_inputs or node_inputs is not None:
-            node_known = self._with_inputs(node_known, node_inputs)
-        given = {"edge features": edges, "block_inputs": block_inputs, "edge_scale": edge_scale}
-        check_kind(self, {**given, "node_inputs": node_inputs})
+        node_known, block_known, kernels = self.structural(graph, edges)
+        if node_inputs is not None:
+            node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
-            known = block_known.expand(*block_inputs.shape[:-1], -1)
-            block_known = torch.cat([known, block_inputs], -1)
+            block_known = _beside(block_known, block_inputs)
         blocks = self.block_encoder(block_known)
         encoder = self.edge_encoder.weight
         if edge_scale is not None:
@@ -226,30 +217,34 @@ class GraphMetanet(nn.Module):
         )
         return states, layout, kernels
 
-    def _with_inputs(self, known: Tensor, given: Tensor | None) -> Tensor:
-        want = (len(known), self.node_inputs)
-        if not self.node_inputs or given is None or given.shape[-2:] != want:
-            raise ValueError(
-                f"This metanet takes {self.node_inputs} inputs per node, for this graph "
-                f"[..., {want[0]}, {want[1]}], received "
-                f"{None if given is None else list(given.shape)}."
-            )
-        return torch.cat([known.expand(*given.shape[:-1], -1), given], -1)
-
-    def _run_sparse(
-        self,
-        layout: BlockedGraph,
-        states: States,
-        kernels: Tensor | None,
-        keep_edges: bool,
-    ) -> States:
-        from gmn_opt.metanet.sparse import run, topology_of
-
-        topology = topology_of(layout).to(states.edges.device)
-        positions = self.edge_positions(layout.graph, states.edges)
+    def _run_sparse(self, layout: BlockedGraph, states: States, keep_edges: bool) -> States:
         states = replace(states, graph=states.graph.unsqueeze(-2))
-        states = run(self.rounds(), topology, states, positions, keep_edges)
+        states = self.run_edge_list([layout.graph], states, keep_edges)
         return replace(states, graph=states.graph.squeeze(-2))
+
+    def run_edge_list(
+        self, graphs: Sequence[ParameterGraph], states: States, keep_edges: bool
+    ) -> States:
+        """All rounds on the edge list of graphs side by side; see :mod:`gmn_opt.metanet.sparse`.
+
+        ``states`` are before the first round, with nodes, edges and blocks of one graph after those
+        of the other and ``graph`` [..., graphs, c]. So are those returned.
+        """
+        from gmn_opt.metanet.sparse import Topology, run, topology_of
+        from gmn_opt.metanet.sparse_scale import run_scaled
+
+        like = states.edges
+        parts = [topology_of(blocked(g)) for g in graphs]
+        topology = (parts[0] if len(parts) == 1 else Topology.union(parts)).to(like.device)
+        positions = torch.cat([self.edge_positions(g, like) for g in graphs])
+        if self.scale is None:
+            rounds = [layer for layer in self.layers if isinstance(layer, MessageLayer)]
+            return run(rounds, topology, states, positions, keep_edges)
+        scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
+        known = torch.cat([self.structural(g, like)[0] for g in graphs])
+        before = self.scale_encoder(states, known, scales)
+        scaled = [layer for layer in self.layers if isinstance(layer, ScaleLayer)]
+        return run_scaled(scaled, topology, scales, before, positions, keep_edges)
 
     def _run_scaled(
         self,
@@ -268,10 +263,6 @@ class GraphMetanet(nn.Module):
         found: States = scaled.states
         return found
 
-    def rounds(self) -> list[MessageLayer]:
-        """The layers, one per round."""
-        return [layer for layer in self.layers if isinstance(layer, MessageLayer)]
-
     def edge_positions(self, graph: ParameterGraph, like: Tensor) -> Tensor:
         """Kernel features edge by edge, ``[P, KERNEL_FEATURES]``."""
         from gmn_opt.metanet.sparse import edge_kernels
@@ -286,42 +277,72 @@ class GraphMetanet(nn.Module):
         flat = layout.flatten({name: t.movedim(-1, 0) for name, t in tensors.items()})
         return flat.movedim(0, -2)
 
+    def states_from(
+        self,
+        graph: ParameterGraph,
+        tensors: Mapping[str, Tensor],
+        node_inputs: Tensor | None = None,
+        block_inputs: Tensor | None = None,
+        keep_edges: bool = True,
+    ) -> States:
+        """:meth:`states` from named tensors ``{name: [..., *shape, in_features]}``."""
+        edges = self.edge_features(graph, tensors)
+        check_inputs(self, blocked(graph), edges.shape[:-2], block_inputs, node_inputs)
+        return self.checked_states(
+            graph, edges, block_inputs, node_inputs=node_inputs, keep_edges=keep_edges
+        )
+
     def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
         """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
-        if self.readout is None:
-            raise ValueError("This metanet has no edge readout: it was made with out_features=0.")
+        self._check_readout()
+        assert self.readout is not None
         flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
         return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
+
+    def _check_readout(self) -> None:
+        if self.readout is None:
+            raise ValueError(
+                "This metanet has no edge readout: it was made with out_features=0. Call states(), "
+                "or make it a part of a GraphReadout."
+            )
 
     def forward(
         self,
         graph: ParameterGraph,
         tensors: Mapping[str, Tensor],
         node_inputs: Tensor | None = None,
+        block_inputs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """``{name: [..., *shape, in_features]}`` to ``{name: [..., *shape, out_features]}``.
 
         Leading dimensions batch networks that share ``graph``; the batch of every tensor must be
-        the same. ``node_inputs`` [..., N, node_inputs] is for a metanet that was made with them.
-        Raises ValueError when names or shapes do not match the graph, or dtype or device not the
-        metanet.
+        the same. ``node_inputs`` [..., N, node_inputs] and ``block_inputs``
+        [..., blocks, block_inputs] are for a metanet that was made with them. Raises ValueError
+        when names or shapes do not match the graph, or dtype or device not the metanet.
         """
-        if self.readout is None or self.block_inputs:
-            raise ValueError(
-                "This metanet has no edge readout or takes block inputs; call states() instead."
-            )
-        edges = self.edge_features(graph, tensors)
-        return self.named_outputs(graph, self.states(graph, edges, node_inputs=node_inputs))
+        self._check_readout()
+        states = self.states_from(graph, tensors, node_inputs, block_inputs)
+        return self.named_outputs(graph, states)
 
     def many(
-        self, networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]]
+        self,
+        networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]],
+        node_inputs: Sequence[Tensor] | None = None,
+        block_inputs: Sequence[Tensor] | None = None,
     ) -> list[dict[str, Tensor]]:
         """:meth:`forward` of networks of any architectures, in the order given.
 
-        Networks with equal graphs are run together; with the sparse backend, all of them are.
+        ``node_inputs`` and ``block_inputs`` are one tensor per network. Networks with equal graphs
+        are run together; with the sparse backend, all of them are.
         """
         from gmn_opt.metanet.batching import states_of_many
 
-        states = states_of_many(self, networks)
+        self._check_readout()
+        states = states_of_many(self, networks, node_inputs, block_inputs)
         pairs = zip(networks, states, strict=True)
         return [self.named_outputs(graph, s) for (graph, _), s in pairs]
+
+
+def _beside(known: Tensor, given: Tensor) -> Tensor:
+    """Structural features [n, a] and inputs [..., n, b] as ``[..., n, a + b]``."""
+    return torch.cat([known.expand(*given.shape[:-1], -1), given], -1)

@@ -103,8 +103,7 @@ class GraphReadout(nn.Module):
         node_inputs: Tensor | None = None,
     ) -> Tensor:
         """The embedding that the output layer reads, ``[..., hidden]``; see :meth:`forward`."""
-        edges = self.metanet.edge_features(graph, tensors)
-        states = self.metanet.states(graph, edges, node_inputs=node_inputs, keep_edges=False)
+        states = self.metanet.states_from(graph, tensors, node_inputs, keep_edges=False)
         pooled = self.pool(graph, states)
         return self.embed_pooled(pooled.unsqueeze(0)).squeeze(0)
 
@@ -126,14 +125,19 @@ class GraphReadout(nn.Module):
         out: Tensor = self.head(self.embed(graph, tensors, node_inputs))
         return out
 
-    def many(self, networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]]) -> Tensor:
+    def many(
+        self,
+        networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]],
+        node_inputs: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Outputs for networks of any architectures, ``[networks, ..., outputs]``.
 
+        ``node_inputs`` is one tensor per network, for a metanet that was made with them.
         See :func:`gmn_opt.metanet.batching.states_of_many` for how they are run.
         """
         from gmn_opt.metanet.batching import states_of_many
 
-        states = states_of_many(self.metanet, networks, keep_edges=False)
+        states = states_of_many(self.metanet, networks, node_inputs, keep_edges=False)
         pairs = zip(networks, states, strict=True)
         pooled = torch.stack([self.pool(graph, s) for (graph, _), s in pairs])
         out: Tensor = self.head(self.embed_pooled(pooled))

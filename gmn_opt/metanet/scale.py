@@ -17,6 +17,8 @@ beside the invariant node states x of :class:`~gmn_opt.metanet.message_passing.M
     x     as in MessageLayer, from means of h, from z * y, and from z and y in canonical form:
           |linear v| where signs may change, linear v / rms(v) where positive scales may
 
+The blocked execution is here, one over an edge list in :mod:`gmn_opt.metanet.sparse_scale`.
+
 Deviations: invariant and equivariant parts are gated products in place of MLPs on canonical forms;
 biases are edges from nodes of scale 1, as everywhere here. z begins at inputs and bias nodes, y at
 outputs, so it takes as many rounds as the network has layers until each has met the other.
@@ -25,7 +27,8 @@ outputs, so it takes as many rounds as the network has layers until each has met
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -120,6 +123,12 @@ class NodeScales:
             cache[key] = NodeScales(*(t.to(like) for t in _node_scales(layout, scale)))
         found: NodeScales = cache[key]
         return found
+
+    @staticmethod
+    def union(parts: Sequence[NodeScales]) -> NodeScales:
+        """Of graphs side by side."""
+        names = [f.name for f in fields(NodeScales)]
+        return NodeScales(*(torch.cat([getattr(p, name) for p in parts]) for name in names))
 
     def canonical(self, v: Tensor, linear: nn.Linear) -> Tensor:
         """What is the same for all scales of ``v`` [..., c, N]: ``[..., f, N]``."""

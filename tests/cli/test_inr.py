@@ -16,15 +16,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 from gmn_opt.cli.app import app
-from gmn_opt.data import load_bundled
+from gmn_opt.data import load_bundled, load_photograph
 from gmn_opt.inr import (
     EditorConfig,
+    FitConfig,
+    FourierConfig,
+    Siren,
     SirenConfig,
     WeightEditor,
     load_editor,
     read_inr,
     render,
     save_editor,
+    save_inr,
 )
 from gmn_opt.weights import WeightsError
 
@@ -119,6 +123,27 @@ def test_a_photo_is_brought_to_size_saying_so(run: Run) -> None:
     assert picture("grey.png").shape == (16, 16)
 
 
+def test_the_bundled_photograph_by_its_name(run: Run) -> None:
+    result = fit(run, "chelsea", "--psnr", "20")
+    assert result.exit_code == 0, result.output
+    assert "changed chelsea: 128x128 to 32x32" in result.stderr
+    inr, about = read_inr("net.safetensors")
+    assert about["source"] == "chelsea.png"
+    wanted = load_photograph().float().view(32, 4, 32, 4, 3).mean((1, 3)) / 127.5 - 1
+    with torch.no_grad():
+        assert float((render(inr, 32) - wanted).square().mean()) < 4 * 10**-1.9
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("chelsea", "PNG")  # your own file comes first
+    assert fit(run, "chelsea").exit_code == 0
+    assert read_inr("net.safetensors")[0].config.outputs == 1
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of a few steps."""
+    monkeypatch.setattr("gmn_opt.inr.FitConfig", lambda **_: FitConfig(steps=20))
+
+
+@pytest.mark.usefixtures("brief")
 def test_galleries(run: Run) -> None:
     result = run("gallery", "--editor", "grey.safetensors", "--count", "2", "-o", "g.png")
     assert result.exit_code == 0, result.output
@@ -156,14 +181,26 @@ class TestShippedEditors:
             assert torch.equal(p, q)
         assert read_inr("a.safetensors")[1]["edits"] == [{"edit": "dilate", "strength": 1.0}]
 
+    @pytest.mark.usefixtures("brief")
     def test_a_gallery_without_any_options(self, run: Run) -> None:
         result = run("gallery", "--count", "2")
         assert result.exit_code == 0, result.output
         assert "2 images, dilate by inr-dilate-grey" in result.stdout
         result = run("gallery", "photo.jpg")
         assert result.exit_code == 0, result.output
-        assert "1 images, dilate by inr-dilate-colour" in result.stdout
+        assert "1 image, dilate by inr-dilate-colour" in result.stdout
         assert "changed photo.jpg" in result.stderr
+
+    @pytest.mark.usefixtures("brief")
+    def test_the_bundled_photograph_where_only_colour_will_do(self, run: Run) -> None:
+        result = run("gallery", "--editor", "colour.safetensors", "--count", "1", "-o", "a.png")
+        assert result.exit_code == 0, result.output
+        Path("package/inr-dilate-grey.safetensors").unlink()
+        for args in (["--edit", "dilate"], ["--data", "chelsea"], ["chelsea"]):
+            result = run("gallery", "--count", "1", "-o", "b.png", *args)
+            assert result.exit_code == 0, result.output
+            assert "1 image, dilate by inr-dilate-colour" in result.stdout
+            assert np.array_equal(picture("a.png"), picture("b.png"))
 
     def test_none_fits(self, run: Run) -> None:
         assert fit(run).exit_code == 0
@@ -213,6 +250,16 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["fit", "deep.png", "-o", "x.safetensors"], "more than 8 bits per pixel"),
         (["fit", "clear.png", "-o", "x.safetensors"], "has transparency"),
         (["fit", "dot.png", "-o", "x.safetensors"], "has 1x1 pixels; an INR needs at least 2x2"),
+        (["fit", "package", "-o", "x.safetensors"], "package is a folder; give an image file"),
+        (["fit", "digit.png", "-o", "x.safetensors", "--psnr", "nan"], "takes a number such as 40"),
+        (
+            ["fit", "digit.png", "-o", "x.safetensors", "--size", "3000"],
+            "would take 72.0 GB of mem",
+        ),
+        (["fit", "digit.png", "-o", "x.safetensors", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["fit", "digit.png", "-o", "x.safetensors", "--size", "0"], "Invalid value for '--size'"),
+        (["fit", "digit.png", "-o", "package"], "the name must end in .safetensors"),
+        (["fit", "digit.png", "-o", "digit.png/x.safetensors"], "digit.png is not a folder"),
         (["fit", "digit.png", "-o", "x.pt"], "the name must end in .safetensors"),
         (["fit", "digit.png", "-o", "no/x.safetensors"], "no is not a folder"),
         (["edit", "x", "-o", "x.safetensors", "--edit", "melt"], "There is no file x"),
@@ -256,6 +303,29 @@ def test_networks_from_elsewhere(run: Run) -> None:
             "takes a number such as 0.5",
         ),
         (["edit", "NAN", "-o", "x.safetensors", "--editor", "grey.safetensors"], "no finite"),
+        (
+            ["edit", "NET", "-o", "x.safetensors", "--editor", "package"],
+            "package is a folder; --editor takes a file",
+        ),
+        (["edit", "package", "-o", "x.safetensors", "--edit", "dilate"], "package is a folder"),
+        (["render", "package", "-o", "x.png"], "package is a folder; give the file of a network"),
+        (["render", "NET", "-o", "x.png", "--omega", "0"], "--omega takes a positive number"),
+        (["render", "NET", "-o", "x.png", "--omega", "nan"], "--omega takes a positive number"),
+        (["render", "NET", "-o", "x.png", "--size", "0"], "Invalid value for '--size'"),
+        (["render", "NET", "-o", "x.webp", "--size", "20000"], "Invalid value for '--size'"),
+        (["gallery", "-o", "x.png", "--editor", "TWO"], "a gallery shows images"),
+        (
+            [
+                "gallery",
+                "--count=1",
+                "-o",
+                "x.png",
+                "--editor",
+                "grey.safetensors",
+                "--strength=1e300",
+            ],
+            "no finite numbers; lower --strength",
+        ),
         (["render", "CUT", "-o", "x.png"], "cut off"),
         (["render", "text.png", "-o", "x.png"], "is no safetensors file"),
         (["gallery", "deep.png", "-o", "x.png"], "more than 8 bits"),
@@ -266,15 +336,24 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["render", "NET", "-o", "x.gif"], "the name must end in .png"),
         (["render", "LINE", "-o", "x.png"], "maps 1 coordinates to 2 values"),
         (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite"),
-        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' on grey images"),
-        (["gallery", "-o", "x.png", "--editor", "colour.safetensors"], "give images"),
-        (["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"], "no bundl"),
+        (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' in this"),
+        (
+            ["gallery", "-o", "x.png", "--editor", "colour.safetensors", "--data", "mnist"],
+            "mnist is no data set of colour images, which this editor is for; there are chelsea",
+        ),
+        (["gallery", "-o", "x.png", "--data", "cifar"], "no bundled images 'cifar'; there are"),
+        (["gallery", "-o", "x.png", "--strength", "inf"], "takes a number such as 0.5"),
+        (
+            ["gallery", "-o", "x.png", "--editor", "grey.safetensors", "--data", "cifar"],
+            "cifar is no",
+        ),
         (["gallery", "cut.png", "-o", "x.png", "--editor", "grey.safetensors"], "cut.png is no"),
     ],
 )
 def test_refusals_are_one_message(run: Run, args: list[str], message: str) -> None:
     names = {"NET": "net", "CUT": "cutoff", "CONV": "conv", "WIDE": "wide", "LINE": "line",
-             "NAN": "nan"}  # fmt: skip
+             "NAN": "nan", "TWO": "two"}  # fmt: skip
+    Path("package").mkdir()
     if set(args) & set(names):
         _make_networks()
     chosen = [f"{names[a]}.safetensors" if a in names else a for a in args]
@@ -284,14 +363,12 @@ def test_refusals_are_one_message(run: Run, args: list[str], message: str) -> No
     text = result.stderr
     assert any(m in text for m in message.split("|")), text
     assert "Traceback" not in text
-    for name in ("x.safetensors", "x.png", "x.pt", "x.gif"):
+    for name in ("x.safetensors", "x.png", "x.pt", "x.gif", "x.webp"):
         assert not Path(name).exists()
     assert not list(Path().glob(".*partial"))
 
 
 def _make_networks() -> None:
-    from gmn_opt.inr import FourierConfig, Siren, save_inr
-
     save_inr("net.safetensors", Siren(SirenConfig()))
     Path("cutoff.safetensors").write_bytes(Path("net.safetensors").read_bytes()[:-50])
     save_file(nn.Conv2d(1, 2, 3).state_dict(), "conv.safetensors")
@@ -301,3 +378,73 @@ def _make_networks() -> None:
     with torch.no_grad():
         next(damaged.parameters()).fill_(torch.nan)
     save_inr("nan.safetensors", damaged)
+    tiny = EditorConfig("dilate", hidden=8, edge_hidden=4, layers=1)
+    save_editor("two.safetensors", WeightEditor(SirenConfig(2, 2), tiny))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"size": "abc"}, {"size": None}, {"size": [0, 0]}, {"size": [10**7, 10**7]}, {"edits": 3}, []],
+)
+def test_what_a_file_says_about_itself_is_not_trusted(run: Run, about: Any) -> None:
+    save_inr("net.safetensors", Siren(SirenConfig()), about)
+    args = ("--editor", "grey.safetensors", "-o", "x.safetensors")
+    result = run("edit", "net.safetensors", *args)
+    assert result.exit_code == 0, result.output
+    assert "note" not in result.stderr
+    assert len(read_inr("x.safetensors")[1]["edits"]) == 1
+    assert run("render", "net.safetensors", "-o", "x.png").exit_code == 0
+    assert picture("x.png").shape == (28, 28)
+
+
+def test_an_image_that_is_no_square(run: Run) -> None:
+    save_inr("net.safetensors", Siren(SirenConfig()), {"size": [10, 20]})
+    assert "x.png: 20x10" in run("render", "net.safetensors", "-o", "x.png").stdout
+    assert picture("x.png").shape == (10, 20)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_full_disk_leaves_no_half_written_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_inr("net.safetensors", Siren(SirenConfig()))
+    Path("x.png").write_text("stood here before")
+    before = sorted(p.name for p in Path().iterdir())
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for args in (
+        ("fit", "digit.png", "-o", "x.safetensors"),
+        ("edit", "net.safetensors", "--editor", "grey.safetensors", "-o", "x.safetensors"),
+        ("render", "net.safetensors", "-o", "x.png"),
+        ("gallery", "--editor", "grey.safetensors", "--count", "1", "-o", "x.png"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 2
+        assert f"cannot write {args[-1]}: No space left on device" in result.stderr
+        assert "Traceback" not in result.output
+    assert sorted(p.name for p in Path().iterdir()) == before
+    assert Path("x.png").read_text() == "stood here before"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")],
+)
+def test_memory_that_does_not_suffice(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise error
+
+    save_inr("net.safetensors", Siren(SirenConfig()))
+    monkeypatch.setattr("gmn_opt.inr.render", full)
+    monkeypatch.setattr("gmn_opt.inr.fit_batch", full)
+    for args, remedy in (
+        (("render", "net.safetensors", "-o", "x.png"), "choose a smaller --size"),
+        (("fit", "digit.png", "-o", "x.safetensors"), "lower --size or --width"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 2
+        assert f"not enough memory for this; {remedy}" in result.stderr
+        assert not Path(args[-1]).exists()

@@ -17,7 +17,7 @@ SIZES = {"fashion_mnist": (10_000, 2_000), "mnist": (12_000, 2_000)}
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     folder = tmp_path / "bundled"
-    shutil.copytree(module._FOLDER, folder)
+    shutil.copytree(module.BUNDLED, folder)
     return folder
 
 
@@ -44,7 +44,7 @@ def test_bundled_images_are_real_and_balanced(name: str) -> None:
 
 
 def test_the_manifest_tells_the_truth() -> None:
-    manifest = json.loads((module._FOLDER / "manifest.json").read_text())
+    manifest = json.loads((module.BUNDLED / "manifest.json").read_text())
     for name, entry in manifest.items():
         data = load_bundled(name)
         for split, labels in (("train", data.train_labels), ("test", data.test_labels)):
@@ -54,7 +54,7 @@ def test_the_manifest_tells_the_truth() -> None:
 
 
 def test_the_package_data_stays_small() -> None:
-    assert sum(file.stat().st_size for file in module._FOLDER.iterdir()) < 8_000_000
+    assert sum(file.stat().st_size for file in module.BUNDLED.iterdir()) < 8_000_000
 
 
 def test_calls_share_no_memory() -> None:

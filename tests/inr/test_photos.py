@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gmn_opt.inr.gallery import draw_gallery, error_image, levels
-from gmn_opt.inr.photos import PhotoError, read_photo, write_photo
+from gmn_opt.inr.photos import PhotoError, read_photo, tiles, write_photo
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -79,3 +79,35 @@ def test_a_gallery_shows_its_images(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="columns of the same number"):
             draw_gallery(columns, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_an_image_too_large_for_its_format(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"cannot write .*a\.webp: .*16383"):
+        write_photo(tmp_path / "a.webp", torch.zeros(16384, 2, 3, dtype=torch.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_are_turned_upright(tmp_path: Path) -> None:
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.changes == ("turned upright as its EXIF data say",)
+    assert np.array_equal(photo.pixels[..., 0].numpy(), np.rot90(pixels, -1))
+
+
+def test_tiles_are_the_whole_its_quarters_and_its_sixteenths() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for channels in (1, 3):
+        image = torch.randint(256, (16, 16, channels), dtype=torch.uint8, generator=generator)
+        found = tiles(image, 4)
+        assert found.shape == (21, 4, 4, channels)
+        assert found.dtype == torch.uint8
+        whole = image.double().view(4, 4, 4, 4, channels).mean((1, 3))
+        assert float((found[0] - whole).abs().max()) <= 1
+        second = image[:8, 8:].double().view(4, 2, 4, 2, channels).mean((1, 3))
+        assert float((found[2] - second).abs().max()) <= 1
+        assert torch.equal(found[5 + 6], image[4:8, 8:12])  # row 1, column 2
+        assert tiles(image, 30).shape == (21, 30, 30, channels)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.metanet import GraphMetanet, GraphReadout
 from gmn_opt.metanet.scale import random_scales, rescale, scaled_groups
-from tests.cases import BY_NAME
-from tests.traced import largest_difference, permute, random_tensors, traced
+from tests.cases import BY_NAME, Case
+from tests.traced import PLAIN, largest_difference, permute, random_tensors, traced
 
 
 class Siren(nn.Module):
@@ -62,10 +62,11 @@ def network(name: str) -> tuple[nn.Module, Tensor, ParameterGraph, Any]:
     return model.double(), x.double(), trace(model.float(), x), scale
 
 
-def metanet(scale: Any, outputs: int = 1) -> GraphMetanet:
+def metanet(scale: Any, outputs: int = 1, **options: Any) -> GraphMetanet:
     """A small one in float64, with nothing left at zero."""
     torch.manual_seed(1)
-    net = GraphMetanet(1, outputs, hidden=8, edge_hidden=6, layers=3, scale=scale).double()
+    sizes: dict[str, Any] = {"hidden": 8, "edge_hidden": 6, "layers": 3}
+    net = GraphMetanet(1, outputs, **sizes, scale=scale, **options).double()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -128,6 +129,40 @@ def test_equivariant_to_scales(name: str) -> None:
     plain = metanet(None)
     inside = rescale(graph, run(plain, graph, tensors), scales)
     assert largest_difference(inside, run(plain, graph, moved)) > 1e-2
+
+
+def compare_executions(graph: ParameterGraph, scale: Any) -> None:
+    """Values and gradients of both backends, over networks that share the graph."""
+    tensors = random_tensors(graph, 2, features=1)
+    outs, grads = [], []
+    for backend in ("blocked", "sparse"):
+        net = metanet(scale, backend=backend)
+        out = net(graph, tensors)
+        loss = torch.stack([(t.square() * (1 + t)).sum() for t in out.values()]).sum()
+        found = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+        outs.append(out)
+        grads.append([torch.zeros(1).double() if g is None else g for g in found])
+    assert largest_difference(*outs) < 1e-12
+    largest = max(float(g.norm()) for g in grads[0])
+    assert largest > 0
+    assert all(float((a - b).norm()) < 1e-12 * largest for a, b in zip(*grads, strict=True))
+
+
+@networks
+def test_blocked_equals_edge_list(name: str) -> None:
+    _, _, graph, scale = network(name)
+    compare_executions(graph, scale)
+
+
+@pytest.mark.parametrize("name", ["resnet", "unet", "attention_gqa", "lstm", "transformer_encoder"])
+def test_blocked_equals_edge_list_with_links_norms_and_heads(name: str) -> None:
+    compare_executions(traced(name)[1], "auto")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", PLAIN, ids=lambda c: c.name)
+def test_blocked_equals_edge_list_on_all_cases(case: Case) -> None:
+    compare_executions(traced(case.name)[1], "auto")
 
 
 @networks
@@ -195,8 +230,6 @@ def test_links_and_norms_fix_scales() -> None:
 def test_bad_scale() -> None:
     with pytest.raises(ValueError, match="'sign', 'positive'"):
         GraphMetanet(1, 1, scale="any")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="sparse"):
-        GraphMetanet(1, 1, scale="sign", backend="sparse")
     with pytest.raises(ValueError, match="node_inputs"):
         GraphMetanet(1, 1, scale="sign", node_inputs=2)
     graph = traced("mlp")[1]

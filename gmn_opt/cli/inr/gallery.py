@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from gmn_opt.cli.errors import fail
-from gmn_opt.cli.inr.shared import Editor, check_out, find_editor, say_changes, side_of
+from gmn_opt.cli.inr.shared import (
+    Editor,
+    Strength,
+    check_out,
+    check_strength,
+    find_editor,
+    image_file,
+    is_for_images,
+    say_changes,
+    side_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,11 +34,16 @@ def make_gallery(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Your own images; by default bundled ones.")
     ] = None,
-    data: Annotated[str, typer.Option(help="Bundled images: mnist or fashion_mnist.")] = "mnist",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Bundled images: mnist, fashion_mnist, or pieces of chelsea, a photograph."
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=32, help="How many of them.")] = 6,
     edit: Annotated[str | None, typer.Option("--edit", help="dilate, contrast, ...")] = None,
     editor: Editor = None,
-    strength: Annotated[float, typer.Option(help="Of the edit.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> None:
     """Draw a grid: original, network, edited network, reference edit, error."""
     import torch
@@ -39,72 +54,109 @@ def make_gallery(
     from gmn_opt.inr.gallery import draw_gallery, error_image
 
     check_out(out, ".png", ".svg", ".pdf")
+    check_strength(strength)
     chosen, called, pixels = _chosen(images or [], data, count, edit, editor)
     config = chosen.inr
     status = Console(stderr=True)
     with status.status(f"Fitting {len(pixels)} networks"):
         found = fit_batch(pixels, config, FitConfig())
-    targets = as_targets(pixels, config)
     size, inr = (pixels.shape[1], pixels.shape[2]), config.build()
     with status.status("Editing and rendering"), torch.no_grad():
-        shown = {
-            "image": targets,
+        columns = {
+            "image": as_targets(pixels, config),
             "network": render(inr, size, found.params),
             f"edited ({strength:g})": render(inr, size, chosen(found.params, strength=strength)),
         }
+    if not all(bool(values.isfinite().all()) for values in columns.values()):
+        fail(f"{called} gives values that are no finite numbers; lower --strength")
+    low, high = config.value_range
+    shown = {title: (values - low) * (2 / (high - low)) - 1 for title, values in columns.items()}
     name = chosen.config.edit
     note = ""
     if name in EDITS:
-        reference = edited(targets, name)
+        reference = edited(shown["image"], name)
         last = shown[f"edited ({strength:g})"]
         shown |= {"reference": reference, "error": error_image(last, reference)}
-        note = f", mean squared error {float((last - reference).square().mean()):.4f} in [-1, 1]"
+        squared = float((last - reference).double().square().mean())
+        note = f", mean squared error {squared:.4g} in [-1, 1]"
     try:
         draw_gallery(shown, out, f"{name}: only the weights were edited")
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror or error}")
-    typer.echo(f"{out}: {len(pixels)} images, {name} by {called}{note}")
+    images_made = "1 image" if len(pixels) == 1 else f"{len(pixels)} images"
+    typer.echo(f"{out}: {images_made}, {name} by {called}{note}")
 
 
 def _chosen(
-    paths: list[Path], data: str, count: int, edit: str | None, path: Path | None
+    paths: list[Path], data: str | None, count: int, edit: str | None, path: Path | None
 ) -> tuple[WeightEditor, str, Tensor]:
     """The editor, what it is called, and uint8 images ``[N, H, W, C]`` for it.
 
-    A given editor decides on the images' channels; otherwise the first image does, and bundled
-    ones are grey. Without an edit, the first editor that ships for these channels.
+    A given editor decides on the images' channels; otherwise images do, and otherwise the edit
+    does. Without an edit, it is the first for which an editor ships for these channels.
     """
     from gmn_opt.inr import shipped_editors
-    from gmn_opt.inr.photos import PhotoError, read_photo
 
-    channels = None
-    if path is None:
-        try:
-            channels = read_photo(paths[0]).pixels.shape[-1] if paths else 1
-        except PhotoError as error:
-            fail(str(error))
-        if edit is None and shipped_editors(channels):
-            edit = shipped_editors(channels)[0].split("-")[1]
+    channels = None if path is not None else _channels(paths, data, edit)
+    if path is None and edit is None and shipped_editors(channels):
+        edit = shipped_editors(channels)[0].split("-")[1]
     editor, called = find_editor(edit, path, channels)
+    if not is_for_images(editor.inr):
+        fail(f"{called} edits networks of {editor.inr}; a gallery shows images, grey or in colour")
     return editor, called, _images(paths, data, count, editor)
 
 
-def _images(paths: list[Path], data: str, count: int, editor: WeightEditor) -> Tensor:
-    """uint8 ``[N, H, W, C]``: the images given, or the first bundled test images."""
-    import torch
-
-    from gmn_opt.data import bundled_names, load_bundled
+def _channels(paths: list[Path], data: str | None, edit: str | None) -> int | None:
+    """Of the first image, of the bundled ones, or what there is an editor for; None if none."""
+    from gmn_opt.inr import shipped_editors
+    from gmn_opt.inr.editor_files import editor_name
     from gmn_opt.inr.photos import PhotoError, read_photo
 
-    channels = editor.inr.outputs
+    if paths:
+        try:
+            return read_photo(image_file(paths[0])).pixels.shape[-1]
+        except PhotoError as error:
+            fail(str(error))
+    if data is not None:
+        if data not in _bundled():
+            fail(f"no bundled images {data!r}; there are {', '.join(_bundled())}")
+        return _bundled()[data]
+    if edit is None:
+        return 1
+    return next((c for c in (1, 3) if editor_name(edit, c) in shipped_editors()), None)
+
+
+def _bundled() -> dict[str, int]:
+    """Bundled images by name, and their channels."""
+    from gmn_opt.data import bundled_names, photograph_names
+
+    return dict.fromkeys(bundled_names(), 1) | dict.fromkeys(photograph_names(), 3)
+
+
+def _images(paths: list[Path], data: str | None, count: int, editor: WeightEditor) -> Tensor:
+    """uint8 ``[N, H, W, C]``: the images given, or bundled ones."""
+    import torch
+
+    from gmn_opt.data import load_bundled, load_photograph, photograph_names
+    from gmn_opt.inr.editor_files import colours
+    from gmn_opt.inr.photos import PhotoError, read_photo, tiles
+
+    channels, side = editor.inr.outputs, side_of(editor)
     if not paths:
-        if data not in bundled_names():
-            fail(f"no bundled images {data!r}; there are {', '.join(bundled_names())}")
-        if channels != 1:
-            fail("the bundled images are grey, and this editor is for colour; give images")
-        return load_bundled(data).test_images[:count].unsqueeze(-1)
+        data = data or ("mnist" if channels == 1 else "chelsea")
+        if _bundled().get(data) != channels:
+            fail(
+                f"{data} is no data set of {colours(channels)} images, which this editor is for; "
+                f"there are {', '.join(n for n, c in _bundled().items() if c == channels)}"
+            )
+        try:
+            if data in photograph_names():
+                return tiles(load_photograph(data), side)[:count]
+            return load_bundled(data).test_images[:count].unsqueeze(-1)
+        except RuntimeError as error:
+            fail(str(error))
     try:
-        photos = [read_photo(path, side_of(editor), channels) for path in paths]
+        photos = [read_photo(image_file(path), side, channels) for path in paths]
     except PhotoError as error:
         fail(str(error))
     for path, photo in zip(paths, photos, strict=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +13,17 @@ import typer
 from gmn_opt.cli.errors import fail
 
 if TYPE_CHECKING:
-    from gmn_opt.inr import Inr, WeightEditor
+    from gmn_opt.inr import Inr, InrConfig, WeightEditor
 
 Omega = Annotated[float, typer.Option(help="Frequency factor of a SIREN from elsewhere.")]
 Editor = Annotated[
     Path | None, typer.Option("--editor", metavar="FILE", help="A trained editor of your own.")
 ]
+Strength = Annotated[
+    float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
+]
+#: Largest side of an image that is rendered.
+LARGEST = 16384
 #: Side of the images that an editor was made for, by their channels, where nothing else says it.
 SIDES = {1: 28, 3: 32}
 
@@ -33,10 +41,12 @@ def find_editor(
             ", ".join(shipped_editors(channels) or shipped_editors()) or "none in this installation"
         )
         fail(f"say which edit with --edit, or give a file with --editor; there are: {there}")
+    if path is not None and path.is_dir():
+        fail(f"{path} is a folder; --editor takes a file")
     try:
         if path is None:
             found = load_editor(str(edit), channels)
-            return found, editor_name(str(edit), found.inr.outputs)
+            return found, editor_name(found.config.edit, found.inr.outputs)
         found = load_editor(path, channels)
     except WeightsError as error:
         fail(str(error))
@@ -47,8 +57,30 @@ def find_editor(
 
 def side_of(editor: WeightEditor) -> int:
     """Side of the images that an editor was made for."""
-    size = editor.about.get("size", [SIDES[editor.inr.outputs]])
-    return int(size[0])
+    size = size_in(editor.about)
+    return size[0] if size else SIDES.get(editor.inr.outputs, SIDES[1])
+
+
+def is_for_images(config: InrConfig) -> bool:
+    """Whether networks of this config show grey or colour images."""
+    return config.inputs == 2 and config.outputs in SIDES
+
+
+def image_file(path: Path) -> Path:
+    """The file, or where there is none of this name, the bundled photograph."""
+    from gmn_opt.data import photograph_names, photograph_path
+
+    try:
+        is_bundled = not path.exists() and str(path) in photograph_names()
+        return photograph_path(str(path)) if is_bundled else path
+    except RuntimeError as error:
+        fail(str(error))
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no number."""
+    if not math.isfinite(strength):
+        fail(f"--strength takes a number such as 0.5, received {strength}")
 
 
 def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
@@ -56,10 +88,36 @@ def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
     from gmn_opt.inr import read_inr
     from gmn_opt.weights import WeightsError
 
+    if not 0 < omega < math.inf:
+        fail(f"--omega takes a positive number such as 30, received {omega}")
+    if path.is_dir():
+        fail(f"{path} is a folder; give the file of a network")
     try:
-        return read_inr(path, omega=omega)
+        inr, about = read_inr(path, omega=omega)
     except WeightsError as error:
         fail(str(error))
+    return inr, about if isinstance(about, dict) else {}
+
+
+def size_in(about: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the image of a network, if what was saved about it says them."""
+    size = about.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        return None
+    right = all(type(n) is int and 1 <= n <= LARGEST for n in size)
+    return (size[0], size[1]) if right else None
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Refuse, with a remedy, where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no error of its own for this on CPUs
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        fail(f"there is not enough memory for this; {remedy}")
 
 
 def say_changes(changes: tuple[str, ...], path: Path) -> None:

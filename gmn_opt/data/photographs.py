@@ -1,0 +1,72 @@
+"""The colour photograph that comes with the package."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gmn_opt.data.bundle import BUNDLED, broken
+
+_MANIFEST = "photographs.json"
+
+
+def photograph_names() -> tuple[str, ...]:
+    """The photographs that `load_photograph` knows."""
+    return tuple(_manifest(BUNDLED))
+
+
+def load_photograph(name: str = "chelsea") -> Tensor:
+    """A photograph that ships with the package, uint8 ``[H, W, 3]``; needs no network.
+
+    ``"chelsea"`` is a cat, 128x128, and none of the photographs that the shipped editors were
+    trained on. Licence and origin are in ``gmn_opt/data/bundled/DATA.md``.
+
+    Raises:
+        ValueError: Unknown name.
+        RuntimeError: The file is missing, or is not the one that was shipped.
+    """
+    path, entry = _entry(BUNDLED, name)
+    content = _checked(path, entry)
+    with Image.open(io.BytesIO(content)) as image:
+        return torch.from_numpy(np.array(image))
+
+
+def photograph_path(name: str = "chelsea") -> Path:
+    """The PNG of a photograph, with its contents checked; raises as `load_photograph` does."""
+    path, entry = _entry(BUNDLED, name)
+    _checked(path, entry)
+    return path
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / _MANIFEST).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise broken(folder / _MANIFEST, "is missing") from error
+    return found
+
+
+def _entry(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    manifest = _manifest(folder)
+    if name not in manifest:
+        raise ValueError(f"no bundled photograph {name!r}; there is {', '.join(manifest)}")
+    return folder / manifest[name]["file"], manifest[name]
+
+
+def _checked(path: Path, entry: dict[str, Any]) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise broken(path, "is missing") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry["sha256"]:
+        raise broken(path, f"is damaged (sha256 {found}, expected {entry['sha256']})")
+    return content
