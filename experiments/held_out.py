@@ -4,6 +4,11 @@ Trains the networks of ``tasks.suites.held_out`` with the learned rule (knowing 
 and not), with the same rule before meta-training, and with AdamW at its default and at the best of
 six constant rates, from the same initializations. The best rate is the one of the lowest mean
 training loss over the seeds. Writes ``result.json`` and ``curves.png`` to --out.
+
+All but the first two do not depend on the weights: with ``--baselines DIR`` those that an earlier
+record of the same suite, steps and seeds holds are taken from there, and what it lacks is run. The
+record is written after every training, so that one that was stopped, by ``--minutes`` say, serves
+as well; picture and table show the tasks that are complete.
 """
 
 from __future__ import annotations
@@ -57,22 +62,12 @@ class Outcome:
     losses: Tensor
     seconds: float
 
-    @property
-    def loss(self) -> list[float]:
-        """Final training loss per seed."""
-        return self.judged.loss
-
-    @property
-    def mean(self) -> float:
-        """Mean final training loss over the seeds."""
-        return sum(self.loss) / len(self.loss)
-
     def to_json(self) -> dict[str, Any]:
         """Every tenth minibatch loss, averaged over seeds, stands for the curve."""
         curve = self.losses.mean(1)[::10].tolist()
         accuracy = self.judged.test_accuracy
         return {
-            "final_train_loss": self.loss,
+            "final_train_loss": self.judged.loss,
             "final_test_loss": self.judged.test_loss,
             **({} if accuracy is None else {"test_accuracy": accuracy}),
             "seconds": self.seconds,
@@ -139,25 +134,47 @@ def contestants(
     return runs | {f"adamw {lr:g}": adamw(lr) for lr in RATES}
 
 
-def summary(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """Losses of the learned rule, of AdamW at its default and best rate, and their ratios."""
-    rates = {lr: outcomes[f"adamw {lr:g}"] for lr in RATES}
-    best = min(RATES, key=lambda lr: rates[lr].mean)
-    gmn = {name: o for name, o in outcomes.items() if name.startswith("gmn")}
+#: Contestants that the weights make.
+OURS = ("gmn", "gmn, total_steps")
+#: What two records must have in common so that their runs compare.
+_PROTOCOL = ("suite", "steps", "seeds", "seed")
 
-    def ratios(name: str, other: Outcome) -> list[float]:
-        return [a / b for a, b in zip(gmn[name].loss, other.loss, strict=True)]
+
+def read_baselines(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record in ``folder``; raises ValueError when it was made otherwise than ``record``."""
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    theirs, mine = ([r.get(k) for k in _PROTOCOL] for r in (found, record))
+    if theirs != mine:
+        raise ValueError(
+            f"The baselines in {folder} were run with {', '.join(_PROTOCOL)} = {theirs}, this "
+            f"comparison asks for {mine}. Leave --baselines out to run them anew."
+        )
+    return found
+
+
+def summary(outcomes: dict[str, Any]) -> dict[str, Any]:
+    """Losses of the learned rule, of AdamW at its default and best rate, and their ratios.
+
+    ``outcomes`` as in records, see ``Outcome.to_json``.
+    """
+    losses = {name: o["final_train_loss"] for name, o in outcomes.items()}
+    mean = {name: sum(values) / len(values) for name, values in losses.items()}
+    best = min(RATES, key=lambda lr: mean[f"adamw {lr:g}"])
+    gmn = [*OURS, "gmn, frozen"]
+
+    def ratios(name: str, rate: float) -> list[float]:
+        return [a / b for a, b in zip(losses[name], losses[f"adamw {rate:g}"], strict=True)]
 
     return {
         "best_rate": best,
         "best_rate_at_edge": best in (RATES[0], RATES[-1]),
         "final_train_loss": {
-            **{name: o.mean for name, o in gmn.items()},
-            "adamw default": rates[DEFAULT_RATE].mean,
-            "adamw best": rates[best].mean,
+            **{name: mean[name] for name in gmn},
+            "adamw default": mean[f"adamw {DEFAULT_RATE:g}"],
+            "adamw best": mean[f"adamw {best:g}"],
         },
-        "ratio_to_adamw_default": {name: ratios(name, rates[DEFAULT_RATE]) for name in gmn},
-        "ratio_to_adamw_best": {name: ratios(name, rates[best]) for name in gmn},
+        "ratio_to_adamw_default": {name: ratios(name, DEFAULT_RATE) for name in gmn},
+        "ratio_to_adamw_best": {name: ratios(name, best) for name in gmn},
     }
 
 
@@ -208,6 +225,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """``result.json``, its tasks with a summary where all contestants have run; these tasks."""
+    tasks: dict[str, Any] = {}
+    for name, found in record["tasks"].items():
+        whole = len(found) == len(OURS) + 1 + len(RATES)
+        tasks[name] = {**({"summary": summary(found)} if whole else {}), "outcomes": found}
+    text = json.dumps({**record, "tasks": tasks}, indent=1) + "\n"
+    write_atomically(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return tasks
+
+
 def main(
     weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
     out: Annotated[Path, typer.Option()] = Path("runs/held_out"),
@@ -216,6 +244,12 @@ def main(
     seeds: Annotated[int, typer.Option(help="Networks per task.")] = 3,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 2024,
     threads: Annotated[int, typer.Option()] = 1,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of a record to take all else but the weights from.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no training after this many minutes.")
+    ] = None,
 ) -> None:
     """Compare the learned rule with AdamW on a suite."""
     console = Console(highlight=False, soft_wrap=True)
@@ -226,32 +260,41 @@ def main(
             raise ValueError(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
         runs = contestants(load_rule(weights), steps, seeds, seed)
         tasks = SUITES[suite]()
-        out.mkdir(parents=True, exist_ok=True)
-    jobs = [(task, name) for task in tasks for name in runs]
-    outcomes: dict[str, dict[str, Outcome]] = {task.name: {} for task in tasks}
-    for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
-        started = time.perf_counter()
-        theta, losses = runs[name](task)
-        seconds = time.perf_counter() - started
-        outcomes[task.name][name] = Outcome(judge(task, theta), losses, seconds)
-    results = {
-        task: {"summary": summary(found), "outcomes": {n: o.to_json() for n, o in found.items()}}
-        for task, found in outcomes.items()
-    }
-    record = {
+    outcomes: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
+    record: dict[str, Any] = {
         "command": command_line(),
         "suite": suite,
         "steps": steps,
         "seeds": seeds,
         "seed": seed,
         "weights": str(weights),
-        "tasks": results,
         "environment": environment(),
+        "tasks": outcomes,
     }
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-    plot(results, out / "curves.png")
-    console.print(table(results))
+    if baselines is not None:
+        with refusing(console):
+            earlier = read_baselines(baselines, record)
+        record["baselines"] = {k: earlier[k] for k in ("command", "environment")}
+        for name in outcomes.keys() & earlier["tasks"].keys():
+            known = earlier["tasks"][name]["outcomes"]
+            outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
+    begun = time.perf_counter()
+    jobs = [(t, name) for t in tasks for name in runs if name not in outcomes[t.name]]
+    with refusing(console):
+        out.mkdir(parents=True, exist_ok=True)
+    for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
+        started = time.perf_counter()
+        if minutes is not None and started - begun > 60 * minutes:
+            console.print(f"Stopped after {minutes:g} minutes.")
+            break
+        theta, losses = runs[name](task)
+        seconds = time.perf_counter() - started
+        outcomes[task.name][name] = Outcome(judge(task, theta), losses, seconds).to_json()
+        write_record(out, record)
+    whole = {name: f for name, f in write_record(out, record).items() if "summary" in f}
+    if whole:
+        plot(whole, out / "curves.png")
+        console.print(table(whole))
 
 
 if __name__ == "__main__":

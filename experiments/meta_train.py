@@ -8,10 +8,13 @@ from its last checkpoint, bit by bit as if it had never stopped. To train in sli
 say, start with ``--minutes 9`` and repeat with ``--minutes 9 --resume``.
 
 On several processors: ``torchrun --nproc-per-node N -m experiments.meta_train ...``.
+
+``--from default``, or the path of a file, begins with those weights instead of fresh ones.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,7 +22,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +42,7 @@ from rich.progress import (
 
 from experiments.common import choose_device, command_line, environment, keep_freed_memory
 from experiments.plot_meta_training import plot
+from experiments.settings import with_settings
 from gmn_opt.meta import (
     LostRankError,
     MetaConfig,
@@ -54,8 +58,9 @@ from gmn_opt.meta.logs import JsonLog, Log, TensorBoardLog
 from gmn_opt.meta.validation import METRIC
 from gmn_opt.meta.world import same_device
 from gmn_opt.optim import LearnedRule, RuleConfig
-from gmn_opt.optim.shipped import save_rule
+from gmn_opt.optim.shipped import load_rule, save_rule
 from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.weights.shipped import path_of
 from tasks.suites import MetaTrainSuite, validation
 
 PRESETS = {
@@ -123,6 +128,21 @@ def choose_estimator(name: str, preset: GradientEstimator) -> GradientEstimator:
         return preset
     takes_windows = any(f.name == "windows" for f in fields(kind))  # type: ignore[arg-type]
     return kind(windows=preset.window_lengths) if takes_windows else kind()  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights that a run starts from."""
+
+    rule: LearnedRule
+    facts: dict[str, str]
+
+    @staticmethod
+    def of(weights: str) -> Origin:
+        """Shipped weights by name, or a file; raises WeightsError when they are no rule's."""
+        path = Path(weights) if weights.endswith(".safetensors") else path_of(weights)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        return Origin(load_rule(path), {"weights": path.stem, "sha256": digest})
 
 
 def _columns() -> list[Any]:
@@ -193,6 +213,8 @@ class Session:
         self.started = time.monotonic()
         self.spent = 0.0
         self.saved_step = 0
+        #: Name and digest of the weights that the run began with, if not with fresh ones.
+        self.origin: dict[str, str] | None = None
         self.trainer: MetaTrainer
 
     @property
@@ -210,11 +232,17 @@ class Session:
         return self.spent + time.monotonic() - self.started
 
     def begin(
-        self, config: MetaConfig, device: torch.device, resume: bool, overwrite: bool
+        self,
+        config: MetaConfig,
+        device: torch.device,
+        resume: bool,
+        overwrite: bool,
+        origin: Origin | None = None,
     ) -> dict[str, Any] | None:
         """Make the trainer; the checkpoint's state if the run is resumed.
 
-        Raises ValueError when there is nothing to resume, or something that would be lost.
+        The sizes of the rule are those of ``origin``, in the run and when it is resumed. Raises
+        ValueError when there is nothing to resume, or something that would be lost.
         """
         checkpoint = self.out / "checkpoint.pt"
         held = [n for n in ("checkpoint.pt", "log.jsonl") if (self.out / n).exists()]
@@ -225,11 +253,19 @@ class Session:
             )
         state = load_checkpoint(checkpoint) if resume else None
         tasks = validation()[: VALIDATION_TASKS.get(self.preset)]
-        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks)
         if state is None:
+            start = None if origin is None else origin.rule
+            self.origin = None if origin is None else origin.facts
+            if start is not None:
+                config = replace(config, rule=start.config)
+            self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks, start)
             return None
         if not {"trainer", "seconds"} <= state.keys():
             raise ValueError(f"{checkpoint} is not a checkpoint of this script.")
+        self.origin = state.get("origin")
+        if self.origin is not None:
+            config = replace(config, rule=MetaConfig.from_dict(state["trainer"]["config"]).rule)
+        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks)
         self.trainer.load_state_dict(state["trainer"])
         self.spent, self.saved_step = float(state["seconds"]), self.trainer.step
         return state
@@ -240,7 +276,8 @@ class Session:
         state = trainer.state_dict()
         if self.leads:
             out = self.out
-            save_checkpoint(out / "checkpoint.pt", {"trainer": state, "seconds": self.seconds()})
+            kept = {"trainer": state, "seconds": self.seconds(), "origin": self.origin}
+            save_checkpoint(out / "checkpoint.pt", kept)
             save_rule(out / "weights.safetensors", _learned(trainer.averaged_rule()))
             if trainer.best is not None:
                 save_rule(out / "best.safetensors", _learned(trainer.averaged_rule(best=True)))
@@ -303,6 +340,7 @@ class Session:
         return {
             "command": command_line(),
             "preset": self.preset,
+            "origin": self.origin,
             "config": trainer.config.to_dict(),
             "complete": trainer.step >= trainer.config.meta_steps,
             "outer_steps": trainer.step,
@@ -344,6 +382,16 @@ def main(
     preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option()] = Path("runs/meta_train"),
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Weights to begin with: a shipped name, or a .safetensors file."
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field of MetaConfig: NAME=VALUE, as often as needed."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a run that --out holds.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Stop after this many minutes.")] = None,
@@ -388,7 +436,13 @@ def main(
     with _together(device, patience) as world, _stoppable():
         session = Session(out, console, world, preset, minutes)
         try:
-            config = replace(PRESETS[preset], seed=seed)
+            if start is not None and resume:
+                raise ValueError(
+                    f"--from {start} begins a run, --resume goes on with the one in {out}, "
+                    "whatever it began with. Give one of them."
+                )
+            origin = None if start is None else Origin.of(start)
+            (config,) = with_settings([replace(PRESETS[preset], seed=seed)], changes or [])
             if meta_steps is not None:
                 config = replace(config, meta_steps=meta_steps)
             if meta_batch is not None or world.size > 1:
@@ -398,7 +452,7 @@ def main(
             if estimator is not None:
                 config = replace(config, estimator=choose_estimator(estimator, config.estimator))
             where = same_device(choose_device(device), world)
-            state = session.begin(config, where, resume, overwrite)
+            state = session.begin(config, where, resume, overwrite, origin)
             logs: list[Log] = []
             if world.rank == 0:
                 out.mkdir(parents=True, exist_ok=True)
@@ -447,6 +501,9 @@ def _run(
     stands = f"The checkpoint of outer step {{}} stands in {out}; go on with --resume"
     try:
         if state is None:
+            if session.origin is not None and config.validate_every:
+                # the best checkpoint is then never worse than what the run began with
+                session.say(f"{session.origin['weights']} has validation {trainer.validate():.3f}")
             session.keep()  # so that there is something to go on from, whatever happens
         session.train(checkpoint_minutes, logs)
         if session.saved_step != trainer.step:

@@ -43,9 +43,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _held_out(record: dict[str, Any]) -> dict[str, Any]:
-    """The card's part of a held-out record: losses and ratios per task."""
+    """The card's part of a held-out record: losses and ratios per task.
+
+    Only of the tasks that all contestants have run: the record may be of a run that was stopped.
+    """
     tasks: dict[str, Any] = {}
     for name, facts in record["tasks"].items():
+        if "summary" not in facts:
+            continue
         summary = facts["summary"]
         accuracy = {
             who: round(sum(o["test_accuracy"]) / len(o["test_accuracy"]), 4)
@@ -81,7 +86,9 @@ def _stability(record: dict[str, Any]) -> dict[str, Any]:
 
 def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     """The card's part on how the checkpoint was chosen, and what it reached."""
-    last = {"step": record["outer_steps"], "score": None}
+    step = record["outer_steps"]
+    scores = {v["step"]: v["score"] for v in record.get("validations", [])}
+    last = {"step": step, "score": scores.get(step)}
     best: dict[str, Any] | None = last if checkpoint is Checkpoint.LAST else record.get("best")
     if best is None:
         raise ValueError("The run was never validated, so it has no best checkpoint: use last.")
@@ -98,6 +105,26 @@ def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _compared(record: dict[str, Any]) -> dict[str, Any]:
+    """The card's part of a record of :mod:`experiments.validate_weights`."""
+    facts = {key: record[key] for key in ("metric", "steps", "networks", "seed")}
+    return {**facts, "weights": record["weights"]}
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any] | None:
+    """What the run began with, if not with fresh weights, and where that came from.
+
+    Weights that still ship have a card, whose account of their own training is taken over.
+    """
+    origin: dict[str, Any] | None = record.get("origin")
+    if origin is None:
+        return None
+    cards = (_read(path.with_suffix(".json")) for path in sorted(PACKAGE.glob("*.safetensors")))
+    known = next((c for c in cards if c["sha256"] == origin["sha256"]), {})
+    account = ("sizes", "command", "commit", "seed", "data", "compute", "notes", "origin")
+    return {**origin, **{key: known[key] for key in account if key in known}}
+
+
 def _same(evaluation: dict[str, Any], weights: Path, folder: Path) -> None:
     if Path(evaluation["weights"]).resolve() != weights.resolve():
         raise ValueError(f"{folder} evaluates {evaluation['weights']}, not {weights}.")
@@ -109,6 +136,12 @@ def main(
     stability: Annotated[Path, typer.Option(help="Folder of its stability record.")],
     name: Annotated[str, typer.Option()] = "default",
     checkpoint: Annotated[Checkpoint, typer.Option()] = Checkpoint.BEST,
+    validated: Annotated[
+        Path | None, typer.Option(help="Folder of a record of validate_weights, for the card.")
+    ] = None,
+    notes: Annotated[
+        str | None, typer.Option(help="What one must know of the run beyond its record.")
+    ] = None,
 ) -> None:
     """Release the weights of ``run`` under ``name``."""
     weights = run / checkpoint.file
@@ -118,7 +151,8 @@ def main(
         steady = _read(stability / "result.json")
         _same(evaluation, weights, held_out)
         _same(steady, weights, stability)
-        chosen = _chosen(record, checkpoint)
+        compared = None if validated is None else _compared(_read(validated / "result.json"))
+        chosen, origin = _chosen(record, checkpoint), _origin(record)
     except (ValueError, OSError) as error:
         Console().print(str(error), style="red", markup=False)
         raise typer.Exit(2) from error
@@ -131,6 +165,7 @@ def main(
         "command": record["command"],
         "commit": record["environment"]["commit"],
         "seed": record["config"]["seed"],
+        "origin": origin,
         "data": {
             "meta_trained_on": list(META_TRAIN_DATA),
             "never_seen": list(HELD_OUT_DATA),
@@ -145,8 +180,8 @@ def main(
             "threads": record["environment"]["threads"],
             "torch": record["environment"]["torch"],
         },
-        "notes": record.get("slices_note"),
-        "validation": chosen,
+        "notes": notes,
+        "validation": {**chosen, **({} if compared is None else {"compared": compared})},
         "held_out": _held_out(evaluation),
         "stability": _stability(steady),
     }

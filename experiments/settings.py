@@ -33,14 +33,21 @@ def with_settings(configs: Sequence[Any], changes: Sequence[str]) -> list[Any]:
         before = getattr(out[owners[0]], name)
         if before is not None and not _alike(before, value):
             raise ValueError(
-                f"--set {name}: expected a value like {json.dumps(before)}, received "
+                f"--set {name}: expected a value like {json.dumps(before, default=str)}, received "
                 f"{json.dumps(value)}."
             )
-        out[owners[0]] = replace(out[owners[0]], **{name: value})
+        fitting = tuple(value) if isinstance(before, tuple) else value
+        out[owners[0]] = replace(out[owners[0]], **{name: fitting})
     return out
 
 
 def _alike(before: Any, value: Any) -> bool:
     if isinstance(before, float) and type(value) is int:
         return True
+    if isinstance(before, tuple):
+        return (
+            isinstance(value, list)
+            and len(value) == len(before)
+            and all(map(_alike, before, value))
+        )
     return type(before) is type(value)

@@ -13,7 +13,7 @@ from gmn_opt.meta.small_rule import SmallRuleConfig
 from gmn_opt.optim.rule import RuleConfig
 
 #: Raised when the meaning of a field changes, so that an old run is not resumed wrongly.
-CONFIG_VERSION = 2
+CONFIG_VERSION = 3
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _RULES: dict[str, type[RuleConfig] | type[SmallRuleConfig]] = {
     "learned": RuleConfig,
@@ -39,7 +39,10 @@ class MetaConfig:
         lr, weight_decay, betas: of the outer AdamW.
         warmup: outer steps of linear warmup.
         cooldown: share of outer steps over which the learning rate falls linearly to 0.
-        clip: largest norm of the meta-gradient.
+        run_clip: largest norm of the meta-gradient of a single run, 0 for none. Norms differ by
+            orders of magnitude between families of tasks and between phases of a run; at about
+            their median, no family and no rare, steep window rules the mean.
+        clip: largest norm of the meta-gradient, after averaging.
         ema: decay of the moving average of the meta-parameters, which is what is kept.
         diverged: a run ends early when its mean loss exceeds this many times its first loss.
         validate_every: outer steps between validations; 0 for none.
@@ -63,6 +66,7 @@ class MetaConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 50
     cooldown: float = 0.4
+    run_clip: float = 0.03
     clip: float = 0.5
     ema: float = 0.995
     diverged: float = 3.0
@@ -94,6 +98,11 @@ class MetaConfig:
                 "A validation needs a step and a network, received "
                 f"validate_every={self.validate_every}, validation_steps={self.validation_steps}, "
                 f"validation_networks={self.validation_networks}."
+            )
+        if self.run_clip < 0:
+            raise ValueError(
+                "run_clip is the largest norm of a run's meta-gradient, or 0 for no bound; "
+                f"received {self.run_clip}."
             )
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype is one of {sorted(_DTYPES)}, received {self.dtype!r}.")

@@ -116,9 +116,7 @@ class StackedRule:
             out: tuple[Tensor, Tensor] = functional_call(self._module, parameters, args)
             return out
 
-        # without a gradient to record the metanet works in place, which vmap would do in a loop
-        with torch.enable_grad():
-            done: tuple[Tensor, Tensor] = vmap(one)(self._parameters, theta, grad, moments)
+        done: tuple[Tensor, Tensor] = vmap(one)(self._parameters, theta, grad, moments)
         return done
 
 

@@ -20,20 +20,17 @@ from torch import Tensor, nn
 
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.directions import DECAYS, EPS, update_moments, width_factors
-from gmn_opt.optim.rule import time_features
+from gmn_opt.optim.rule import BASE_STEP, MAX_LOG_STEP, TIME_FEATURES, time_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gmn_opt.graph import ParameterGraph
 
-_TIME = 9
 #: Gradient, fast and slow momentum over sqrt(v); weight times sqrt(fan-in); bias or not.
 _INPUTS = 5
 #: Log step size, and weights of the three directions.
 _OUTPUTS = 4
-_BASE_STEP = 0.1
-_MAX_LOG_STEP = 4.0
 _MAX_WEIGHT = 2.0
 
 
@@ -64,7 +61,7 @@ class SmallRule(nn.Module):
         self.config = config or SmallRuleConfig()
         h = self.config.hidden
         self.first = nn.Parameter(torch.randn(h, _INPUTS) / _INPUTS**0.5)
-        self.time = nn.Parameter(torch.randn(h, _TIME) / _TIME**0.5)
+        self.time = nn.Parameter(torch.randn(h, TIME_FEATURES) / TIME_FEATURES**0.5)
         self.bias = nn.Parameter(torch.zeros(h))
         self.head = nn.Parameter(torch.zeros(_OUTPUTS, h))
         self.offset = nn.Parameter(torch.zeros(_OUTPUTS))
@@ -99,11 +96,11 @@ class SmallRule(nn.Module):
             time = time_features(step, horizon, theta)
         hidden = torch.relu(self.first @ inputs + (self.time @ time + self.bias).unsqueeze(-1))
         out = self.head @ hidden + self.offset.unsqueeze(-1)
-        size = out[..., 0, :].clamp(-_MAX_LOG_STEP, _MAX_LOG_STEP).exp()
+        size = out[..., 0, :].clamp(-MAX_LOG_STEP, MAX_LOG_STEP).exp()
         weights = out[..., 1:, :].clamp(-_MAX_WEIGHT, _MAX_WEIGHT)
         directions = inputs[..., :3, :]
         mixed = (weights * directions).sum(-2) + directions[..., 1, :]
-        return -_BASE_STEP * width * size * mixed, moments
+        return -BASE_STEP * width * size * mixed, moments
 
     def stacked(self, parameters: Mapping[str, Tensor]) -> StackedSmallRule:
         """Versions ``{name: [count, *shape]}`` of this rule, one per network of a batch."""
@@ -166,8 +163,8 @@ class StackedSmallRule:
         mixed = out[:, 1] * inputs[:, 0]
         mixed.addcmul_(out[:, 2].add_(1.0), inputs[:, 1], value=c_fast)
         mixed.addcmul_(out[:, 3], inputs[:, 2], value=c_slow)
-        size = out[:, 0].clamp_(-_MAX_LOG_STEP, _MAX_LOG_STEP).exp_()
-        return mixed.mul_(size).mul_(width).mul_(-_BASE_STEP), after
+        size = out[:, 0].clamp_(-MAX_LOG_STEP, MAX_LOG_STEP).exp_()
+        return mixed.mul_(size).mul_(width).mul_(-BASE_STEP), after
 
 
 def _corrections(step: int) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gmn_opt.meta.config import MetaConfig
 from gmn_opt.meta.estimators import GradientEstimator, Mixture, Window
@@ -50,7 +51,8 @@ class MetaStep:
     """What one outer step did: the means over its windows, and the windows themselves.
 
     ``event`` is the worst of the windows' events; ``grad_norm`` is NaN where no window gave a
-    finite meta-gradient; ``validation`` is the score of the moving average, where it was measured.
+    finite meta-gradient; ``validation`` is the score of the moving average and ``ratios`` what it
+    is made of, by task, where they were measured.
     """
 
     step: int
@@ -61,6 +63,7 @@ class MetaStep:
     event: str
     windows: tuple[WindowReport, ...]
     validation: float | None = None
+    ratios: dict[str, float] | None = None
 
     @property
     def task(self) -> str:
@@ -73,8 +76,9 @@ class MetaStep:
         values.pop("windows")
         if len(self.windows) > 1:
             values["windows"] = [asdict(w) for w in self.windows]
-        if self.validation is None:
-            values.pop("validation")
+        for name in ("validation", "ratios"):
+            if values[name] is None:
+                values.pop(name)
         made: dict[str, Any] = _finite(values)
         return made
 
@@ -101,6 +105,9 @@ class MetaTrainer:
         config: all settings.
         device: where the inner networks and the rule live.
         validation: tasks that compare versions of the rule, see :class:`Validation`.
+        start: a rule whose meta-parameters the run begins with, in place of fresh ones.
+
+    Raises ValueError when ``start`` is of other sizes than ``config.rule``.
     """
 
     def __init__(
@@ -109,10 +116,18 @@ class MetaTrainer:
         config: MetaConfig,
         device: torch.device | str = "cpu",
         validation: Sequence[Task] = (),
+        start: LearnedRule | SmallRule | None = None,
     ) -> None:
         self.source, self.config, self.device = source, config, torch.device(device)
         self.world = World()
         self.rule = build_rule(config.rule, config.seed).to(self.device, config.torch_dtype)
+        if start is not None:
+            if start.config != config.rule:
+                raise ValueError(
+                    f"The rule to start from has sizes {start.config}, the configuration asks for "
+                    f"{config.rule}. Set config.rule to the former, or start without."
+                )
+            self.rule.load_state_dict(start.state_dict())
         self.average = {n: p.detach().clone() for n, p in self.rule.named_parameters()}
         self.outer = torch.optim.AdamW(
             self.rule.parameters(),
@@ -192,7 +207,7 @@ class MetaTrainer:
         return report, out.gradient if used else None
 
     def meta_gradient(self) -> tuple[MetaParameters | None, tuple[WindowReport, ...]]:
-        """Advance the runs whose turn it is; the mean of their meta-gradients, and reports.
+        """Advance the runs whose turn it is; the mean of their clipped meta-gradients, and reports.
 
         None where no gradient was finite.
         """
@@ -205,7 +220,7 @@ class MetaTrainer:
             report, gradient = self._window(slot)
             reports.append(report)
             if gradient is not None:
-                total = total + flat_vector(gradient)
+                total = total + _clipped(flat_vector(gradient), config.run_clip)
         everyone = {r.slot: r for part in self.world.gather(reports) for r in part}
         ordered = tuple(everyone[slot] for slot in turn)
         used = sum(r.used for r in ordered)
@@ -262,7 +277,8 @@ class MetaTrainer:
             done = self.meta_step()
             last = self.step == self.config.meta_steps
             if self.validation.tasks and every and (self.step % every == 0 or last):
-                done = replace(done, validation=self.validate())
+                found = self.validate()
+                done = replace(done, validation=found, ratios=self.validations[-1]["ratios"])
             yield done
 
     def validate(self) -> float:
@@ -361,6 +377,11 @@ class MetaTrainer:
                     f"The checkpoint holds {what} {theirs}, this run asks for {mine}. Resume with "
                     "the same settings or start a new run."
                 )
+
+
+def _clipped(vector: Tensor, largest: float) -> Tensor:
+    """``vector`` with a norm of ``largest`` at most; 0 is no bound."""
+    return vector * (largest / vector.norm().clamp(min=largest)) if largest > 0 else vector
 
 
 def _kinds(estimator: GradientEstimator) -> list[str]:

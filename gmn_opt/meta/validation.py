@@ -15,9 +15,14 @@ from gmn_opt.meta.world import World
 from gmn_opt.optim.rule import RuleConfig
 
 #: What the score of a validation is called in records.
-METRIC = "mean over tasks of ln(final training loss / that of the untrained rule)"
+METRIC = (
+    "mean over tasks of ln(final training loss / that of the untrained rule), "
+    "every ratio bounded to 0.1 .. 20"
+)
 #: A task whose loss ends above this many times the reference, or as NaN, counts as this many.
 _WORST = 20.0
+#: A task that gains more than this counts as this: one alone must not choose the checkpoint.
+_BEST = 0.1
 
 
 @dataclass
@@ -71,4 +76,4 @@ class Validation:
 
 def score(ratios: dict[str, float]) -> float:
     """``METRIC``; lower is better."""
-    return sum(math.log(max(r, 1e-9)) for r in ratios.values()) / len(ratios)
+    return sum(math.log(max(r, _BEST)) for r in ratios.values()) / len(ratios)

@@ -29,9 +29,11 @@ from gmn_opt.optim.directions import (
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
 
-_TIME_FEATURES = 9
-_BASE_STEP = 0.1
-_MAX_LOG_STEP = 4.0
+#: How many :func:`time_features` gives.
+TIME_FEATURES = 9
+#: Size of a step before width factors and what is learned, and how far its log may move.
+BASE_STEP = 0.1
+MAX_LOG_STEP = 4.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class RuleState:
 
 
 def time_features(step: int, horizon: int | None, like: Tensor) -> Tensor:
-    """``[_TIME_FEATURES]``: where in the run step ``step`` (from 0) is.
+    """``[TIME_FEATURES]``: where in the run step ``step`` (from 0) is.
 
     Without a horizon the features of the remaining time are zero and a flag says so.
     """
@@ -95,7 +97,7 @@ class LearnedRule(nn.Module):
         self.config = config or RuleConfig()
         c, f = self.config.hidden, self.config.edge_hidden
         self.metanet = GraphMetanet(
-            len(CHANNELS), 0, c, f, self.config.layers, BLOCK_SCALARS + _TIME_FEATURES
+            len(CHANNELS), 0, c, f, self.config.layers, BLOCK_SCALARS + TIME_FEATURES
         )
         self.block_head = nn.Linear(c, 1 + len(DIRECTIONS))
         self.node_head = nn.Linear(c, 2)
@@ -134,7 +136,7 @@ class LearnedRule(nn.Module):
         per_block = self.block_head(states.blocks)
         per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
         dst_gains, src_gains = (gain.split(layout.group_sizes, -1) for gain in per_node.unbind(-1))
-        size = -_BASE_STEP * torch.exp(_bounded(per_block[..., 0], _MAX_LOG_STEP))
+        size = -BASE_STEP * torch.exp(_bounded(per_block[..., 0], MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
         weights = (start + raw) * factors * reading.inverse_rms[..., 1:]

@@ -48,7 +48,9 @@ def test_all_contestants_start_alike() -> None:
     assert torch.allclose(train_inner(LearnedRule(), TASK, 1, 3, 7)[1], first)
 
 
-def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comparison_and_a_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(held_out.SUITES, "held_out", lambda: [TASK])
     monkeypatch.setattr(stability, "TASK", TASK)
     run, out, package = (tmp_path / n for n in ("run", "held_out", "package"))
@@ -65,11 +67,35 @@ def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     means = {r: sum(outcomes[f"adamw {r:g}"]["final_train_loss"]) / 2 for r in held_out.RATES}
     assert means[summary["best_rate"]] == min(means.values()) == losses["adamw best"]
 
+    again = tmp_path / "again"
+    held_out.main("default", again, steps=12, seeds=2, baselines=out)
+    other = json.loads((again / "result.json").read_text())
+    assert other["baselines"]["command"] == record["command"]
+    found = other["tasks"][TASK.name]["outcomes"]
+    assert found.keys() == outcomes.keys()
+    for name, facts in outcomes.items():
+        assert (found[name] == facts) == (name not in held_out.OURS)
+    assert other["tasks"][TASK.name]["summary"]["final_train_loss"]["gmn"] != losses["gmn"]
+    del record["tasks"][TASK.name]["outcomes"]["adamw 0.001"]  # stopped before that
+    (out / "result.json").write_text(json.dumps(record))
+    held_out.main("default", again, steps=12, seeds=2, baselines=out)
+    whole = json.loads((again / "result.json").read_text())["tasks"][TASK.name]
+    assert whole["summary"] == other["tasks"][TASK.name]["summary"]
+    held_out.main("default", tmp_path / "short", steps=12, seeds=2, minutes=0.0)
+    stopped = json.loads((tmp_path / "short" / "result.json").read_text())["tasks"][TASK.name]
+    assert stopped == {"outcomes": {}}
+    assert not (tmp_path / "short" / "curves.png").exists()
+    with pytest.raises(typer.Exit):  # of another length
+        held_out.main("default", tmp_path / "longer", steps=13, seeds=2, baselines=out)
+    assert "this comparison asks for ['held_out', 13, 2, 2024]" in capsys.readouterr().out
+    assert not (tmp_path / "longer").exists()
+
     (run / "result.json").write_text(
         json.dumps(
             {
                 "command": "meta_train", "config": {"seed": 3}, "seconds": 7.2, "outer_steps": 5,
                 "inner_steps": 50, "events": {}, "metric": "loss",
+                "origin": {"weights": "old", "sha256": "ab12"},
                 "best": {"step": 4, "score": -0.5},
                 "validation": {
                     "steps": 9, "tasks": {}, "score": 0.2, "initial_score": 0.3,
@@ -80,6 +106,9 @@ def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
     )  # fmt: skip
     package.mkdir()
+    (package / "old.safetensors").write_bytes(b"")
+    (package / "old.json").write_text('{"sha256": "ab12", "seed": 7, "commit": "d"}')
+    before = sorted(package.iterdir())
     monkeypatch.setattr(release_weights, "PACKAGE", package)
     monkeypatch.setattr(release_weights, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(shipped, "_FOLDER", package)
@@ -87,12 +116,14 @@ def test_a_comparison_and_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         release_weights.main(
             run, out, tmp_path / "stability", "trial", release_weights.Checkpoint.LAST
         )
-    assert not any(package.iterdir())
-    release_weights.main(run, out, tmp_path / "stability", "trial")
+    assert sorted(package.iterdir()) == before
+    release_weights.main(run, out, tmp_path / "stability", "trial", notes="in slices")
     about = card("trial")
     content = (package / "trial.safetensors").read_bytes()
     assert about["sha256"] == hashlib.sha256(content).hexdigest()
     assert about["seed"] == 3
+    assert about["notes"] == "in slices"
+    assert about["origin"] == {"weights": "old", "sha256": "ab12", "seed": 7, "commit": "d"}
     assert (about["validation"]["outer_step"], about["validation"]["score"]) == (4, -0.5)
     assert about["validation"]["long_runs"]["score"] == 0.1
     steady = json.loads((tmp_path / "stability" / "result.json").read_text())["runs"]["6"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -24,7 +25,8 @@ from experiments.plot_meta_training import app as plot_app
 from experiments.plot_meta_training import plot, read_log, smooth
 from gmn_opt.meta import checkpoint as checkpoints
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
-from gmn_opt.optim import load_rule
+from gmn_opt.optim import RuleConfig, load_rule
+from gmn_opt.weights import card
 
 ROOT = Path(__file__).parents[2]
 STEPS = 7
@@ -214,6 +216,37 @@ def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
     assert "this run asks for ['TruncatedBackprop']" in again.output
 
 
+def test_a_run_begins_with_given_weights(whole: Path, tmp_path: Path) -> None:
+    weights = whole / "weights.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    begin = ("--set", "lr=0", "--from", weights, "--out", tmp_path)
+    assert invoke(*ARGUMENTS, *begin, "--minutes", "0").exit_code == 0
+    done = invoke(*ARGUMENTS, "--set", "lr=0", "--out", tmp_path, "--resume")
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["origin"] == {"weights": "weights", "sha256": digest}
+    assert [v["step"] for v in result["validations"]] == [0, 6, STEPS]
+    logged = [r["ratios"] for r in log_of(tmp_path) if "ratios" in r]
+    assert logged == [v["ratios"] for v in result["validations"][1:]]
+    # at a rate of 0 the weights stay what they were
+    before, after = (load_rule(f / "weights.safetensors").state_dict() for f in (whole, tmp_path))
+    assert all(torch.allclose(t, after[n], rtol=1e-6) for n, t in before.items())
+
+
+def test_a_resumed_run_has_the_sizes_that_it_began_with(tmp_path: Path) -> None:
+    begin = (*ARGUMENTS, "--set", "validate_every=0", "--set", "edges_per_batch=2000")
+    first = invoke(*begin, "--out", tmp_path, "--from", "default", "--minutes", "0")
+    assert first.exit_code == 0, first.output
+    shipped = load_rule("default").config
+    assert load_rule(tmp_path / "weights.safetensors").config == shipped != RuleConfig(8, 2, 1)
+    again = invoke(*begin, "--out", tmp_path, "--resume", "--minutes", "0")
+    assert again.exit_code == 0, again.output
+    assert "resumed at step 1" in again.output
+    origin = json.loads((tmp_path / "result.json").read_text())["origin"]
+    assert origin["weights"] == "default"
+    assert origin["sha256"] == card("default")["sha256"]
+
+
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     arguments = [*ARGUMENTS, "--tensorboard", "--out", str(tmp_path)]
@@ -292,6 +325,13 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
     refused("Unknown preset 'huge'; choose one of smoke, cpu, gpu", "--preset", "huge")
     refused("Unknown preset '[red]x'", "--preset", "[red]x")
     refused("Unknown estimator 'luck'; choose one of truncated", "--estimator", "luck")
+    refused("There is no weights file at nowhere", *ARGUMENTS, "--from", "nowhere.safetensors")
+    refused("No weights named 'luck' ship", *ARGUMENTS, "--from", "luck")
+    refused("not of a learned rule", *ARGUMENTS, "--from", "inr-dilate-grey")
+    refused("Give one of them", *ARGUMENTS, "--from", "default", "--resume")
+    refused("--set knows no 'colour'", *ARGUMENTS, "--set", "colour=1")
+    refused("expected a value like [40, 2000]", "--set", "horizon=9")
+    refused("expected a value like", "--set", "estimator=9")
     refused("Unknown device 'tpu'", *ARGUMENTS, "--device", "tpu", "--out", tmp_path)
     if not torch.cuda.is_available():
         refused("torch sees no CUDA device", *ARGUMENTS, "--device", "cuda", "--out", tmp_path)
@@ -300,7 +340,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
 
     again = (*ARGUMENTS, "--out", str(tmp_path), "--resume")
     altered(whole, tmp_path, version=7)
-    refused("version 7, this package reads version 2", *again)
+    refused("version 7, this package reads version 3", *again)
     altered(whole, tmp_path, colour="red")
     refused("Unknown settings ['colour']", *again)
     altered(whole, tmp_path, rule={"hidden": 9, "edge_hidden": 2, "layers": 1})

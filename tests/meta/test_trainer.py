@@ -28,6 +28,8 @@ from gmn_opt.meta import (
     Uniform,
 )
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from gmn_opt.meta.rules import flat_vector
+from gmn_opt.meta.validation import score
 from gmn_opt.optim import RuleConfig
 from tasks.classification import ImageClassification
 from tasks.suites import MetaTrainSuite, validation
@@ -131,6 +133,51 @@ def test_an_outer_step_averages_over_its_runs() -> None:
     assert len(step.windows) == 2
     assert step.loss == pytest.approx(sum(w.loss for w in step.windows) / 2)
     assert len(step.to_dict()["windows"]) == 2
+
+
+def test_no_run_rules_an_outer_step() -> None:
+    """A run's meta-gradient is cut to ``run_clip`` and keeps its direction; a short one stays."""
+    config = replace(TINY, runs=2, run_clip=0.0)
+    free = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config)
+    gradients = []
+    for slot in range(2):
+        gradient, _ = free.meta_gradient()
+        assert gradient is not None
+        gradients.append(flat_vector(gradient))
+        free.step = slot + 1
+    short, long = sorted(float(g.norm()) for g in gradients)
+    assert short < 0.9 * long
+    bound = 0.5 * (short + long)
+    both = MetaTrainer(
+        MetaTrainSuite(("mlp", "tabular")), replace(config, meta_batch=2, run_clip=bound)
+    )
+    mean, _ = both.meta_gradient()
+    assert mean is not None
+    expected = torch.stack([g * min(1.0, bound / float(g.norm())) for g in gradients]).mean(0)
+    assert torch.allclose(flat_vector(mean), expected, rtol=1e-5)
+
+
+def test_a_run_starts_from_a_rule(tmp_path: Path) -> None:
+    first = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
+    for _ in first.train():
+        pass
+    start = first.averaged_rule()
+    warm = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY, start=start)
+    for found in (warm.rule.state_dict(), warm.average):
+        assert all(torch.equal(t, found[n]) for n, t in start.state_dict().items())
+    assert not warm.outer.state
+    assert warm.step == 0
+    warm.meta_step()
+    assert any(not torch.equal(p, warm.rule.state_dict()[n]) for n, p in first.average.items())
+    assert all(torch.equal(p, start.state_dict()[n]) for n, p in first.average.items())
+    larger = replace(TINY, rule=RuleConfig(hidden=5, edge_hidden=2, layers=1))
+    with pytest.raises(ValueError, match="start from has sizes RuleConfig\\(hidden=4"):
+        MetaTrainer(MetaTrainSuite(("mlp", "tabular")), larger, start=start)
+
+
+def test_one_task_cannot_rule_the_score() -> None:
+    assert score({"a": 1e-6, "b": 1.0}) == pytest.approx(0.5 * math.log(0.1))
+    assert score({"a": 0.5, "b": 2.0}) == pytest.approx(0.0)
 
 
 def test_a_bad_window_does_not_spoil_the_others() -> None:
@@ -311,7 +358,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     state = copy.deepcopy(trainer.state_dict())
     state["config"]["version"] = 7
-    with pytest.raises(ValueError, match="version 7, this package reads version 2"):
+    with pytest.raises(ValueError, match="version 7, this package reads version 3"):
         trainer.load_state_dict(state)
 
 
@@ -359,7 +406,8 @@ def test_the_configuration_survives_json_and_stays_ones_own() -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"horizon": (5, 3)}, {"horizon": (0, 9)}, {"runs": 0}, {"max_networks": 0},
-     {"meta_batch": 3}, {"meta_batch": 0}, {"validation_steps": 0}, {"dtype": "int8"}],
+     {"meta_batch": 3}, {"meta_batch": 0}, {"validation_steps": 0}, {"dtype": "int8"},
+     {"run_clip": -1.0}],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="received"):
