@@ -80,23 +80,23 @@ def test_gradients_of_a_rendered_edit_by_finite_differences() -> None:
 
     loss().backward()
     assert editor.refinement is not None
-    for p in (
+    for learned in (
         editor.refinement.log_rates,
         editor.refinement.predictor.layers[0].weight,
         editor.metanet.edge_encoder.weight,
         editor.scale,
     ):
-        assert isinstance(p, torch.Tensor)
-        assert p.grad is not None
-        way = torch.randn_like(p)
+        assert isinstance(learned, Tensor)
+        assert learned.grad is not None
+        way = torch.randn_like(learned)
         values = []
         with torch.no_grad():
             for step in (1e-6, -1e-6):
-                p.add_(way, alpha=step)
+                learned.add_(way, alpha=step)
                 values.append(float(loss()))
-                p.add_(way, alpha=-step)
+                learned.add_(way, alpha=-step)
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(
-            float((p.grad * way).sum()), rel=1e-5
+            float((learned.grad * way).sum()), rel=1e-5
         )
 
 
