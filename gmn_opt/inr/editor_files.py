@@ -68,7 +68,7 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
             made = WeightEditor(inr, EditorConfig(**found.config["editor"]))
         made.load_state_dict(found.tensors)
         made.about = dict(found.config["about"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not fit the editors of this gmn-opt: {error}") from error
     if channels is not None and inr.outputs != channels:
         raise WeightsError(

@@ -34,7 +34,7 @@ from gmn_opt.inr.editor_files import editor_name
 from gmn_opt.inr.edits import EDITS, edited
 from gmn_opt.inr.probing import values_and_slopes
 from gmn_opt.metanet import blocked
-from gmn_opt.weights import WeightsError, card
+from gmn_opt.weights import WeightsError, card, load, save
 from gmn_opt.weights.shipped import path_of
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2)
@@ -228,6 +228,11 @@ def test_files(tmp_path: Path, sizes: EditorConfig) -> None:
     with torch.no_grad():
         assert close(again(params), editor(params), 1e-5)
     assert not any(p.requires_grad for p in again.parameters())
+    known = load(tmp_path / "x.safetensors", "inr editor")
+    known.config["editor"]["rounds"] = -1
+    save(tmp_path / "odd.safetensors", known)
+    with pytest.raises(WeightsError, match="does not fit the editors of this gmn-opt"):
+        load_editor(tmp_path / "odd.safetensors")
     save_inr(tmp_path / "inr.safetensors", Siren())
     with pytest.raises(WeightsError, match="holds weights of a inr, not"):
         load_editor(tmp_path / "inr.safetensors")
