@@ -162,12 +162,12 @@ class EditTrainer:
         started = self._clock()
         inr, params, target = self._draw()
         size = (target.shape[1], target.shape[2])
-        loss = mse_loss(render(inr, size, self.editor(params, inr.config)), target)
-        objective = loss
         refinement = self.editor.refinement
-        if refinement is not None and self.config.predicted:
-            predicted = refinement.goal(inr, params)
-            objective = loss + self.config.predicted * mse_loss(predicted, target)
+        goal = None if refinement is None else refinement.goal(inr, params)
+        done = self.editor(params, inr.config, goal=goal)
+        objective = loss = mse_loss(render(inr, size, done), target)
+        if goal is not None:
+            objective = loss + self.config.predicted * mse_loss(goal, target)
         self.optimizer.zero_grad()
         objective.backward()
         norm = nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)

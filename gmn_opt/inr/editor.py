@@ -234,7 +234,9 @@ class WeightEditor(nn.Module):
         """The same functions with the parameters that an edit starts from."""
         return canonical(params, config) if isinstance(config, SirenConfig) else dict(params)
 
-    def delta(self, params: Mapping[str, Tensor], config: InrConfig) -> Params:
+    def delta(
+        self, params: Mapping[str, Tensor], config: InrConfig, goal: Tensor | None = None
+    ) -> Params:
         """What is added to prepared parameters ``{name: [..., *shape]}``, of the same shapes."""
         graph = self.graph_of(config)
         name, shape = next(iter(graph.shapes.items()))
@@ -244,7 +246,7 @@ class WeightEditor(nn.Module):
             out = self._change(config, flat, {}, None)
         else:
             change = partial(self._change, config)
-            out = self.refinement(self._kind(config), flat, self._units(graph), change)
+            out = self.refinement(self._kind(config), flat, self._units(graph), change, goal)
         return {n: t.reshape(*lead, *graph.shapes[n]) for n, t in out.items()}
 
     def _change(
@@ -286,6 +288,7 @@ class WeightEditor(nn.Module):
         params: Mapping[str, Tensor],
         config: InrConfig | None = None,
         strength: float | Tensor = 1.0,
+        goal: Tensor | None = None,
     ) -> Params:
         """Edited parameters.
 
@@ -294,12 +297,13 @@ class WeightEditor(nn.Module):
             config: Of these INRs; by default the one that the editor was made for.
             strength: 0 leaves the function as it is, 1 is the edit, between and beyond
                 interpolates.
+            goal: With rounds, what `Refinement.goal` gives for these INRs, where it is known.
 
         Raises ValueError for INRs that the editor was not made for.
         """
         config = config or self.inr
         known = self.prepare(params, config)
-        change = self.delta(known, config)
+        change = self.delta(known, config, goal)
         return {n: known[n] + strength * change[n] for n in change}
 
     @torch.no_grad()

@@ -119,7 +119,9 @@ class Refinement(nn.Module):
         """What INRs ought to show, ``[N, grid, grid, outputs]``."""
         return self.predictor(render(inr, self.grid, params))
 
-    def forward(self, inr: Inr, params: Params, units: Units, change: Change) -> Params:
+    def forward(
+        self, inr: Inr, params: Params, units: Units, change: Change, goal: Tensor | None = None
+    ) -> Params:
         """Changes of the parameters, ``{name: [N, *shape]}``, summed over all rounds.
 
         Args:
@@ -127,8 +129,10 @@ class Refinement(nn.Module):
             params: ``{name: [N, *shape]}``.
             units: Of every parameter.
             change: The learned part of a step.
+            goal: What `goal` gives for these INRs, where it is known already.
         """
-        goal = self.goal(inr, params)
+        if goal is None:
+            goal = self.goal(inr, params)
         rates = self.log_rates.exp()
         now, sums = params, {n: torch.zeros_like(p) for n, p in params.items()}
         for number in range(self.rounds):
