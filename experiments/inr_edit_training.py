@@ -22,6 +22,7 @@ from gmn_opt.inr.augmentation import (
     turned_images,
 )
 from gmn_opt.inr.edits import edited
+from gmn_opt.inr.gallery import levels
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class EditTrainer:
                 known = editor.prepare(some.params, some.config)
             params = {n: p.to(device) for n, p in known.items()}
             images = under_symmetries(some, config.symmetries)
-            wanted = torch.stack([_levels(edited(_values(i), edit)) for i in images]).to(device)
+            wanted = torch.stack([levels(edited(_values(i), edit)) for i in images]).to(device)
             self.material.append(_Material(some.template().to(device), params, images, wanted))
         editor.measure(self.material[0].params, data[0].config)
         self.optimizer = _optimizer(editor, config)
@@ -247,20 +248,15 @@ def under_symmetries(data: InrSet, symmetries: bool) -> Tensor:
     The turned image is to be edited, not the edit turned: an edit need not commute with symmetries,
     as the tiles of CLAHE do not. Images that are not square have four.
     """
-    images = _levels(data.targets())
+    images = levels(data.targets())
     square = images.shape[1] == images.shape[2]
     count = (SYMMETRIES if square else SYMMETRIES // 2) if symmetries else 1
     return torch.stack([turned_images(images, which) for which in range(count)])
 
 
-def _levels(values: Tensor) -> Tensor:
-    """[-1, 1] as uint8."""
-    return ((values + 1) * 127.5).round().to(torch.uint8)
-
-
-def _values(levels: Tensor) -> Tensor:
-    """The inverse of `_levels`, float32."""
-    return levels.float() / 127.5 - 1
+def _values(pixels: Tensor) -> Tensor:
+    """The inverse of `levels`, float32."""
+    return pixels.float() / 127.5 - 1
 
 
 def _optimizer(editor: WeightEditor, config: TrainConfig) -> torch.optim.AdamW:

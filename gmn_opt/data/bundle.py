@@ -21,7 +21,7 @@ _MANIFEST = "manifest.json"
 
 def bundled_names() -> tuple[str, ...]:
     """The data sets that `load_bundled` knows."""
-    return tuple(_manifest(BUNDLED))
+    return tuple(read_manifest(BUNDLED / _MANIFEST))
 
 
 def load_bundled(name: str) -> ImageDataset:
@@ -44,7 +44,7 @@ def load_bundled(name: str) -> ImageDataset:
 
 
 def _load(folder: Path, name: str) -> ImageDataset:
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder / _MANIFEST)
     if name not in manifest:
         raise ValueError(f"no bundled data set {name!r}; there are {', '.join(manifest)}")
     parts: dict[str, Tensor] = {}
@@ -60,12 +60,20 @@ def _load(folder: Path, name: str) -> ImageDataset:
 
 
 @cache
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a manifest of bundled files says; raises RuntimeError when it is missing."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text("utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise broken(folder / _MANIFEST, "is missing") from error
+        raise broken(path, "is missing") from error
     return manifest
+
+
+def check_digest(path: Path, data: bytes, sha256: str) -> None:
+    """Raise RuntimeError when the bundled file's contents are not those that were shipped."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise broken(path, f"is damaged (sha256 {found}, expected {sha256})")
 
 
 def _read(path: Path, sha256: str, size: int) -> Tensor:
@@ -75,9 +83,7 @@ def _read(path: Path, sha256: str, size: int) -> Tensor:
         raise broken(path, "is missing") from error
     except ValueError as error:
         raise broken(path, f"is damaged ({error})") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise broken(path, f"is damaged (sha256 {found}, expected {sha256})")
+    check_digest(path, data, sha256)
     return parse_idx(data, str(path))
 
 

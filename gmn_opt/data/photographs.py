@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gmn_opt.data.bundle import BUNDLED, broken
+from gmn_opt.data.bundle import BUNDLED, broken, check_digest, read_manifest
 
 _MANIFEST = "photographs.json"
 
 
 def photograph_names() -> tuple[str, ...]:
     """The photographs that `load_photograph` knows."""
-    return tuple(_manifest(BUNDLED))
+    return tuple(read_manifest(BUNDLED / _MANIFEST))
 
 
 def load_photograph(name: str = "chelsea") -> Tensor:
@@ -46,16 +44,8 @@ def photograph_path(name: str = "chelsea") -> Path:
     return path
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / _MANIFEST).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise broken(folder / _MANIFEST, "is missing") from error
-    return found
-
-
 def _entry(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder / _MANIFEST)
     if name not in manifest:
         raise ValueError(f"no bundled photograph {name!r}; there is {', '.join(manifest)}")
     return folder / manifest[name]["file"], manifest[name]
@@ -66,7 +56,5 @@ def _checked(path: Path, entry: dict[str, Any]) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise broken(path, "is missing") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry["sha256"]:
-        raise broken(path, f"is damaged (sha256 {found}, expected {entry['sha256']})")
+    check_digest(path, content, entry["sha256"])
     return content
