@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor
 
 from gmn_opt.graph.symmetry import indexer
+from gmn_opt.metanet.ends import EndTable
+from gmn_opt.metanet.once import made_once
 from gmn_opt.metanet.routes import RouteTable
 
 if TYPE_CHECKING:
@@ -333,8 +335,10 @@ class BlockedGraph:
         self.blocks_of: dict[str, list[int]] = {name: [] for name in self.names}
         for i, layout in enumerate(self.blocks):
             self.blocks_of[layout.block.tensor].append(i)
-        #: Between nodes and the ends of blocks.
+        #: Between nodes and the ends of blocks, and along links.
         self.routes = RouteTable(self)
+        #: The way of a round from nodes to the ends of blocks and back.
+        self.ends = EndTable(self)
 
     def check(self, tensors: Mapping[str, Tensor], features: int = 0) -> None:
         """Raise ValueError unless ``tensors`` has the graph's names and shapes.
@@ -399,9 +403,13 @@ _CACHE = "_blocked_graph"
 def blocked(graph: ParameterGraph) -> BlockedGraph:
     """The layout of ``graph``, made once and kept on the graph."""
     layout = graph.__dict__.get(_CACHE)
-    if layout is None:
-        layout = BlockedGraph(graph)
-        object.__setattr__(graph, _CACHE, layout)
+    return _made(graph) if layout is None else layout
+
+
+@made_once
+def _made(graph: ParameterGraph) -> BlockedGraph:
+    layout = BlockedGraph(graph)
+    object.__setattr__(graph, _CACHE, layout)
     return layout
 
 

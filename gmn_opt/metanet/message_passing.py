@@ -110,13 +110,11 @@ class MessageLayer(nn.Module):
         nodes = self.node_norm(states.nodes)
         blocks = self.block_norm(states.blocks)
         graph = self.graph_norm(states.graph)
-        across = nodes.mT
-        routes = layout.routes.get(across)
-        src = routes.columns(mix(self.from_src.weight, across))
+        ends = layout.ends.get(nodes)
+        pairs = linear(nodes, torch.cat([self.from_dst.weight, self.from_src.weight]))
+        dst, src = ends.spread(pairs, self.from_block(blocks))
         if kernels is not None:
             src = src + self.from_kernel.weight @ kernels
-        dst = routes.rows(mix(self.from_dst.weight, across))
-        dst = dst + routes.rows_of_blocks(self.from_block(blocks).mT)
         weight = self.edge.weight
         if states.encoder is not None:
             weight = weight @ states.encoder
@@ -126,18 +124,17 @@ class MessageLayer(nn.Module):
         else:
             edges, at_dst, at_src = plain(*given, keep_edges, self.score.weight)
 
-        pooled = [nodes, routes.from_rows(at_dst).mT, routes.from_columns(at_src).mT]
+        pairs, to_block = ends.collect(at_dst, at_src)
+        pooled = [nodes, pairs]
         if layout.links:
-            along, against = (
-                mix(self.along_link.weight, across),
-                mix(self.against_link.weight, across),
-            )
-            pooled.append(routes.links(along, against).mT)
+            across = nodes.mT
+            along = mix(self.along_link.weight, across)
+            against = mix(self.against_link.weight, across)
+            pooled.append(layout.routes.get(across).links(along, against).mT)
         u = graph.unsqueeze(-2)
         new_nodes = states.nodes + self.node_mlp(torch.cat(pooled, -1), u)
-        to_block = routes.block_mean(at_dst).mT
         new_blocks = states.blocks + self.block_mlp(torch.cat([blocks, to_block], -1), u)
-        everything = [graph, blocks.mean(-2), routes.group_mean(across)]
+        everything = [graph, blocks.mean(-2), layout.routes.get(nodes).group_mean(nodes.mT)]
         new_graph = states.graph + self.graph_mlp(torch.cat(everything, -1))
         if edges is None:
             return States(new_nodes, states.edges, new_blocks, new_graph, states.encoder)

@@ -28,10 +28,30 @@ from gmn_opt.metanet.features import (
 )
 from gmn_opt.metanet.layout import BlockedGraph, blocked
 from gmn_opt.metanet.message_passing import MessageLayer, States
+from gmn_opt.metanet.once import made_once
 from gmn_opt.metanet.scale import NodeScales, Scale, ScaleEncoder, ScaleLayer
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
+
+
+Structural = tuple[Tensor, Tensor, Tensor | None]
+
+
+@made_once
+def _keep_structural(
+    graph: ParameterGraph,
+    cache: dict[tuple[torch.dtype, torch.device], Structural],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    with torch.inference_mode(False):
+        kernels = kernel_features(blocked(graph))
+        cache[dtype, device] = (
+            torch.cat(node_features(graph)).to(device, dtype),
+            block_features(graph).to(device, dtype),
+            None if kernels is None else kernels.to(device, dtype),
+        )
 
 
 class GraphMetanet(nn.Module):
@@ -111,9 +131,7 @@ class GraphMetanet(nn.Module):
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
 
-    def structural(
-        self, graph: ParameterGraph, like: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def structural(self, graph: ParameterGraph, like: Tensor) -> Structural:
         """Structural features of ``graph`` in the dtype and device of ``like``, cached on it.
 
         Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
@@ -125,13 +143,7 @@ class GraphMetanet(nn.Module):
             object.__setattr__(graph, "_structural_features", cache)
         key = (like.dtype, like.device)
         if key not in cache:
-            with torch.inference_mode(False):
-                kernels = kernel_features(blocked(graph))
-                cache[key] = (
-                    torch.cat(node_features(graph)).to(like.device, like.dtype),
-                    block_features(graph).to(like.device, like.dtype),
-                    None if kernels is None else kernels.to(like.device, like.dtype),
-                )
+            _keep_structural(graph, cache, *key)
         return cache[key]
 
     def states(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from gmn_opt.metanet.once import made_once
+
 if TYPE_CHECKING:
     from gmn_opt.metanet.layout import BlockedGraph
 
@@ -228,6 +230,11 @@ class RouteTable:
             return self.sliced
         key = (like.dtype, like.device)
         if key not in self._made:
-            with torch.inference_mode(False):
-                self._made[key] = MatrixRoutes(self.sliced, like)
+            self._make(like.dtype, like.device)
         return self._made[key]
+
+    @made_once
+    def _make(self, dtype: torch.dtype, device: torch.device) -> None:
+        with torch.inference_mode(False):
+            like = torch.zeros((), dtype=dtype, device=device)
+            self._made[dtype, device] = MatrixRoutes(self.sliced, like)

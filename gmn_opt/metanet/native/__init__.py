@@ -1,6 +1,6 @@
-"""The pass over all edges as native code for the CPU, where it has been built.
+"""The pass over all edges, and the way there and back, as native code for the CPU.
 
-``edge_pass.cpp`` is compiled when the package is installed, or by
+``edge_pass.cpp`` and ``routes.cpp`` are compiled when the package is installed, or by
 ``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with
 ``GMN_OPT_NATIVE=0`` in the environment, everything runs on torch's operators, slower
 and otherwise the same.

@@ -1,4 +1,4 @@
-"""Tensors to raw pointers, and work to threads.
+"""The native pass over edges: tensors to raw pointers, and work to threads.
 
 Shapes are those of :mod:`gmn_opt.metanet.edge_messages`, with one leading dimension ``batch``.
 """
@@ -6,18 +6,15 @@ Shapes are those of :mod:`gmn_opt.metanet.edge_messages`, with one leading dimen
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-#: Edges times channels that are worth handing to a further thread.
-PART = 1 << 17
+from gmn_opt.metanet.native.parts import DTYPES, PART, address, in_parts, is_served
+from gmn_opt.metanet.native.route_calls import NativeRoutes
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -33,6 +30,7 @@ class NativeKernel:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self.routes = NativeRoutes(library)
         self._forward, self._backward = {}, {}
         for dtype, name in DTYPES.items():
             self._forward[dtype] = library[f"gmn_opt_edge_forward_{name}"]
@@ -43,14 +41,7 @@ class NativeKernel:
     def serves(self, *tensors: Tensor | None) -> bool:
         """Whether the kernel takes these tensors: of the CPU, of one dtype that it has."""
         met = [t for t in tensors if t is not None]
-        dtype = met[0].dtype
-        return dtype in DTYPES and all(
-            t.dtype is dtype
-            and t.device.type == "cpu"
-            # subclasses stand for something else than the numbers at their data_ptr()
-            and type(t) in (Tensor, torch.nn.Parameter)
-            for t in met
-        )
+        return all(t.dtype is met[0].dtype and is_served(t) for t in met)
 
     def forward(
         self,
@@ -68,7 +59,9 @@ class NativeKernel:
         new = x.new_empty(len(x), f, x.shape[-1]) if keep_edges else None
         at_dst = x.new_zeros(dst.shape)
         at_src = call.shared(src.shape)
-        call.run(self._forward[x.dtype], lambda i: (_at(new), _at(at_dst), _at(at_src[i])))
+        call.run(
+            self._forward[x.dtype], lambda i: (address(new), address(at_dst), address(at_src[i]))
+        )
         return new, at_dst, _total(at_src)
 
     def backward(
@@ -85,7 +78,7 @@ class NativeKernel:
         x, weight, residual, src, dst = inputs
         call = _Call(sizes, (x, weight, residual, src, dst))
         above = [None if g is None else g.contiguous() for g in grads]
-        pointers = [_at(g) for g in above]
+        pointers = [address(g) for g in above]
         g_x = x.new_empty(x.shape) if needed[0] else None
         g_weight = call.shared(weight.shape) if needed[1] else None
         g_residual = call.shared(residual.shape) if needed[2] and residual is not None else None
@@ -94,11 +87,11 @@ class NativeKernel:
             self._backward[x.dtype],
             lambda i: (
                 *pointers,
-                _at(g_x),
-                None if g_weight is None else _at(g_weight[i]),
-                None if g_residual is None else _at(g_residual[i]),
-                _at(g_src[i]),
-                _at(g_dst),
+                address(g_x),
+                None if g_weight is None else address(g_weight[i]),
+                None if g_residual is None else address(g_residual[i]),
+                address(g_src[i]),
+                address(g_dst),
             ),
         )
         return (
@@ -124,7 +117,7 @@ class _Call:
         f = weight.shape[-2]
         threads = min(torch.get_num_threads(), batch * edges * f // PART)
         self.cuts = _cuts(sizes, batch, max(1, threads))
-        pointers = [_at(t) for t in self.given]
+        pointers = [address(t) for t in self.given]
         self.common = (_flat(sizes), len(sizes), batch, g, f, weight.dim() > 2, *pointers)
 
     def shared(self, shape: torch.Size) -> Tensor:
@@ -139,22 +132,7 @@ class _Call:
             if failed:
                 raise MemoryError("The pass over edges could not allocate its working memory.")
 
-        others = range(1, len(self.cuts) - 1)
-        # a call of ctypes lets go of the interpreter lock
-        waiting = [_pool(os.getpid(), len(others)).submit(part, i) for i in others]
-        part(0)
-        for other in waiting:
-            other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process; those of its parent are not there after a fork."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="gmn-opt-edges")
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+        in_parts(len(self.cuts) - 1, part)
 
 
 def _total(parts: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("edge_pass.cpp", "vectors.h")
+SOURCES = ("edge_pass.cpp", "routes.cpp", "vectors.h")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 #: What a built library carries in its name, before the variant.
 PREFIX = "_edge_pass_"
@@ -79,7 +79,8 @@ def build() -> list[Path]:
 
     Raises CompilerError, and then leaves what was there before.
     """
-    command = [*compiler(), *FLAGS, f'-DSOURCE_DIGEST="{digest()}"', str(HERE / SOURCES[0])]
+    sources = [str(HERE / name) for name in SOURCES if name.endswith(".cpp")]
+    command = [*compiler(), *FLAGS, f'-DSOURCE_DIGEST="{digest()}"', *sources]
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as folder:
         running = []
         for variant, flags in variants().items():

@@ -13,12 +13,6 @@
 
 #include "vectors.h"
 
-#if defined(_WIN32)
-#define EXPORT extern "C" __declspec(dllexport)
-#else
-#define EXPORT extern "C" __attribute__((visibility("default")))
-#endif
-
 namespace {
 
 // ------------------------------------------------------------------------------------- tiles
@@ -49,6 +43,44 @@ template <class F> inline void each_run(const Tile& tile, F f) {
     }
 }
 
+// Whether a tile is whole rows of COUNT columns.
+template <index COUNT> bool is_narrow(const Tile& tile) {
+    return tile.columns == COUNT && tile.start % COUNT == 0 && tile.count % COUNT == 0;
+}
+
+// `spread` for whole rows of a few columns.
+template <class T, index COUNT>
+inline void spread_narrow(T* __restrict out, const Tile& tile, const T* __restrict columns,
+                          const T* __restrict rows, T scale) {
+    const T* own = rows + tile.start / COUNT;
+    const index height = tile.count / COUNT;
+    for (index r = 0; r < height; ++r)
+        for (index i = 0; i < COUNT; ++i) out[r * COUNT + i] = columns[i] + scale * own[r];
+}
+
+// `add_sums` for whole rows of a few columns.
+template <class T, index COUNT>
+inline void add_sums_narrow(const T* __restrict values, const Tile& tile, T* __restrict columns,
+                            T* __restrict rows, T scale) {
+    T* own = rows + tile.start / COUNT;
+    const index height = tile.count / COUNT;
+    for (index r = 0; r < height; ++r) {
+        T total = 0;
+        for (index i = 0; i < COUNT; ++i) total += values[r * COUNT + i];
+        own[r] += scale * total;
+    }
+    // several sums at once: one alone would wait for itself
+    constexpr index LANES = 8;
+    T sums[LANES * COUNT] = {};
+    index r = 0;
+    for (; r + LANES <= height; r += LANES)
+        for (index i = 0; i < LANES * COUNT; ++i) sums[i] += values[r * COUNT + i];
+    for (; r < height; ++r)
+        for (index i = 0; i < COUNT; ++i) sums[i] += values[r * COUNT + i];
+    for (index lane = 0; lane < LANES; ++lane)
+        for (index i = 0; i < COUNT; ++i) columns[i] += sums[lane * COUNT + i];
+}
+
 // out [edges of the tile] = columns[column of the edge] + scale * rows[row of the edge].
 // `columns` is padded; up to a vector beyond the tile is overwritten.
 template <class T>
@@ -58,6 +90,10 @@ NOINLINE void spread(T* __restrict out, const Tile& tile, const T* __restrict co
     if (tile.columns == 1) {
         const T* own = rows + tile.start;
         for (index i = 0; i < tile.count; ++i) out[i] = columns[0] + scale * own[i];
+    } else if (is_narrow<2>(tile)) {
+        spread_narrow<T, 2>(out, tile, columns, rows, scale);
+    } else if (is_narrow<3>(tile)) {
+        spread_narrow<T, 3>(out, tile, columns, rows, scale);
     } else if (is_wide<T>(tile.columns)) {
         each_run(tile, [&](index at, index row, index column, index run) {
             const Vector<T> value = all(scale * rows[row]);
@@ -83,6 +119,10 @@ NOINLINE void add_sums(const T* __restrict values, const Tile& tile, T* __restri
         Vector<T> total = load(columns);
         for (index i = 0; i < tile.count; i += W) total += load(values + i);
         store(columns, total);
+    } else if (is_narrow<2>(tile)) {
+        add_sums_narrow<T, 2>(values, tile, columns, rows, scale);
+    } else if (is_narrow<3>(tile)) {
+        add_sums_narrow<T, 3>(values, tile, columns, rows, scale);
     } else if (is_wide<T>(tile.columns)) {
         each_run(tile, [&](index at, index row, index column, index run) {
             Vector<T> total = {};
@@ -116,16 +156,32 @@ NOINLINE void add_sums(const T* __restrict values, const Tile& tile, T* __restri
 template <class T>
 NOINLINE void fetch(T* to, const T* from, index channels, index step, index count, index stride) {
     for (index k = 0; k < channels; ++k) {
-        std::memcpy(to + k * stride, from + k * step, size_t(count) * sizeof(T));
+        copy(to + k * stride, from + k * step, count);
         store(to + k * stride + count, Vector<T>{});
     }
 }
 
 template <class T>
 NOINLINE void put(T* to, const T* from, index channels, index step, index count, index stride) {
-    for (index k = 0; k < channels; ++k)
-        std::memcpy(to + k * step, from + k * stride, size_t(count) * sizeof(T));
+    for (index k = 0; k < channels; ++k) copy(to + k * step, from + k * stride, count);
 }
+
+// Asks for the elements of [networks, channels, edges] ahead of their use: by the time a tile is
+// done with, the next one is near.
+template <class T> struct Ahead {
+    const T* base;  // null for none
+    index channels, edges, networks, asked;
+    void until(index place) {  // counted over the edges of all networks
+        constexpr index LINE = 64 / index(sizeof(T));
+        if (!base) return;
+        for (; asked < place; asked += LINE) {
+            const index network = asked / edges, edge = asked % edges;
+            if (network >= networks) return;
+            const T* at = base + network * channels * edges + edge;
+            for (index k = 0; k < channels; ++k) __builtin_prefetch(at + k * edges, 0, 2);
+        }
+    }
+};
 
 // The same of `from + other`; what lies behind the tile in `from` is overwritten.
 template <class T>
@@ -229,6 +285,15 @@ template <class T, class F> void each_piece(const Problem<T>& p, F f) {
     }
 }
 
+// Where a part's work begins, counted over the edges of all networks.
+template <class T> index first_edge(const Problem<T>& p) {
+    index found = p.batch * p.edges;
+    each_piece(p, [&](const Piece& piece) {
+        found = smaller(found, p.edges * piece.network + piece.edge + piece.first * piece.columns);
+    });
+    return found;
+}
+
 template <class T, class F> void each_tile(const Problem<T>& p, const Piece& piece, F f) {
     const index end = piece.end * piece.columns, most = p.tile();
     for (index at = piece.first * piece.columns; at < end; at += most)
@@ -298,6 +363,7 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
             pack(packed_residual, p.matrix(p.residual, piece.network, piece.block), p.f, p.g, p.g, 1);
     };
     if (!p.per_block) pack_both(Piece{});
+    Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_both(piece);
         fetch_columns(src, p.src, p, piece, T(1));
@@ -307,6 +373,7 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
         const T mean = T(1) / T(piece.columns);
         each_tile(p, piece, [&](const Tile& tile) {
             const index vectors = rounded(tile.count, W) / W, place = piece.edge + tile.start;
+            ahead.until(p.edges * piece.network + place + tile.count + p.tile());
             fetch(x, p.x + edge * p.g + place, p.g, p.edges, tile.count, stride);
             hidden(h, p, piece, tile, packed, x, src, vectors);
             for (index k = 0; k < p.f; ++k) {
@@ -393,6 +460,8 @@ int backward(Problem<T> p, const T* g_fresh, const T* g_at_dst, const T* g_at_sr
             collect(const_cast<T*>(p.matrix(g_residual, network, block)), of_residual, p);
     };
     if (!p.per_block) pack_all(Piece{});
+    Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
+    Ahead<T> above_ahead{g_fresh, p.f, p.edges, p.batch, ahead.asked};
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_all(piece);
         const index column = column_stride<T>(piece.columns);
@@ -408,6 +477,9 @@ int backward(Problem<T> p, const T* g_fresh, const T* g_at_dst, const T* g_at_sr
         const T mean = T(1) / T(piece.columns);
         each_tile(p, piece, [&](const Tile& tile) {
             const index vectors = rounded(tile.count, W) / W, place = piece.edge + tile.start;
+            const index next = p.edges * piece.network + place + tile.count + p.tile();
+            ahead.until(next);
+            above_ahead.until(next);
             fetch(x, p.x + edge * p.g + place, p.g, p.edges, tile.count, stride);
             hidden(z, p, piece, tile, packed, x, src, vectors);
             if (g_fresh)

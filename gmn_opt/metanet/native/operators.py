@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gmn_opt.metanet.native.calls import Sizes
 from gmn_opt.metanet.native.library import kernel
+from gmn_opt.metanet.native.route_calls import Matrices
 
 
 @torch.compiler.assume_constant_result
@@ -132,3 +133,107 @@ def _backward(ctx: Any, new: Tensor, at_dst: Tensor, at_src: Tensor) -> tuple[An
 
 
 edge_pass.register_autograd(_backward, setup_context=_setup)
+
+
+# ------------------------------------------------------------------- between nodes and blocks
+
+_MATRICES = (
+    "(Tensor numbers, Tensor values, Tensor back_numbers, Tensor back_values, SymInt[] sizes, "
+)
+
+
+@torch.library.custom_op(
+    "gmn_opt::spread",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"{_MATRICES}Tensor pairs, Tensor per_block) -> (Tensor, Tensor)",
+)
+def spread(
+    numbers: Tensor,
+    values: Tensor,
+    back_numbers: Tensor,
+    back_values: Tensor,
+    sizes: Sequence[int],
+    pairs: Tensor,
+    per_block: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:meth:`NativeRoutes.spread`; the second matrices are those of the derivative."""
+    found = kernel()
+    assert found is not None
+    return found.routes.spread(Matrices(numbers, values), _four(sizes), pairs, per_block)
+
+
+@spread.register_fake
+def _(
+    numbers: Tensor,
+    values: Tensor,
+    back_numbers: Tensor,
+    back_values: Tensor,
+    sizes: Sequence[int],
+    pairs: Tensor,
+    per_block: Tensor,
+) -> tuple[Tensor, Tensor]:
+    _, _, rows, columns = sizes
+    batch, f = len(pairs), per_block.shape[-1]
+    return pairs.new_empty(batch, f, rows), pairs.new_empty(batch, f, columns)
+
+
+@torch.library.custom_op(
+    "gmn_opt::collect",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"{_MATRICES}Tensor dst, Tensor src) -> (Tensor, Tensor)",
+)
+def collect(
+    numbers: Tensor,
+    values: Tensor,
+    back_numbers: Tensor,
+    back_values: Tensor,
+    sizes: Sequence[int],
+    dst: Tensor,
+    src: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:meth:`NativeRoutes.collect`; the second matrices are those of the derivative."""
+    found = kernel()
+    assert found is not None
+    return found.routes.collect(Matrices(numbers, values), _four(sizes), dst, src)
+
+
+@collect.register_fake
+def _(
+    numbers: Tensor,
+    values: Tensor,
+    back_numbers: Tensor,
+    back_values: Tensor,
+    sizes: Sequence[int],
+    dst: Tensor,
+    src: Tensor,
+) -> tuple[Tensor, Tensor]:
+    nodes, blocks, _, _ = sizes
+    batch, f = dst.shape[:2]
+    return dst.new_empty(batch, nodes, 2 * f), dst.new_empty(batch, blocks, f)
+
+
+def _four(sizes: Sequence[int]) -> tuple[int, int, int, int]:
+    nodes, blocks, rows, columns = sizes
+    return nodes, blocks, rows, columns
+
+
+def _setup_matrices(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.sizes = inputs[4]
+
+
+def _derivative_by(other: Any) -> Any:
+    """The derivative of one of the two is the other, with its matrices exchanged."""
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        numbers, values, back_numbers, back_values = ctx.saved_tensors
+        found = other(back_numbers, back_values, numbers, values, ctx.sizes, *grads)
+        return (None,) * 5 + tuple(found)
+
+    return backward
+
+
+spread.register_autograd(_derivative_by(collect), setup_context=_setup_matrices)
+collect.register_autograd(_derivative_by(spread), setup_context=_setup_matrices)

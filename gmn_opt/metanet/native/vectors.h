@@ -7,6 +7,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
 // Inlining these would only make the compiler slow.
 #if defined(__GNUC__)
 #define NOINLINE __attribute__((noinline))
@@ -53,9 +59,9 @@ constexpr int VECTORS = REGISTERS == 32 ? 4 : 2;
 // Bytes of one buffer of a tile; about five are in use.
 constexpr index TILE_BYTES = 65536;
 
-index rounded(index n, index to) { return (n + to - 1) / to * to; }
-index smaller(index a, index b) { return a < b ? a : b; }
-index larger(index a, index b) { return a > b ? a : b; }
+inline index rounded(index n, index to) { return (n + to - 1) / to * to; }
+inline index smaller(index a, index b) { return a < b ? a : b; }
+inline index larger(index a, index b) { return a > b ? a : b; }
 
 template <class T> inline Vector<T> load(const T* from) {
     Vector<T> v;
@@ -64,6 +70,15 @@ template <class T> inline Vector<T> load(const T* from) {
 }
 template <class T> inline void store(T* to, Vector<T> v) { std::memcpy(to, &v, sizeof v); }
 template <class T> inline Vector<T> all(T value) { return Vector<T>{} + value; }
+
+// Not memcpy as a whole: from 2 KiB on it may choose instructions that some processors run several
+// times slower where source and target lie differently.
+template <class T> inline void copy(T* __restrict to, const T* __restrict from, index count) {
+    constexpr int W = WIDTH<T>;
+    index i = 0;
+    for (; i + W <= count; i += W) store(to + i, load(from + i));
+    if (i < count) std::memcpy(to + i, from + i, size_t(count - i) * sizeof(T));
+}
 
 // The first `count` lanes at `from`, zero in the others.
 template <class T> inline Vector<T> load_first(const T* from, index count) {
