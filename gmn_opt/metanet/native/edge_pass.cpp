@@ -364,6 +364,7 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
     };
     if (!p.per_block) pack_both(Piece{});
     Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
+    Ahead<T> fresh_ahead{fresh, p.f, p.edges, p.batch, ahead.asked};
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_both(piece);
         fetch_columns(src, p.src, p, piece, T(1));
@@ -373,7 +374,9 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
         const T mean = T(1) / T(piece.columns);
         each_tile(p, piece, [&](const Tile& tile) {
             const index vectors = rounded(tile.count, W) / W, place = piece.edge + tile.start;
-            ahead.until(p.edges * piece.network + place + tile.count + p.tile());
+            const index next = p.edges * piece.network + place + tile.count + p.tile();
+            ahead.until(next);
+            fresh_ahead.until(next);
             fetch(x, p.x + edge * p.g + place, p.g, p.edges, tile.count, stride);
             hidden(h, p, piece, tile, packed, x, src, vectors);
             for (index k = 0; k < p.f; ++k) {
@@ -462,6 +465,7 @@ int backward(Problem<T> p, const T* g_fresh, const T* g_at_dst, const T* g_at_sr
     if (!p.per_block) pack_all(Piece{});
     Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
     Ahead<T> above_ahead{g_fresh, p.f, p.edges, p.batch, ahead.asked};
+    Ahead<T> below_ahead{g_x, p.g, p.edges, p.batch, ahead.asked};
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_all(piece);
         const index column = column_stride<T>(piece.columns);
@@ -480,6 +484,7 @@ int backward(Problem<T> p, const T* g_fresh, const T* g_at_dst, const T* g_at_sr
             const index next = p.edges * piece.network + place + tile.count + p.tile();
             ahead.until(next);
             above_ahead.until(next);
+            below_ahead.until(next);
             fetch(x, p.x + edge * p.g + place, p.g, p.edges, tile.count, stride);
             hidden(z, p, piece, tile, packed, x, src, vectors);
             if (g_fresh)
