@@ -16,7 +16,6 @@ two is the other's derivative, with transposed matrices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -96,61 +95,47 @@ class NativeEnds:
 
     def spread(self, pairs: Tensor, per_block: Tensor) -> tuple[Tensor, Tensor]:
         """See the module."""
-        return self._run(_Spread, operators.spread, self.out, self.out_back, pairs, per_block)
+        return self._run("spread", self.out, self.out_back, pairs, per_block)
 
     def collect(self, dst: Tensor, src: Tensor) -> tuple[Tensor, Tensor]:
         """See the module."""
-        return self._run(_Collect, operators.collect, self.back, self.back_back, dst, src)
+        return self._run("collect", self.back, self.back_back, dst, src)
 
     def _run(
-        self,
-        function: type[torch.autograd.Function],
-        operator: Callable[..., tuple[Tensor, Tensor]],
-        matrices: Matrices,
-        backward: Matrices,
-        *given: Tensor,
+        self, way: str, matrices: Matrices, backward: Matrices, *given: Tensor
     ) -> tuple[Tensor, Tensor]:
         lead = given[0].shape[:-2]
         first, second = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in given)
         if torch.compiler.is_compiling():
             numbers = (matrices.numbers, matrices.values, backward.numbers, backward.values)
+            operator = operators.spread if way == "spread" else operators.collect
             found = operator(*numbers, list(self.sizes), first, second)
         else:
-            found = function.apply(matrices, backward, self.sizes, first, second)
+            found = _Native.apply(way, matrices, backward, self.sizes, first, second)
         a, b = (t.view(*lead, *t.shape[1:]) for t in found)
         return a, b
 
 
-class _Spread(torch.autograd.Function):
+#: The derivative of each is the other.
+_OTHER = {"spread": "collect", "collect": "spread"}
+
+
+class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrices: Matrices, backward: Matrices, sizes: Any, *given: Any) -> Any:
+    def forward(
+        ctx: Any, way: str, matrices: Matrices, backward: Matrices, sizes: Any, *given: Any
+    ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.matrices, ctx.backward, ctx.sizes = matrices, backward, sizes
+        ctx.given = (_OTHER[way], backward, matrices, sizes)
         kernel = native.kernel()
         assert kernel is not None
-        return kernel.routes.spread(matrices, sizes, *given)
+        return getattr(kernel.routes, way)(matrices, sizes, *given)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in grads):
-            return (None,) * 5
-        return (None,) * 3 + tuple(_Collect.apply(ctx.backward, ctx.matrices, ctx.sizes, *grads))
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrices: Matrices, backward: Matrices, sizes: Any, *given: Any) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.matrices, ctx.backward, ctx.sizes = matrices, backward, sizes
-        kernel = native.kernel()
-        assert kernel is not None
-        return kernel.routes.collect(matrices, sizes, *given)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(g is None for g in grads):
-            return (None,) * 5
-        return (None,) * 3 + tuple(_Spread.apply(ctx.backward, ctx.matrices, ctx.sizes, *grads))
+            return (None,) * 6
+        return (None,) * 4 + tuple(_Native.apply(*ctx.given, *grads))
 
 
 class EndTable:

@@ -99,6 +99,23 @@ def test_derivatives_of_both_orders() -> None:
 
 
 @BUILT
+@pytest.mark.parametrize("used", range(4))
+def test_gradients_of_one_output(used: int) -> None:
+    layout = blocked(traced("cnn")[1])
+    tensors = given(layout, 2, f=3)
+    found = []
+    for ends in both(layout):
+        inputs = [t.clone().requires_grad_() for t in tensors]
+        out = [*ends.spread(*inputs[:2]), *ends.collect(*inputs[2:])]
+        grads = torch.autograd.grad(out[used].sin().sum(), inputs, allow_unused=True)
+        found.append(
+            [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, grads, strict=True)]
+        )
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+@BUILT
 def test_operators_for_the_compiler() -> None:
     layout = blocked(traced("cnn")[1])
     ends = both(layout)[0]
