@@ -13,8 +13,10 @@ were chosen by the validation error of ``gmn``, seed 0, over which docs/inr.md g
 
 ``--set second_fits=true`` deviates from the protocol: the two copies of an instance come from two
 networks, fitted to the same signal from independent initializations. An encoder can then tell
-instances apart by nothing but their functions. Several networks per object are an augmentation of
-Shamsian et al. 2024 (arXiv 2402.04081). Writes ``result.json`` and ``embedding.png`` to --out.
+instances apart by nothing but their functions. Shamsian et al. 2024 (arXiv 2402.04081) show what
+several networks per object are worth to classifiers.
+
+Writes ``result.json`` and ``embedding.png`` to --out.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ from gmn_opt.weights.atomic import write_atomically
 EMBEDDING = 16
 MEASURE = "test_mse"
 ENCODERS: dict[str, Callable[[ParameterGraph], nn.Module]] = {
-    "gmn": lambda graph: EmbeddingMetanet(graph, EMBEDDING, hidden=32, edge_hidden=8, layers=3),
+    "gmn": lambda graph: EmbeddingMetanet(
+        graph, EMBEDDING, hidden=32, edge_hidden=8, layers=3, gain=1.0
+    ),
     "np_nfn": lambda graph: NPNFN(graph.shapes, EMBEDDING),
     "statnn": lambda graph: StatNN(graph.shapes, EMBEDDING),
     "flat_mlp": lambda graph: FlatMLP(graph.shapes, EMBEDDING),
@@ -74,13 +78,13 @@ class Budget:
     samples: int = 128
     fit_steps: int = 300
     fit_lr: float = 1.2e-2
-    epochs: int = 4
+    epochs: int = 3
     batch: int = 32
     lr: float = 2e-3
     weight_decay: float = 1e-3
     temperature: float = 0.1
-    noise: float = 0.1
-    masked: float = 0.8
+    noise: float = 0.05
+    masked: float = 0.9
     second_fits: bool = False
 
 
