@@ -9,7 +9,7 @@ regression. The measure is the mean squared error of that regression on networks
 Copies are disturbed by noise on the weights and by weights masked, as in Navon et al. All encoders
 read SIRENs brought to one representative of the sine's symmetries, with the same data, batches,
 epochs and optimizer; the time each takes stands beside its error. Fits, disturbance and budget
-were chosen by the validation error of ``gmn``, seed 0, over which docs/inr.md gives account.
+were chosen by the validation error of ``gmn``, seed 0; docs/inr.md gives account.
 
 ``--set second_fits=true`` deviates from the protocol: the two copies of an instance come from two
 networks, fitted to the same signal from independent initializations. An encoder can then tell
