@@ -55,6 +55,31 @@ def test_info_nce_by_hand() -> None:
     assert float(inr_ssl.info_nce(first, second, 0.1)) == pytest.approx(total, rel=1e-9)
 
 
+def test_copies_are_noisy_and_masked() -> None:
+    params = {"w": torch.full((50, 40, 10), 3.0)}
+    budget = inr_ssl.Budget(noise=0.2, masked=0.7)
+    copy = inr_ssl.disturbed(params, budget, torch.Generator().manual_seed(0))["w"]
+    kept = copy[copy != 0]
+    assert 1 - len(kept) / copy.numel() == pytest.approx(0.7, abs=0.02)
+    assert float(kept.mean()) == pytest.approx(3.0, abs=0.02)
+    assert float(kept.std()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_second_fits_are_other_networks_of_the_same_signals(tmp_path: Path) -> None:
+    budget = inr_ssl.Budget((3, 2, 2), 32, 60, second_fits=True)
+    sets = inr_ssl.data_sets(tmp_path, budget, False, torch.device("cpu"))
+    (first, known), (again, same) = sets["train"], sets[inr_ssl.AGAIN]
+    assert torch.equal(known, same)
+    assert torch.equal(first.images, again.images)
+    for name, p in first.params.items():
+        assert not torch.allclose(p, again.params[name], atol=1e-2), name
+    # and without them, the same networks are there alone
+    plain = inr_ssl.Budget((3, 2, 2), 32, 60)
+    sets = inr_ssl.data_sets(tmp_path, plain, False, torch.device("cpu"))
+    assert list(sets) == list(inr_ssl.SPLITS)
+    assert torch.equal(sets["train"][0].psnr, first.psnr)
+
+
 def test_linear_error_of_a_linear_map_is_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(60, 5, generator=generator)
@@ -81,6 +106,8 @@ def test_embeddings_do_not_see_the_order_of_neurons() -> None:
         torch.manual_seed(0)
         encoder = inr_ssl.ENCODERS[name](graph).double().eval()
         assert torch.allclose(encoder(params), encoder(stacked), rtol=1e-8, atol=1e-9), name
+        lengths = inr_ssl.embed(encoder, params, batch=1).norm(dim=-1)
+        assert torch.allclose(lengths, torch.ones_like(lengths)), name
 
 
 def test_the_experiment_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
