@@ -7,7 +7,9 @@ a few hundred meta-parameters with persistent evolution strategies, where both m
 antithetic pair count. Each against a plain loop that trains one network after the other.
 
 The reference task is 16 MLPs 64-32-10 on 8x8 digits, batch 64, windows of 50 steps. Every case runs
-in a process of its own, on one thread. Writes ``result.json`` and ``README.md`` to --out.
+in a process of its own, on one thread. Writes ``result.json`` and ``README.md`` to --out; with
+--peer, what ``meta_training_peer.py`` found of learned_optimization on this machine stands there as
+well.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.func import functional_call
 
-from experiments.common import command_line, environment, keep_freed_memory
+from experiments.common import command_line, environment, keep_freed_memory, refusing
 from gmn_opt.meta import (
     Constant,
     InnerState,
@@ -48,16 +50,6 @@ from gmn_opt.optim.rule import RuleConfig
 from gmn_opt.weights.atomic import write_atomically
 from tasks.classification import ImageClassification
 
-#: For orientation, measured with Google's learned_optimization (JAX, jitted) on such a machine:
-#: 16 MLPs 64-32-10, batch 64, truncation 50; inner steps per second of processor time.
-JAX = {
-    "truncated backprop, 1.8k-parameter MLP rule": 294,
-    "truncated backprop, 110-parameter rule": 742,
-    "PES, 1.8k-parameter MLP rule": 2300,
-    "PES, 110-parameter rule": 4300,
-    "peak memory, truncated backprop [GiB]": 1.9,
-    "peak memory, PES [GiB]": 0.8,
-}
 _MODULE = "experiments.benchmarks.meta_training"
 WAYS = ("gmn_backprop", "gmn_backprop_loop", "small_pes", "small_pes_loop")
 app = typer.Typer(add_completion=False)
@@ -275,8 +267,20 @@ def page(result: dict[str, Any]) -> str:
         f"{c['load']:.1f} |"
         for c in result["cases"]
     ]
-    lines += ["", "For orientation, learned_optimization (JAX) with 16 such tasks, window 50:", ""]
-    lines += [f"- {name}: {value}" for name, value in JAX.items()]
+    if result["peer"]:
+        lines += [
+            "",
+            f"Google's learned_optimization (JAX {result['peer'][0]['jax']}) on the same machine, "
+            "16 such tasks, window 50, its MLP rules:",
+            "",
+            "| | meta-parameters | steps/s | fastest | peak GiB | load |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
+        lines += [
+            f"| {c['way']} | {c['meta_parameters']} | {c['inner_steps_per_cpu_second']:.0f} | "
+            f"{c['fastest']:.0f} | {c['peak_gib']:.2f} | {c['load']:.1f} |"
+            for c in result["peer"]
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -285,6 +289,9 @@ def main(
     preset: Annotated[str, typer.Option(help="smoke or cpu")] = "cpu",
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option()] = Path("runs/benchmark_meta_training"),
+    peer: Annotated[
+        Path | None, typer.Option(help="What meta_training_peer.py wrote, for the record.")
+    ] = None,
     case: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure all cases of a preset."""
@@ -297,6 +304,10 @@ def main(
         message = f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}."
         console.print(message, style="red", markup=False)
         raise typer.Exit(2)
+    others: list[dict[str, Any]] = []
+    if peer is not None:
+        with refusing(console):
+            others = json.loads(peer.read_text(encoding="utf-8"))
     cases, seconds = PRESETS[preset]
     shown = console.is_terminal
     found = [
@@ -308,7 +319,7 @@ def main(
         "preset": preset,
         "seed": seed,
         "cases": found,
-        "learned_optimization": JAX,
+        "peer": others,
         "environment": {**environment(), "threads": 1},
     }
     text = json.dumps(result, indent=1) + "\n"

@@ -67,6 +67,22 @@ def test_the_benchmark_writes_its_record(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| small_pes | 1 | 2 |" in (tmp_path / "README.md").read_text()
 
 
+def test_what_the_peer_does_stands_in_the_record() -> None:
+    case = {"way": "PES", "meta_parameters": 110, "inner_steps_per_cpu_second": 5302.4}
+    peer = [case | {"fastest": 5499.0, "peak_gib": 0.35, "load": 1.0, "jax": "0.4.30"}]
+    about = {"processor": "one", "torch": torch.__version__}
+    shown = benchmark.page({"environment": about, "command": "", "cases": [], "peer": peer})
+    assert "JAX 0.4.30" in shown
+    assert "| PES | 110 | 5302 |" in shown
+
+
+def test_a_missing_record_of_the_peer_is_refused(tmp_path: Path) -> None:
+    missing = ["--preset", "smoke", "--peer", str(tmp_path / "none.json")]
+    done = CliRunner().invoke(benchmark.app, missing)
+    assert done.exit_code == 2
+    assert "none.json" in done.output
+
+
 def test_an_unknown_preset_is_refused() -> None:
     done = CliRunner().invoke(benchmark.app, ["--preset", "huge"])
     assert done.exit_code == 2
