@@ -126,7 +126,7 @@ class _Native(torch.autograd.Function):
         ctx: Any, way: str, matrices: Matrices, backward: Matrices, sizes: Any, *given: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.given = (_OTHER[way], backward, matrices, sizes)
+        ctx.same, ctx.other = (way, matrices, sizes), (_OTHER[way], backward, matrices, sizes)
         kernel = native.kernel()
         assert kernel is not None
         return getattr(kernel.routes, way)(matrices, sizes, *given)
@@ -135,7 +135,15 @@ class _Native(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(g is None for g in grads):
             return (None,) * 6
-        return (None,) * 4 + tuple(_Native.apply(*ctx.given, *grads))
+        found = zip(_Native.apply(*ctx.other, *grads), ctx.needs_input_grad[4:], strict=True)
+        return (None,) * 4 + tuple(g if needed else None for g, needed in found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        way, matrices, sizes = ctx.same
+        kernel = native.kernel()
+        assert kernel is not None
+        return getattr(kernel.routes, way)(matrices, sizes, *tangents[4:])
 
 
 class EndTable:
@@ -158,7 +166,7 @@ class EndTable:
 
     @made_once
     def _make(self, dtype: torch.dtype) -> None:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):
             self._made[dtype] = NativeEnds.of(self.layout, dtype)
 
 

@@ -94,8 +94,35 @@ def test_derivatives_of_both_orders() -> None:
         return torch.cat([t.sin().flatten() for t in ends.collect(a, b)])
 
     for function, inputs in ((spread, (pairs, per_block)), (collect, (dst, src))):
-        assert gradcheck(function, inputs, fast_mode=True)
+        assert gradcheck(function, inputs, fast_mode=True, check_forward_ad=True)
         assert gradgradcheck(function, inputs, fast_mode=True)
+    for way, inputs in ((ends.spread, (pairs, per_block)), (ends.collect, (dst, src))):
+        for used in range(2):
+            assert gradgradcheck(lambda *a, w=way, i=used: w(*a)[i].sin(), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("state", ["nodes", "blocks", "graph"])
+def test_second_derivatives_of_single_states(state: str) -> None:
+    graph = traced("cnn")[1]
+    tensors = {n: t.requires_grad_() for n, t in random_tensors(graph, features=2).items()}
+    out = getattr(metanet().states_from(graph, tensors), state)
+    first = torch.autograd.grad(out.square().sum(), list(tensors.values()), create_graph=True)
+    torch.stack([g.square().sum() for g in first]).sum().backward()
+    assert all(bool(t.grad.isfinite().all()) for t in tensors.values() if t.grad is not None)
+    assert any(t.grad is not None for t in tensors.values())
+
+
+@BUILT
+def test_what_suits_the_circumstances() -> None:
+    layout = blocked(traced("cnn")[1])
+    like = torch.zeros(2, 3)
+    assert isinstance(layout.ends.get(like), NativeEnds)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert isinstance(layout.ends.get(like), RoutedEnds)
+    seen: list[Ends] = []
+    torch.func.vmap(lambda x: seen.append(layout.ends.get(x)) or x)(like)
+    assert isinstance(seen[0], RoutedEnds)
+    assert isinstance(layout.ends.get(like.half()), RoutedEnds)
 
 
 @BUILT

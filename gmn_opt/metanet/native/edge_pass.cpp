@@ -166,23 +166,6 @@ NOINLINE void put(T* to, const T* from, index channels, index step, index count,
     for (index k = 0; k < channels; ++k) copy(to + k * step, from + k * stride, count);
 }
 
-// Asks for the elements of [networks, channels, edges] ahead of their use: by the time a tile is
-// done with, the next one is near.
-template <class T> struct Ahead {
-    const T* base;  // null for none
-    index channels, edges, networks, asked;
-    void until(index place) {  // counted over the edges of all networks
-        constexpr index LINE = 64 / index(sizeof(T));
-        if (!base) return;
-        for (; asked < place; asked += LINE) {
-            const index network = asked / edges, edge = asked % edges;
-            if (network >= networks) return;
-            const T* at = base + network * channels * edges + edge;
-            for (index k = 0; k < channels; ++k) __builtin_prefetch(at + k * edges, 0, 2);
-        }
-    }
-};
-
 // The same of `from + other`; what lies behind the tile in `from` is overwritten.
 template <class T>
 NOINLINE void put_sum(T* to, T* from, const T* other, index channels, index step, index count,
@@ -260,6 +243,25 @@ template <class T> struct Problem {
     }
 };
 
+// Asks for the elements of [networks, channels, edges] ahead of their use: by the time a tile is
+// done with, the next one is near.
+template <class T> struct Ahead {
+    const T* base;  // null for none
+    index channels, edges, networks, network, edge;  // the last two: what to ask for next
+    Ahead(const T* from, index of_channels, const Problem<T>& p, index first)
+        : base(from), channels(of_channels), edges(p.edges), networks(p.batch),
+          network(p.edges ? first / p.edges : 0), edge(p.edges ? first % p.edges : 0) {}
+    void until(index place) {  // counted over the edges of all networks
+        constexpr index LINE = 64 / index(sizeof(T));
+        if (!base) return;
+        while (network < networks && network * edges + edge < place) {
+            const T* at = base + network * channels * edges + edge;
+            for (index k = 0; k < channels; ++k) __builtin_prefetch(at + k * edges, 0, 2);
+            for (edge += LINE; edge >= edges; edge -= edges) ++network;
+        }
+    }
+};
+
 // The rows of one block of one network that are to be worked on.
 struct Piece {
     index network, block, rows, columns;  // of the block
@@ -295,7 +297,9 @@ template <class T> index first_edge(const Problem<T>& p) {
 }
 
 template <class T, class F> void each_tile(const Problem<T>& p, const Piece& piece, F f) {
-    const index end = piece.end * piece.columns, most = p.tile();
+    const index end = piece.end * piece.columns;
+    // whole rows of three columns, which are quicker; of one or two they are whole anyway
+    const index most = piece.columns == 3 ? p.tile() / 3 * 3 : p.tile();
     for (index at = piece.first * piece.columns; at < end; at += most)
         f(Tile{at, smaller(most, end - at), piece.columns});
 }
@@ -363,8 +367,8 @@ template <class T> int forward(Problem<T> p, T* fresh, T* at_dst, T* at_src) {
             pack(packed_residual, p.matrix(p.residual, piece.network, piece.block), p.f, p.g, p.g, 1);
     };
     if (!p.per_block) pack_both(Piece{});
-    Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
-    Ahead<T> fresh_ahead{fresh, p.f, p.edges, p.batch, ahead.asked};
+    const index first = first_edge(p);
+    Ahead<T> ahead(p.x, p.g, p, first), fresh_ahead(fresh, p.f, p, first);
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_both(piece);
         fetch_columns(src, p.src, p, piece, T(1));
@@ -463,9 +467,9 @@ int backward(Problem<T> p, const T* g_fresh, const T* g_at_dst, const T* g_at_sr
             collect(const_cast<T*>(p.matrix(g_residual, network, block)), of_residual, p);
     };
     if (!p.per_block) pack_all(Piece{});
-    Ahead<T> ahead{p.x, p.g, p.edges, p.batch, first_edge(p)};
-    Ahead<T> above_ahead{g_fresh, p.f, p.edges, p.batch, ahead.asked};
-    Ahead<T> below_ahead{g_x, p.g, p.edges, p.batch, ahead.asked};
+    const index first = first_edge(p);
+    Ahead<T> ahead(p.x, p.g, p, first), above_ahead(g_fresh, p.f, p, first);
+    Ahead<T> below_ahead(g_x, p.g, p, first);
     each_piece(p, [&](const Piece& piece) {
         if (p.per_block) pack_all(piece);
         const index column = column_stride<T>(piece.columns);

@@ -65,7 +65,7 @@ def _(
     src: Tensor,
     dst: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    new = x.new_empty(len(x), weight.shape[-2], x.shape[-1]) if keep_edges else x.new_empty(0)
+    new = x.new_empty(x.shape[0], weight.shape[-2], x.shape[-1]) if keep_edges else x.new_empty(0)
     return new, x.new_empty(dst.shape), x.new_empty(src.shape)
 
 
@@ -174,7 +174,7 @@ def _(
     per_block: Tensor,
 ) -> tuple[Tensor, Tensor]:
     _, _, rows, columns = sizes
-    batch, f = len(pairs), per_block.shape[-1]
+    batch, f = pairs.shape[0], per_block.shape[-1]  # len() would fix the size
     return pairs.new_empty(batch, f, rows), pairs.new_empty(batch, f, columns)
 
 

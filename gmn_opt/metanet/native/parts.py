@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
 import torch
@@ -32,15 +32,20 @@ def is_served(tensor: Tensor) -> bool:
 
 def in_parts(count: int, part: Callable[[int], None]) -> None:
     """Run ``part(0)`` to ``part(count - 1)``, each on a thread of its own."""
-    others = range(1, count)
     # a call of ctypes lets go of the interpreter lock
-    waiting = [_pool(os.getpid(), len(others)).submit(part, i) for i in others]
-    part(0)
+    waiting = [_pool(os.getpid()).submit(part, i) for i in range(1, count)]
+    try:
+        part(0)
+    finally:
+        wait(waiting)  # they work on memory that the caller owns
     for other in waiting:
         other.result()
 
 
 @lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process; those of its parent are not there after a fork."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="gmn-opt")
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads of this process, begun when they are needed and kept, as is what they keep.
+
+    Those of its parent are not there after a fork.
+    """
+    return ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="gmn-opt")
