@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.inr.base import Inr, InrConfig, Params, batched_linear, register, uniform
+from gmn_opt.inr.sine import sine
 
 
 @register
@@ -82,5 +83,5 @@ class Siren(Inr):
                 weight, bias = self.config.omega * weight, self.config.omega * bias
             x = batched_linear(x, weight, bias)
             if i < last:
-                x = torch.sin(x)
+                x = sine(x)
         return x

@@ -120,7 +120,12 @@ def test_what_suits_the_circumstances() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert isinstance(layout.ends.get(like), RoutedEnds)
     seen: list[Ends] = []
-    torch.func.vmap(lambda x: seen.append(layout.ends.get(x)) or x)(like)
+
+    def inside(x: Tensor) -> Tensor:
+        seen.append(layout.ends.get(x))
+        return x
+
+    torch.func.vmap(inside)(like)
     assert isinstance(seen[0], RoutedEnds)
     assert isinstance(layout.ends.get(like.half()), RoutedEnds)
 

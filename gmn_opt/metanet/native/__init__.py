@@ -1,6 +1,6 @@
-"""The pass over all edges, and the way there and back, as native code for the CPU.
+"""Native code for the CPU: the pass over all edges, the way there and back, and sines.
 
-``edge_pass.cpp`` and ``routes.cpp`` are compiled when the package is installed, or by
+The ``.cpp`` files are compiled when the package is installed, or by
 ``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with
 ``GMN_OPT_NATIVE=0`` in the environment, everything runs on torch's operators, slower
 and otherwise the same.

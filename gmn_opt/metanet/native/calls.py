@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gmn_opt.metanet.native.parts import DTYPES, PART, address, in_parts, is_served
 from gmn_opt.metanet.native.route_calls import NativeRoutes
+from gmn_opt.metanet.native.sine_calls import NativeSine
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -30,7 +31,7 @@ class NativeKernel:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.routes = NativeRoutes(library)
+        self.routes, self.sine = NativeRoutes(library), NativeSine(library)
         self._forward, self._backward = {}, {}
         for dtype, name in DTYPES.items():
             self._forward[dtype] = library[f"gmn_opt_edge_forward_{name}"]
