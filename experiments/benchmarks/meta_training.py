@@ -244,6 +244,16 @@ def _in_a_process(case: Case, seed: int, seconds: float) -> dict[str, Any]:
     return found
 
 
+def read_peer(path: Path) -> list[dict[str, Any]]:
+    """What meta_training_peer.py wrote; raises ValueError for anything else."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    keys = {"way", "meta_parameters", "inner_steps_per_cpu_second", "fastest", "peak_gib", "load"}
+    whole = isinstance(found, list) and found
+    if not whole or not all(isinstance(c, dict) and keys | {"jax"} <= c.keys() for c in found):
+        raise ValueError(f"{path} is not what meta_training_peer.py writes: {str(found)[:80]}.")
+    return list(found)
+
+
 def page(result: dict[str, Any]) -> str:
     """The record as a page to read."""
     machine = result["environment"]
@@ -299,7 +309,7 @@ def main(
         sizes, seed, seconds = json.loads(case)
         typer.echo(json.dumps(measure(Case(**sizes), seed, seconds)))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     if preset not in PRESETS:
         message = f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}."
         console.print(message, style="red", markup=False)
@@ -307,7 +317,7 @@ def main(
     others: list[dict[str, Any]] = []
     if peer is not None:
         with refusing(console):
-            others = json.loads(peer.read_text(encoding="utf-8"))
+            others = read_peer(peer)
     cases, seconds = PRESETS[preset]
     shown = console.is_terminal
     found = [

@@ -81,6 +81,10 @@ def test_a_missing_record_of_the_peer_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(benchmark.app, missing)
     assert done.exit_code == 2
     assert "none.json" in done.output
+    (tmp_path / "odd.json").write_text('{"way": "PES"}')
+    done = CliRunner().invoke(benchmark.app, [*missing[:3], str(tmp_path / "odd.json")])
+    assert done.exit_code == 2
+    assert "is not what meta_training_peer.py writes" in done.output.replace("\n", " ")
 
 
 def test_an_unknown_preset_is_refused() -> None:
