@@ -58,8 +58,8 @@ bool is_small(const float* x, index count) {
         most = size > most ? size : most;
     }
     float largest = 0;
-    for (int lane = 0; lane < WIDTH<float>; ++lane) largest = most[lane] > largest ? most[lane] : largest;
-    for (; i < count; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+    for (int lane = 0; lane < WIDTH<float>; ++lane) largest = std::fmax(largest, most[lane]);
+    for (; i < count; ++i) largest = std::fmax(largest, std::fabs(x[i]));
     return largest <= LARGEST;
 }
 
@@ -97,6 +97,7 @@ EXPORT void gmn_opt_sine(const float* x, float* out, std::int64_t count) {
     run<0>(x, nullptr, out, count);
 }
 
-EXPORT void gmn_opt_sine_backward(const float* x, const float* grad, float* out, std::int64_t count) {
+EXPORT void gmn_opt_sine_backward(const float* x, const float* grad, float* out,
+                                  std::int64_t count) {
     run<1>(x, grad, out, count);
 }
