@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.metanet import native
+from gmn_opt.metanet.native import operators
 from gmn_opt.metanet.native.parts import is_served
 
 
@@ -53,7 +54,7 @@ def sine(x: Tensor) -> Tensor:
 def _is_native(x: Tensor) -> bool:
     return (
         x.dtype is torch.float32
-        and not torch._C._are_functorch_transforms_active()
+        and not operators.is_hidden(x)
         and is_served(x)
         and native.kernel() is not None
     )

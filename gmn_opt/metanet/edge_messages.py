@@ -198,13 +198,7 @@ def edge_messages(
     Transforms of ``torch.func`` and autocast cannot see into the fused form, and a compiler fuses
     the plain one better, unless there is native code.
     """
-    hidden_from_us = (
-        torch._C._are_functorch_transforms_active()
-        or torch.is_autocast_enabled(x.device.type)
-        or (torch.compiler.is_compiling() and not _compiles_to_native(x))
+    hidden_from_us = operators.is_hidden(x) or (
+        torch.compiler.is_compiling() and not operators.compiles(x)
     )
     return (plain if hidden_from_us else fused)(sizes, x, weight, residual, src, dst, keep_edges)
-
-
-def _compiles_to_native(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in native.DTYPES and operators.is_built()

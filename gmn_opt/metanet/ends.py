@@ -108,16 +108,11 @@ class NativeEnds:
         first, second = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in given)
         if torch.compiler.is_compiling():
             numbers = (matrices.numbers, matrices.values, backward.numbers, backward.values)
-            operator = operators.spread if way == "spread" else operators.collect
-            found = operator(*numbers, list(self.sizes), first, second)
+            found = operators.route(way, *numbers, list(self.sizes), first, second)
         else:
             found = _Native.apply(way, matrices, backward, self.sizes, first, second)
         a, b = (t.view(*lead, *t.shape[1:]) for t in found)
         return a, b
-
-
-#: The derivative of each is the other.
-_OTHER = {"spread": "collect", "collect": "spread"}
 
 
 class _Native(torch.autograd.Function):
@@ -126,10 +121,9 @@ class _Native(torch.autograd.Function):
         ctx: Any, way: str, matrices: Matrices, backward: Matrices, sizes: Any, *given: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.same, ctx.other = (way, matrices, sizes), (_OTHER[way], backward, matrices, sizes)
-        kernel = native.kernel()
-        assert kernel is not None
-        return getattr(kernel.routes, way)(matrices, sizes, *given)
+        ctx.same = (way, matrices, sizes)
+        ctx.other = (operators.OTHER_WAY[way], backward, matrices, sizes)
+        return _run(*ctx.same, *given)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -140,10 +134,13 @@ class _Native(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        way, matrices, sizes = ctx.same
-        kernel = native.kernel()
-        assert kernel is not None
-        return getattr(kernel.routes, way)(matrices, sizes, *tangents[4:])
+        return _run(*ctx.same, *tangents[4:])
+
+
+def _run(way: str, matrices: Matrices, sizes: Any, *given: Tensor | None) -> Any:
+    kernel = native.kernel()
+    assert kernel is not None
+    return kernel.routes.run(way, matrices, sizes, *given)
 
 
 class EndTable:
@@ -171,10 +168,10 @@ class EndTable:
 
 
 def _is_native(like: Tensor) -> bool:
-    if torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled(like.device.type):
+    if operators.is_hidden(like):
         return False
     if torch.compiler.is_compiling():
-        return like.device.type == "cpu" and like.dtype in native.DTYPES and operators.is_built()
+        return operators.compiles(like)
     return native.kernel() is not None and is_served(like)
 
 

@@ -110,7 +110,7 @@ class MessageLayer(nn.Module):
         nodes = self.node_norm(states.nodes)
         blocks = self.block_norm(states.blocks)
         graph = self.graph_norm(states.graph)
-        ends = layout.ends.get(nodes)
+        ends, routes = layout.ends.get(nodes), layout.routes.get(nodes)
         pairs = linear(nodes, torch.cat([self.from_dst.weight, self.from_src.weight]))
         dst, src = ends.spread(pairs, self.from_block(blocks))
         if kernels is not None:
@@ -130,11 +130,11 @@ class MessageLayer(nn.Module):
             across = nodes.mT
             along = mix(self.along_link.weight, across)
             against = mix(self.against_link.weight, across)
-            pooled.append(layout.routes.get(across).links(along, against).mT)
+            pooled.append(routes.links(along, against).mT)
         u = graph.unsqueeze(-2)
         new_nodes = states.nodes + self.node_mlp(torch.cat(pooled, -1), u)
         new_blocks = states.blocks + self.block_mlp(torch.cat([blocks, to_block], -1), u)
-        everything = [graph, blocks.mean(-2), layout.routes.get(nodes).group_mean(nodes.mT)]
+        everything = [graph, blocks.mean(-2), routes.group_mean(nodes.mT)]
         new_graph = states.graph + self.graph_mlp(torch.cat(everything, -1))
         if edges is None:
             return States(new_nodes, states.edges, new_blocks, new_graph, states.encoder)

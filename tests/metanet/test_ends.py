@@ -72,12 +72,8 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = given(layout, 7, f=4)
     alone = outcome(native_ends, tensors)
     monkeypatch.setattr("gmn_opt.metanet.native.route_calls.PART", 16)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        shared = outcome(native_ends, tensors)
-    finally:
-        torch.set_num_threads(threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shared = outcome(native_ends, tensors)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
@@ -152,12 +148,12 @@ def test_operators_for_the_compiler() -> None:
     layout = blocked(traced("cnn")[1])
     ends = both(layout)[0]
     pairs, per_block, dst, src = (t.requires_grad_() for t in given(layout, 2, f=3))
-    for operator, there, back, inputs in (
-        (operators.spread, ends.out, ends.out_back, (pairs, per_block)),
-        (operators.collect, ends.back, ends.back_back, (dst, src)),
+    for way, there, back, inputs in (
+        ("spread", ends.out, ends.out_back, (pairs, per_block)),
+        ("collect", ends.back, ends.back_back, (dst, src)),
     ):
         numbers = (there.numbers, there.values, back.numbers, back.values)
-        torch.library.opcheck(operator, (*numbers, list(ends.sizes), *inputs))
+        torch.library.opcheck(operators.route, (way, *numbers, list(ends.sizes), *inputs))
 
 
 def test_a_new_graph_in_a_compiled_program() -> None:

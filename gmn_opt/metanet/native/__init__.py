@@ -6,7 +6,8 @@ The ``.cpp`` files are compiled when the package is installed, or by
 and otherwise the same.
 """
 
-from gmn_opt.metanet.native.calls import DTYPES, NativeKernel
+from gmn_opt.metanet.native.calls import NativeKernel
 from gmn_opt.metanet.native.library import kernel, status
+from gmn_opt.metanet.native.parts import DTYPES
 
 __all__ = ["DTYPES", "NativeKernel", "kernel", "status"]

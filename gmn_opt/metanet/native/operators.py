@@ -14,13 +14,26 @@ from torch import Tensor
 
 from gmn_opt.metanet.native.calls import Sizes
 from gmn_opt.metanet.native.library import kernel
-from gmn_opt.metanet.native.route_calls import Matrices
+from gmn_opt.metanet.native.parts import DTYPES
+from gmn_opt.metanet.native.route_calls import Matrices, outputs
 
 
 @torch.compiler.assume_constant_result
 def is_built() -> bool:
     """Whether there is a kernel, for code that is being compiled."""
     return kernel() is not None
+
+
+def compiles(like: Tensor) -> bool:
+    """Whether a program that is being compiled calls native code for tensors like this."""
+    return like.device.type == "cpu" and like.dtype in DTYPES and is_built()
+
+
+def is_hidden(like: Tensor) -> bool:
+    """Whether transforms of ``torch.func`` or autocast are at work: they cannot see native code."""
+    return torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled(
+        like.device.type
+    )
 
 
 def _pairs(sizes: Sequence[int]) -> Sizes:
@@ -137,103 +150,58 @@ edge_pass.register_autograd(_backward, setup_context=_setup)
 
 # ------------------------------------------------------------------- between nodes and blocks
 
-_MATRICES = (
-    "(Tensor numbers, Tensor values, Tensor back_numbers, Tensor back_values, SymInt[] sizes, "
-)
+#: The derivative of each way is the other, with its matrices exchanged.
+OTHER_WAY = {"spread": "collect", "collect": "spread"}
 
 
 @torch.library.custom_op(
-    "gmn_opt::spread",
+    "gmn_opt::route",
     mutates_args=(),
     device_types="cpu",
-    schema=f"{_MATRICES}Tensor pairs, Tensor per_block) -> (Tensor, Tensor)",
+    schema=(
+        "(str way, Tensor numbers, Tensor values, Tensor back_numbers, Tensor back_values, "
+        "SymInt[] sizes, Tensor first, Tensor second) -> (Tensor, Tensor)"
+    ),
 )
-def spread(
+def route(
+    way: str,
     numbers: Tensor,
     values: Tensor,
     back_numbers: Tensor,
     back_values: Tensor,
     sizes: Sequence[int],
-    pairs: Tensor,
-    per_block: Tensor,
+    first: Tensor,
+    second: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """:meth:`NativeRoutes.spread`; the second matrices are those of the derivative."""
+    """:meth:`NativeRoutes.run`; the second matrices are those of the derivative."""
     found = kernel()
     assert found is not None
-    return found.routes.spread(Matrices(numbers, values), _four(sizes), pairs, per_block)
+    return found.routes.run(way, Matrices(numbers, values), sizes, first, second)
 
 
-@spread.register_fake
+@route.register_fake
 def _(
+    way: str,
     numbers: Tensor,
     values: Tensor,
     back_numbers: Tensor,
     back_values: Tensor,
     sizes: Sequence[int],
-    pairs: Tensor,
-    per_block: Tensor,
+    first: Tensor,
+    second: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    _, _, rows, columns = sizes
-    batch, f = pairs.shape[0], per_block.shape[-1]  # len() would fix the size
-    return pairs.new_empty(batch, f, rows), pairs.new_empty(batch, f, columns)
+    return outputs(way, sizes, first, second)
 
 
-@torch.library.custom_op(
-    "gmn_opt::collect",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"{_MATRICES}Tensor dst, Tensor src) -> (Tensor, Tensor)",
-)
-def collect(
-    numbers: Tensor,
-    values: Tensor,
-    back_numbers: Tensor,
-    back_values: Tensor,
-    sizes: Sequence[int],
-    dst: Tensor,
-    src: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """:meth:`NativeRoutes.collect`; the second matrices are those of the derivative."""
-    found = kernel()
-    assert found is not None
-    return found.routes.collect(Matrices(numbers, values), _four(sizes), dst, src)
+def _setup_route(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    ctx.way, *matrices, ctx.sizes, _, _ = inputs
+    ctx.save_for_backward(*matrices)
 
 
-@collect.register_fake
-def _(
-    numbers: Tensor,
-    values: Tensor,
-    back_numbers: Tensor,
-    back_values: Tensor,
-    sizes: Sequence[int],
-    dst: Tensor,
-    src: Tensor,
-) -> tuple[Tensor, Tensor]:
-    nodes, blocks, _, _ = sizes
-    batch, f = dst.shape[:2]
-    return dst.new_empty(batch, nodes, 2 * f), dst.new_empty(batch, blocks, f)
+def _route_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    numbers, values, back_numbers, back_values = ctx.saved_tensors
+    matrices = (back_numbers, back_values, numbers, values)
+    return (None,) * 6 + tuple(route(OTHER_WAY[ctx.way], *matrices, ctx.sizes, *grads))
 
 
-def _four(sizes: Sequence[int]) -> tuple[int, int, int, int]:
-    nodes, blocks, rows, columns = sizes
-    return nodes, blocks, rows, columns
-
-
-def _setup_matrices(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.sizes = inputs[4]
-
-
-def _derivative_by(other: Any) -> Any:
-    """The derivative of one of the two is the other, with its matrices exchanged."""
-
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        numbers, values, back_numbers, back_values = ctx.saved_tensors
-        found = other(back_numbers, back_values, numbers, values, ctx.sizes, *grads)
-        return (None,) * 5 + tuple(found)
-
-    return backward
-
-
-spread.register_autograd(_derivative_by(collect), setup_context=_setup_matrices)
-collect.register_autograd(_derivative_by(spread), setup_context=_setup_matrices)
+route.register_autograd(_route_backward, setup_context=_setup_route)

@@ -41,6 +41,21 @@ class Matrices:
         return Matrices(torch.cat(numbers), torch.cat(values).to(dtype))
 
 
+def outputs(
+    way: str, sizes: Sequence[int], first: Tensor | None, second: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Empty tensors for what :meth:`NativeRoutes.run` gives."""
+    like = second if first is None else first
+    assert like is not None
+    nodes, blocks, rows, columns = sizes
+    batch = like.shape[0]  # len() would fix the size in a compiled program
+    if way == "collect":
+        f = like.shape[1]
+        return like.new_empty(batch, nodes, 2 * f), like.new_empty(batch, blocks, f)
+    f = like.shape[2] if first is None else like.shape[2] // 2
+    return like.new_empty(batch, f, rows), like.new_empty(batch, f, columns)
+
+
 class NativeRoutes:
     """Functions of a library.
 
@@ -58,57 +73,23 @@ class NativeRoutes:
                 function.argtypes = [*[_INT] * 5, *[_POINTER] * 2, *[_INT] * 2, *[_POINTER] * 4]
                 self._functions[name, dtype] = function
 
-    def spread(
+    def run(
         self,
+        way: str,
         matrices: Matrices,
-        sizes: tuple[int, int, int, int],
-        pairs: Tensor | None,
-        per_block: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(dst, src) of (pairs, per_block); None counts as zeros, but not both.
-
-        ``sizes`` are N, blocks, D, E.
-        """
-        if pairs is not None:
-            batch, f, like = len(pairs), pairs.shape[-1] // 2, pairs
-        else:
-            assert per_block is not None
-            batch, f, like = len(per_block), per_block.shape[-1], per_block
-        _, _, rows, columns = sizes
-        dst, src = like.new_empty(batch, f, rows), like.new_empty(batch, f, columns)
-        self._run("spread", matrices, sizes, (batch, f), pairs, per_block, dst, src)
-        return dst, src
-
-    def collect(
-        self,
-        matrices: Matrices,
-        sizes: tuple[int, int, int, int],
-        dst: Tensor | None,
-        src: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(pairs, per_block) of (dst, src); None counts as zeros, but not both."""
-        like = dst if dst is not None else src
-        assert like is not None
-        batch, f = like.shape[:2]
-        nodes, blocks, _, _ = sizes
-        pairs, per_block = like.new_empty(batch, nodes, 2 * f), like.new_empty(batch, blocks, f)
-        self._run("collect", matrices, sizes, (batch, f), dst, src, pairs, per_block)
-        return pairs, per_block
-
-    def _run(
-        self,
-        name: str,
-        matrices: Matrices,
-        sizes: tuple[int, int, int, int],
-        shape: tuple[int, int],
+        sizes: Sequence[int],
         first: Tensor | None,
         second: Tensor | None,
-        *out: Tensor,
-    ) -> None:
-        batch, f = shape
+    ) -> tuple[Tensor, Tensor]:
+        """``"spread"`` (pairs, per_block) to (dst, src), or ``"collect"`` these to those.
+
+        ``sizes`` are N, blocks, D, E. An input may be None and counts as zeros, but not both.
+        """
+        out = outputs(way, sizes, first, second)
+        batch, f = out[0].shape[:2] if way == "spread" else out[1].shape[::2]
         # contiguous copies must live as long as their pointers
         given = [None if t is None else t.contiguous() for t in (first, second)]
-        function = self._functions[name, out[0].dtype]
+        function = self._functions[way, out[0].dtype]
         matrix = (matrices.numbers.data_ptr(), matrices.values.data_ptr())
         pointers = [address(t) for t in (*given, *out)]
         work = batch * f * len(matrices.values)
@@ -120,3 +101,4 @@ class NativeRoutes:
                 raise MemoryError("The way to the ends of blocks could not allocate its memory.")
 
         in_parts(parts, part)
+        return out

@@ -1,5 +1,5 @@
 // Values of nodes to the ends of blocks, and messages at the ends of blocks back to nodes: see
-// routes.py for what that is. Nodes stand one after the other with their channels side by side, the
+// ends.py for what that is. Nodes stand one after the other with their channels side by side, the
 // ends of blocks with their channels apart, as edge_pass.cpp takes them: so a sparse matrix acts on
 // whole rows of channels, and a small transposition stands before or behind it.
 
