@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmn_opt.cli.demo.contestants import LEARNED, RATES, Contestant, adamw
+from gmn_opt.cli.contest import LEARNED, RATES, Contestant, adamw
 from gmn_opt.cli.demo.jobs import Job, run_jobs
 from gmn_opt.cli.demo.live import View
 from gmn_opt.cli.demo.summary import ModelSummary, summarize, tuning_of

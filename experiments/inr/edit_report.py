@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from experiments.inr_edit_training import rendered_edits
-from experiments.inr_editors import some_of
+from experiments import frame
+from experiments.inr.editors import some_of
 from gmn_opt.inr import FitConfig, InrSet, WeightEditor, fit_batch, render
+from gmn_opt.inr.edit_training import rendered_edits
 from gmn_opt.inr.edits import edited
 from gmn_opt.inr.gallery import draw_gallery, error_image
-from gmn_opt.weights.atomic import write_atomically
 
 #: INRs fitted for the floor.
 _FLOOR = 100
@@ -57,7 +57,7 @@ def plot_curve(curve: list[dict[str, float]], marks: dict[str, float], path: Pat
     axis.set_ylabel("mean squared error in [-1, 1]")
     axis.legend(fontsize=7)
     figure.tight_layout()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+    frame.save_picture(figure, path)
 
 
 def plot_gallery(editor: WeightEditor, data: InrSet, edit: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One table of many editing runs: ``python -m experiments.inr_editing_table RUN...``.
+"""One table of many editing runs: ``python -m experiments.inr.editing_table RUN...``.
 
 Reads ``result.json`` of runs of ``experiments.inr_editing``, groups those that differ in their seed
 alone, and writes ``table.json`` and ``table.md`` to --out.
@@ -13,10 +13,8 @@ from statistics import mean, stdev
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from experiments.common import command_line
-from gmn_opt.weights.atomic import write_atomically
+from experiments import frame
 
 _COLUMNS = (
     ("edit", "edit"),
@@ -122,27 +120,22 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option()] = Path("runs/inr_editing/table"),
+    out: frame.Out = Path("runs/inr_editing/table"),
 ) -> None:
     """Write one table of many runs."""
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        records = [json.loads((r / "result.json").read_text(encoding="utf-8")) for r in runs]
+    console = frame.begin()
+    with frame.refusing(console):
+        records = [frame.read_json(r / "result.json") for r in runs]
         rows = table_of(records)
-    except (OSError, ValueError, KeyError) as error:
-        console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
-        raise typer.Exit(2) from error
     text = markdown(rows)
     content = {
-        "command": command_line(),
+        "command": frame.command_line(),
         "target_range": [-1, 1],
         "rows": rows,
         "environments": [r["environment"] for r in records],
     }
-    record = json.dumps(content, indent=1) + "\n"
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "table.json", lambda p: p.write_text(record, encoding="utf-8"))
-    write_atomically(out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
+    frame.write_json(out / "table.json", content)
+    frame.write_text(out / "table.md", text)
     console.print(text, markup=False)
 
 

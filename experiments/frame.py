@@ -1,23 +1,54 @@
-"""What all experiments share: refusing, the device, the record of the machine, memory settings."""
+"""The frame of every experiment: options, refusals, device, memory, records and pictures.
+
+``python -m experiments.NAME --preset smoke|cpu|gpu --seed N --out DIR`` and, where it makes sense,
+``--resume``, ``--minutes M``, ``--device cpu|cuda``. What a user can put right ends with one
+message and exit code 2. ``result.json`` holds the command, the facts, and the machine.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from rich.table import Table
 
+from gmn_opt.cli.environment import cpu_model
 from gmn_opt.data import DatasetError
 from gmn_opt.metanet import native
+from gmn_opt.weights.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Preset = Annotated[str, typer.Option(help="smoke, cpu or gpu")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Resume = Annotated[bool, typer.Option(help="Go on with what is in --out.")]
+Minutes = Annotated[float | None, typer.Option(help="Stop after this many minutes.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting, as often as needed.")
+]
+Weights = Annotated[str, typer.Option(help="Shipped name or safetensors file.")]
+
+
+def begin(threads: int = 1) -> Console:
+    """Set threads and memory; where an experiment speaks."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    return Console(highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -82,6 +113,50 @@ def command_line() -> str:
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
+def write_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_record(path: Path, facts: dict[str, Any], indent: int = 1) -> dict[str, Any]:
+    """Write and return a record: the command, the facts, and the machine."""
+    record = {"command": command_line(), **facts, "environment": environment()}
+    write_json(path, record, indent)
+    return record
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """A table to print, everything aligned to the right."""
+    made = Table(title=title)
+    for column in columns:
+        made.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def choose(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise ValueError unless ``name`` is known."""
+    if name not in known:
+        raise ValueError(f"Unknown {what} {name!r}; choose one of {', '.join(known)}.")
+
+
 def _commit() -> str | None:
     try:
         done = subprocess.run(
@@ -92,17 +167,6 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
 def environment() -> dict[str, Any]:
     """Machine and versions, for the record."""
     return {
@@ -110,7 +174,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": cpu_model(),
         "threads": torch.get_num_threads(),
         "native_kernel": native.status(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,

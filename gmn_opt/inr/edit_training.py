@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
-from gmn_opt.inr import Inr, InrSet, Params, WeightEditor, render
 from gmn_opt.inr.augmentation import (
     SYMMETRIES,
     random_tones,
@@ -21,8 +22,12 @@ from gmn_opt.inr.augmentation import (
     turned,
     turned_images,
 )
+from gmn_opt.inr.base import Inr, Params
+from gmn_opt.inr.editor import WeightEditor
 from gmn_opt.inr.edits import edited
 from gmn_opt.inr.gallery import levels
+from gmn_opt.inr.rendering import render
+from gmn_opt.inr.sets import InrSet
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,34 @@ class EditTrainer:
             self.material.append(_Material(some.template().to(device), params, images, wanted))
         editor.measure(self.material[0].params, data[0].config)
         self.optimizer = _optimizer(editor, config)
-        self.averaged = {n: p.detach().clone() for n, p in editor.state_dict().items()}
         self.generator = torch.Generator().manual_seed(seed)
-        self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.skipped = 0
+        self._begin(0, 0.0, editor.state_dict())
         self.best: dict[str, Any] | None = None
+
+    def _begin(self, step: int, seconds: float, averaged: dict[str, Tensor]) -> None:
+        """Schedule and moving average as they are after so many steps."""
+        self.step, self.seconds = step, seconds
+        for group, factor in zip(
+            self.optimizer.param_groups, (1.0, 1.0, self.config.scale_lr), strict=True
+        ):
+            group["initial_lr"] = self.config.lr * factor
+        self.schedule = LambdaLR(self.optimizer, lambda _: self._rate())
+        self._average = AveragedModel(self.editor, multi_avg_fn=self._mean)
+        self._average.module.load_state_dict(averaged)
+        self._average.n_averaged.fill_(step + 1)
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """Moving average of the editor's weights."""
+        found: dict[str, Tensor] = self._average.module.state_dict()
+        return found
+
+    def _mean(self, average: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
+        """Weighs the new one more while there are few."""
+        keep = min(self.config.average, int(count) / (10 + int(count)))
+        for mine, theirs in zip(average, new, strict=True):
+            mine.lerp_(theirs, 1 - keep)
 
     @property
     def progress(self) -> float:
@@ -172,19 +201,15 @@ class EditTrainer:
         self.optimizer.zero_grad()
         objective.backward()
         norm = nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * self._rate()
-        if bool(norm.isfinite()):
-            self.optimizer.step()
-        else:
+        if not bool(norm.isfinite()):
             self.skipped += 1
+            self.optimizer.zero_grad()  # without gradients, a step changes nothing
+        self.optimizer.step()
         self.step += 1
-        keep = min(self.config.average, self.step / (10 + self.step))
-        with torch.no_grad():
-            for name, p in self.editor.state_dict().items():
-                self.averaged[name].lerp_(p, 1 - keep)
+        self._average.update_parameters(self.editor)
         value = loss.item()
         self.seconds += self._clock() - started
+        self.schedule.step()
         return value
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,12 +236,11 @@ class EditTrainer:
             )
         try:
             self.editor.load_state_dict(state["editor"])
-            self.averaged = {n: t.to(self.device) for n, t in state["averaged"].items()}
             self.optimizer.load_state_dict(state["optimizer"])
+            self._begin(state["step"], state["seconds"], state["averaged"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"The checkpoint is of another editor: {error}") from error
         self.generator.set_state(state["generator"])
-        self.step, self.seconds = state["step"], state["seconds"]
         self.skipped, self.best = state["skipped"], state["best"]
 
     def compare(self, error: float) -> None:
@@ -266,9 +290,9 @@ def _optimizer(editor: WeightEditor, config: TrainConfig) -> torch.optim.AdamW:
         if p is not editor.scale:
             (matrices if p.dim() > 1 else vectors).append(p)
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "highest": config.lr, "weight_decay": config.weight_decay},
-        {"params": vectors, "highest": config.lr, "weight_decay": 0.0},
-        {"params": [editor.scale], "highest": config.lr * config.scale_lr, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+        {"params": [editor.scale], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
 

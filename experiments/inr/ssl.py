@@ -1,4 +1,4 @@
-"""Embeddings of INRs without labels: ``python -m experiments.inr_ssl --preset cpu``.
+"""Embeddings of INRs without labels: ``python -m experiments.inr.ssl --preset cpu``.
 
 The sine task of Navon et al. 2023 (arXiv 2301.12780), which Lim et al. 2023 (arXiv 2312.04501,
 section 5.3) take over: SIRENs 1-32-32-1 are fitted to a·sin(bx) on [-π, π] with a and b uniform in
@@ -22,30 +22,26 @@ Writes ``result.json`` and ``embedding.png`` to --out.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.common import choose_device, keep_freed_memory, refusing
-from experiments.inr_classifiers import EmbeddingMetanet
-from experiments.inr_runs import Normalizer, plain, runs_before, set_rate, summary, write_runs
+from experiments import frame
+from experiments.inr.classifiers import EmbeddingMetanet
+from experiments.inr.data import folder_of
+from experiments.inr.runs import Normalizer, compare, epochs, plain, runs_before, summary_table
 from experiments.settings import with_settings
 from gmn_opt import ParameterGraph
 from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.metanet.baselines import NPNFN, FlatMLP, StatNN
-from gmn_opt.weights.atomic import write_atomically
 
 EMBEDDING = 16
 MEASURE = "test_mse"
@@ -184,35 +180,21 @@ def train_encoder(
         for s, (inrs, _) in sets.items()
     }
     encoder.to(device)
-    optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=budget.lr, weight_decay=budget.weight_decay
-    )
-    generator = torch.Generator().manual_seed(seed)
-    count = len(sets["train"][1])
-    per_epoch = max(1, count // budget.batch)
-    total, step, seconds = budget.epochs * per_epoch, 0, 0.0
+
+    def loss_of(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        pair = [
+            disturbed({n: p[chosen] for n, p in source.items()}, budget, generator)
+            for source in (inputs["train"], inputs.get(AGAIN, inputs["train"]))
+        ]
+        both = {n: torch.cat([p[n] for p in pair]) for n in pair[0]}
+        first, second = encoder(both).chunk(2)
+        return info_nce(first, second, budget.temperature)
+
     curve: list[dict[str, float]] = []
-    for epoch in range(budget.epochs):
-        started, losses = time.perf_counter(), []
-        order = torch.randperm(count, generator=generator).to(device)
-        for chosen in order.split(budget.batch)[:per_epoch]:
-            pair = [
-                disturbed({n: p[chosen] for n, p in source.items()}, budget, generator)
-                for source in (inputs["train"], inputs.get(AGAIN, inputs["train"]))
-            ]
-            both = {n: torch.cat([p[n] for p in pair]) for n in pair[0]}
-            first, second = encoder(both).chunk(2)
-            loss = info_nce(first, second, budget.temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
-            set_rate(optimizer, budget.lr, step, total, warm=50)
-            optimizer.step()
-            losses.append(loss.item())
-            step += 1
-        seconds += time.perf_counter() - started
-        curve.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "loss": fmean(losses)})
-        if (epoch + 1) % 5 == 0 or epoch + 1 == budget.epochs:
+    count = len(sets["train"][1])
+    for point in epochs(encoder, count, budget, seed, device, loss_of, 50):
+        curve.append(point)
+        if point["epoch"] % 5 == 0 or point["epoch"] == budget.epochs:
             z = {s: embed(encoder, inputs[s]) for s in SPLITS}
             curve[-1]["valid_mse"] = linear_error(
                 z["train"], sets["train"][1], z["valid"], sets["valid"][1]
@@ -220,7 +202,7 @@ def train_encoder(
     error, each = linear_error(z["train"], sets["train"][1], z["test"], sets["test"][1])
     return {
         "parameters": sum(p.numel() for p in encoder.parameters()),
-        "seconds": round(seconds, 1),
+        "seconds": round(curve[-1]["seconds"], 1),
         "valid_mse": curve[-1]["valid_mse"],
         "test_mse": error,
         "test_mse_amplitude": each[0],
@@ -245,75 +227,49 @@ def plot(embeddings: Mapping[str, Tensor], coefficients: Tensor, path: Path) -> 
             axis.set_title(f"{name}, {what}", fontsize=8)
             axis.set_xticks([])
             axis.set_yticks([])
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
-
-
-def table(found: Mapping[str, dict[str, float]]) -> Table:
-    """A line per encoder, best first."""
-    made = Table(title="linear regression of (a, b) from embeddings, test MSE over seeds")
-    for column in ("encoder", "MSE", "+-", "parameters", "seconds"):
-        made.add_column(column, justify="right")
-    for name, f in sorted(found.items(), key=lambda pair: pair[1]["test_mse_mean"]):
-        made.add_row(
-            name, f"{f['test_mse_mean']:.3f}", f"{f['test_mse_std']:.3f}",
-            f"{f['parameters']:,}", f"{f['seconds_mean']:.0f}",
-        )  # fmt: skip
-    return made
+    frame.save_picture(figure, path)
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="smoke, cpu or gpu")] = "cpu",
-    out: Annotated[Path, typer.Option()] = Path("runs/inr_ssl"),
+    preset: frame.Preset = "cpu",
+    out: frame.Out = Path("runs/inr_ssl"),
     inrs: Annotated[Path | None, typer.Option(help="Folder of INRs; made if missing.")] = None,
     models: Annotated[str, typer.Option(help="Which encoders.")] = ",".join(ENCODERS),
     seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Runs per encoder.")] = 5,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: a setting of the budget.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Keep the runs in --out that are done.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    settings: frame.Settings = None,
+    resume: frame.Resume = False,
+    device: frame.Device = "auto",
+    threads: frame.Threads = 1,
 ) -> None:
     """Learn embeddings of sine INRs by contrast, and read the waves off them."""
-    console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    names = models.split(",")
-    path = out / "result.json"
-    with refusing(console):
-        if preset not in PRESETS or not set(names) <= ENCODERS.keys():
-            raise ValueError(
-                f"Choose a preset of {', '.join(PRESETS)} and models of {', '.join(ENCODERS)}; "
-                f"received {preset!r} and {models!r}."
-            )
+    console = frame.begin(threads)
+    names, path = models.split(","), out / "result.json"
+    with frame.refusing(console):
+        frame.choose("preset", preset, PRESETS)
+        for name in names:
+            frame.choose("model", name, ENCODERS)
         (budget,) = with_settings([PRESETS[preset]], settings or [])
-        where = choose_device(device)
-        suffix = "" if preset == "cpu" else f"-{preset}"
-        folder = inrs or Path("runs/inrs") / f"sines{suffix}"
+        where = frame.choose_device(device)
         given = plain({"budget": asdict(budget), "inr": SIREN.to_dict()})
         runs = runs_before(path, given, resume)
         out.mkdir(parents=True, exist_ok=True)
+        folder = inrs or folder_of("sines", preset)
         sets = data_sets(folder, budget, console.is_terminal, where)
     graph = traced(SIREN.build())
     shown: dict[str, Tensor] = {}
-    for number in range(seed, seed + seeds):
-        for name in names:
-            if number in {r["seed"] for r in runs.get(name, [])}:
-                continue
-            with seeded(number, where):
-                encoder = ENCODERS[name](graph)
-            record = train_encoder(encoder, sets, budget, number, where)
-            shown.setdefault(name, record.pop("embedding"))
-            runs.setdefault(name, []).append({"seed": number, **record})
-            console.print(
-                f"{name}, seed {number}: test MSE {record['test_mse']:.3f} (validation "
-                f"{record['valid_mse']:.3f}) in {record['seconds']:.0f} s"
-            )
-            write_runs(path, given, runs, MEASURE)
+
+    def run(name: str, number: int) -> dict[str, Any]:
+        with seeded(number, where):
+            encoder = ENCODERS[name](graph)
+        record = train_encoder(encoder, sets, budget, number, where)
+        shown.setdefault(name, record.pop("embedding"))
+        return record
+
+    compare(names, range(seed, seed + seeds), run, path, given, runs, MEASURE, console)
     if shown:
         plot(shown, sets["test"][1], out / "embedding.png")
-    console.print(table(summary(runs, MEASURE)))
+    console.print(summary_table("linear regression of (a, b) from embeddings", runs, MEASURE))
 
 
 if __name__ == "__main__":

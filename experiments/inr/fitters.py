@@ -1,4 +1,4 @@
-"""Which optimizer fits an image: ``python -m experiments.inr_fitters --out DIR``.
+"""Which optimizer fits an image: ``python -m experiments.inr.fitters --out DIR``.
 
 Fits the same SIRENs to the same images, from the same initial parameters, once by GMNOptimizer
 (told the number of steps, not tuned) and by Adam at several rates, constant and along half a
@@ -9,37 +9,22 @@ thousands at once are what `gmn_opt.inr.fit_batch` is for.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.common import command_line, environment, keep_freed_memory, refusing
+from experiments import frame
 from gmn_opt.data import load_bundled
 from gmn_opt.inr import SirenConfig, coordinates, psnr
 from gmn_opt.inr.fitting import as_targets, initial_params
 from gmn_opt.optim import GMNOptimizer
-from gmn_opt.weights.atomic import write_atomically
-
-#: An optimizer and the factor of its rate by the share of the run that is done.
-Fitter = tuple[torch.optim.Optimizer, Callable[[float], float]]
-
-
-def _constant(_: float) -> float:
-    return 1.0
-
-
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
 
 
 def names_of(rates: str) -> list[str]:
@@ -54,15 +39,21 @@ def names_of(rates: str) -> list[str]:
     return ["gmn", *(f"{kind} {r}" for kind in ("adam", "adam-cosine") for r in parts)]
 
 
-def make_fitter(name: str, net: nn.Module, steps: int) -> Fitter:
+def make_fitter(name: str, net: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """``"gmn"``, ``"adam RATE"`` or ``"adam-cosine RATE"``; raises ValueError for other names."""
     kind, _, rate = name.partition(" ")
-    if kind == "gmn":
-        return GMNOptimizer(net.parameters(), total_steps=steps), _constant
-    if kind not in ("adam", "adam-cosine"):
+    if kind not in ("gmn", "adam", "adam-cosine"):
         raise ValueError(f"Unknown fitter {name!r}; there are gmn, adam RATE and adam-cosine RATE.")
-    schedule = _constant if kind == "adam" else _cosine
-    return torch.optim.Adam(net.parameters(), lr=float(rate)), schedule
+    optimizer: torch.optim.Optimizer
+    if kind == "gmn":
+        optimizer = GMNOptimizer(net.parameters(), total_steps=steps)
+    else:
+        optimizer = torch.optim.Adam(net.parameters(), lr=float(rate))
+
+    def factor(step: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / steps)) if kind == "adam-cosine" else 1.0
+
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 def fit(name: str, target: Tensor, key: int, steps: int, every: int) -> list[dict[str, float]]:
@@ -72,15 +63,13 @@ def fit(name: str, target: Tensor, key: int, steps: int, every: int) -> list[dic
     net.load_state_dict({n: p[0] for n, p in initial_params(net, 0, [key]).items()})
     points, wanted = coordinates((target.shape[0], target.shape[1])), target.flatten(0, 1)
     optimizer, schedule = make_fitter(name, net, steps)
-    highest = [group["lr"] for group in optimizer.param_groups]
     seconds, curve = 0.0, []
     for step in range(1, steps + 1):
         started = time.process_time()
-        for group, lr in zip(optimizer.param_groups, highest, strict=True):
-            group["lr"] = lr * schedule((step - 1) / steps)
         optimizer.zero_grad()
         (net(points) - wanted).square().mean().backward()
         optimizer.step()
+        schedule.step()
         seconds += time.process_time() - started
         if step % every == 0 or step == steps:
             with torch.no_grad():
@@ -119,24 +108,22 @@ def plot(results: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("PSNR in dB, mean over images")
     axes[0].legend(fontsize=7)
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+    frame.save_picture(figure, path)
 
 
 def main(
-    out: Annotated[Path, typer.Option()] = Path("runs/inr_fitters"),
+    out: frame.Out = Path("runs/inr_fitters"),
     data: Annotated[str, typer.Option(help="mnist or fashion_mnist")] = "fashion_mnist",
     images: Annotated[int, typer.Option(min=1, help="Test images, one INR each.")] = 4,
     steps: Annotated[int, typer.Option(min=1)] = 300,
     every: Annotated[int, typer.Option(min=1, help="Steps between looks at the PSNR.")] = 10,
     rates: Annotated[str, typer.Option(help="Of Adam.")] = "0.0003,0.001,0.003,0.01",
     goal: Annotated[float, typer.Option(help="PSNR to reach, in dB.")] = 30.0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: frame.Threads = 1,
 ) -> None:
     """Compare optimizers as fitters."""
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    console = Console(highlight=False, soft_wrap=True)
-    with refusing(console):
+    console = frame.begin(threads)
+    with frame.refusing(console):
         targets = as_targets(load_bundled(data).test_images[:images], SirenConfig())
         names = names_of(rates)
         out.mkdir(parents=True, exist_ok=True)
@@ -145,27 +132,16 @@ def main(
         for name in names:
             results[name].append(fit(name, target, key, steps, every))
     found = {name: summary(curves, goal) for name, curves in results.items()}
-    record = {
-        "command": command_line(),
-        "data": data,
-        "images": images,
-        "steps": steps,
-        "goal_db": goal,
-        "summary": found,
-        "curves": results,
-        "environment": environment(),
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
+    facts = {"data": data, "images": images, "steps": steps, "goal_db": goal}
+    frame.write_record(out / "result.json", {**facts, "summary": found, "curves": results})
     plot(results, out / "curves.png")
-    table = Table(title=f"{images} SIRENs 2-32-32-1, {data}, {steps} steps")
-    for column in ("fitter", "dB at the end", "ms/step", f"steps to {goal:g} dB", "seconds"):
-        table.add_column(column, justify="right")
+    rows = []
     for name, f in found.items():
         to = f["steps_to_goal"]
         reached = ["-", "-"] if to is None else [f"{to:.0f}", f"{f['seconds_to_goal']:.2f}"]
-        table.add_row(name, f"{f['psnr']:.1f}", f"{f['milliseconds_per_step']:.2f}", *reached)
-    console.print(table)
+        rows.append([name, f"{f['psnr']:.1f}", f"{f['milliseconds_per_step']:.2f}", *reached])
+    columns = ("fitter", "dB at the end", "ms/step", f"steps to {goal:g} dB", "seconds")
+    console.print(frame.table(f"{images} SIRENs 2-32-32-1, {data}, {steps} steps", columns, rows))
 
 
 if __name__ == "__main__":
