@@ -74,8 +74,9 @@ def choose_estimator(name: str, preset: GradientEstimator) -> GradientEstimator:
     kind = ESTIMATORS[SHORT_NAMES[name]]
     if isinstance(preset, kind):
         return preset
-    takes_windows = any(f.name == "windows" for f in fields(kind))  # type: ignore[arg-type]
-    return kind(windows=preset.window_lengths) if takes_windows else kind()  # type: ignore[call-arg]
+    takes_windows = any(f.name == "windows" for f in fields(kind))
+    made: GradientEstimator = kind(windows=preset.window_lengths) if takes_windows else kind()
+    return made
 
 
 def _changed(saved: dict[str, Any], config: MetaConfig) -> str:

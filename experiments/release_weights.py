@@ -178,9 +178,9 @@ def main(
         steady = frame.read_json(stability / "result.json")
         _same(evaluation, weights, held_out)
         _same(steady, weights, stability)
-        compared = (
-            None if validated is None else _compared(frame.read_json(validated / "result.json"))
-        )
+        compared: dict[str, Any] = {}
+        if validated is not None:
+            compared = {"compared": _compared(frame.read_json(validated / "result.json"))}
         chosen = _chosen(record, checkpoint)
         about = _card(name, rule, record, weights.read_bytes())
     content = weights.read_bytes()

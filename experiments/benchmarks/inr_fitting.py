@@ -125,7 +125,7 @@ def main(
         )
         for side in ("one by one", "batched")
     }
-    facts = {
+    record = {
         "fastest": {**rates, "ratio": round(rates["batched"] / rates["one by one"], 2)},
         "data": data,
         "psnr": psnr,
@@ -134,7 +134,7 @@ def main(
         "fit": FitConfig(target_psnr=psnr).to_dict(),
         "results": results,
     }
-    frame.write_record(out / "result.json", facts)
+    frame.write_record(out / "result.json", record)
     console.print(table)
     console.print(
         f"Fastest settings of each: {rates['batched']:.1f} against {rates['one by one']:.1f} INRs/s"

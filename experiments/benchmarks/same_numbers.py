@@ -41,7 +41,7 @@ from tasks.suites import MetaTrainSuite, validation
 try:
     from gmn_opt.inr import EditTrainer, TrainConfig
 except ImportError:  # the trainer's earlier place
-    from experiments.inr_edit_training import EditTrainer, TrainConfig  # type: ignore[no-redef]
+    from experiments.inr_edit_training import EditTrainer, TrainConfig  # type: ignore
 
 #: float64 numbers of the runs, by name of the run.
 Record = dict[str, list[float]]

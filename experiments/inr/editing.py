@@ -167,7 +167,8 @@ class Session:
         saved, info = started, TextColumn("{task.fields[info]}")
         columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), info
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=1.0, completed=trainer.progress, info="")
+            task = bar.add_task("", total=1.0, info="")
+            bar.update(task, completed=trainer.progress)
             while trainer.progress < 1:
                 self.losses.append(trainer.advance())
                 if trainer.step % trainer.config.check_every == 0 or trainer.progress >= 1:

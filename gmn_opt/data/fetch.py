@@ -160,8 +160,7 @@ def _download(file: SourceFile, url: str, folder: Path, progress: bool) -> Path:
         return Path(pooch.retrieve(url, None, name, folder, downloader=get))
     except requests.HTTPError as error:
         raise DatasetError(
-            f"downloading {url} failed: the server answered {error.response.status_code} "
-            f"{error.response.reason}; check the address"
+            f"downloading {url} failed: the server answered {error}; check the address"
         ) from error
     except IdxError as error:
         raise DatasetError(

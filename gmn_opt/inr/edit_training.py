@@ -143,7 +143,7 @@ class EditTrainer:
         found: dict[str, Tensor] = self._average.module.state_dict()
         return found
 
-    def _mean(self, average: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
+    def _mean(self, average: Sequence[Tensor], new: Sequence[Tensor], count: Tensor | int) -> None:
         """Weighs the new one more while there are few."""
         keep = min(self.config.average, int(count) / (10 + int(count)))
         for mine, theirs in zip(average, new, strict=True):

@@ -86,17 +86,6 @@ def test_leading_dimensions_batch_networks(name: str) -> None:
             assert largest_difference(alone, picked) < 1e-12
 
 
-@few
-def test_in_place_path_equals_recorded_path(name: str) -> None:
-    graph = traced(name)[1]
-    tensors = random_tensors(graph, features=2)
-    net = metanet()
-    recorded = net(graph, tensors)
-    with torch.no_grad():
-        plain = net(graph, tensors)
-    assert largest_difference(recorded, plain) < 1e-14
-
-
 def test_information_crosses_the_network() -> None:
     """With enough rounds, the last layer's output depends on the first layer's weights."""
     graph = traced("mlp")[1]

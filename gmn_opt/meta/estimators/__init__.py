@@ -14,7 +14,9 @@ from gmn_opt.meta.estimators.persistent_es import PersistentES
 from gmn_opt.meta.estimators.truncated_backprop import TruncatedBackprop
 from gmn_opt.meta.estimators.truncated_es import TruncatedES
 
-ESTIMATORS = by_name((FullBackprop, TruncatedBackprop, PersistentES, TruncatedES, FullES, Mixture))
+ESTIMATORS: dict[str, Any] = by_name(
+    (FullBackprop, TruncatedBackprop, PersistentES, TruncatedES, FullES, Mixture)
+)
 _CHOICE = Choice(GradientEstimator, "name", "estimator", ESTIMATORS)
 
 
