@@ -174,7 +174,7 @@ def test_coverage_is_high(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_fits_the_terminal(name: str) -> None:
-    from gmn_opt.graph.show import table
+    from gmn_opt.graph.draw.table import table
 
     text = table(made(name)[-1], width=80)
     assert max(len(line) for line in text.splitlines()) <= 80

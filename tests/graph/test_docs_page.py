@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gmn_opt.graph.rules import RULES
+from gmn_opt.graph.tracing.rules import RULES
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "parameter_graphs.md"
 

@@ -13,11 +13,11 @@ from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
 from gmn_opt.graph import ParameterGraph, trace
-from gmn_opt.graph.drawing import is_small
-from gmn_opt.graph.folding import fold
-from gmn_opt.graph.layer_drawing import draw_layers
-from gmn_opt.graph.neuron_drawing import draw_neurons
-from gmn_opt.graph.placement import Layered, apart, depths, layer_arcs
+from gmn_opt.graph.draw.folding import fold
+from gmn_opt.graph.draw.layers import draw_layers
+from gmn_opt.graph.draw.neurons import draw_neurons
+from gmn_opt.graph.draw.picture import is_small
+from gmn_opt.graph.draw.placement import Layered, apart, depths, layer_arcs
 from tests.cases import CASES
 from tests.graph.graphs import graph_of
 from tests.transformer_cases import HUB_BY_NAME

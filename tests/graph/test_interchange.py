@@ -11,9 +11,9 @@ from torch_geometric.data import Batch
 
 from gmn_opt.graph import Block, Link, ParameterGraph, trace
 from gmn_opt.graph.edges import KINDS, edge_list
-from gmn_opt.graph.interchange import ACTIVATIONS
-from gmn_opt.graph.rules.names import NONLINEAR
+from gmn_opt.graph.export.pyg import ACTIVATIONS
 from gmn_opt.graph.symmetry import Symmetry
+from gmn_opt.graph.tracing.operators import NONLINEAR
 from tests.cases import BY_NAME, CASES
 from tests.graph.graphs import graph_of
 

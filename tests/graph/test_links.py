@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmn_opt.graph import Block, Link, ParameterGraph, assembly, trace
+from gmn_opt.graph import Block, Link, ParameterGraph, trace
+from gmn_opt.graph.build import assembly
 from gmn_opt.graph.edges import KINDS, edge_list
 from gmn_opt.graph.symmetry import Symmetry
 from tests.cases import BY_NAME, CASES

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmn_opt.graph import Block, Factor, ParameterGraph, TraceError, trace
-from gmn_opt.graph.siblings import Adoption, exchanges
+from gmn_opt.graph.build.siblings import Adoption, exchanges
 from tests.cases import BY_NAME, CASES
 from tests.graph import models as m
 
