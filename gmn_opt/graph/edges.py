@@ -330,6 +330,3 @@ def edge_list(graph: BlockGraph) -> EdgeList:
         found = builder.finish()
         object.__setattr__(graph, _CACHE, found)
     return found
-
-
-__all__ = ["KINDS", "ROLES", "EdgeList", "NodeSet", "ancestors", "edge_list"]

@@ -186,6 +186,3 @@ def indexer(index: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
         torch.tensor(list(r), device=device).reshape([-1 if i == d else 1 for i in range(n)])
         for d, r in enumerate(index)
     )
-
-
-__all__ = ["Symmetry"]

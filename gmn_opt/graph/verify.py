@@ -279,6 +279,3 @@ def _without(graph: G, wrong: set[int], drop: bool) -> G:
                 row[d] = reason
         reasons[block.tensor] = tuple(row)
     return replace(graph, factors=factors, fixed_reasons=reasons)
-
-
-__all__ = ["Checker", "repair", "verify"]

@@ -63,6 +63,3 @@ def _agree(groups: Sequence[NodeGroup], i: int, j: int, factors: Sequence[Factor
     if not shared or shared not in (a, b):
         return False
     return all(set(factors[f].parents) <= shared for f in shared)
-
-
-__all__ = ["Join", "find_links"]

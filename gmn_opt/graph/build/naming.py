@@ -35,6 +35,3 @@ def told_apart(
         if len(found) == 1
     }
     return tuple(replace(g, name=g.name + suffix.get(g.id, "")) for g in groups)
-
-
-__all__ = ["short", "told_apart"]

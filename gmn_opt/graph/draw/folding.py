@@ -181,6 +181,3 @@ def _without_copies(
         {n: s for n, s in graph.shapes.items() if n in whole},
     )
     return small, number
-
-
-__all__ = ["Folded", "Repeat", "fold"]

@@ -254,6 +254,3 @@ def _draw_legend(axes: Any, rows: list[tuple[str, str, Any]], x: float, y: float
         axes.text(x + 23, y, name, fontsize=_FONT, va="center", ha="left", color="#333333",
                   family="DejaVu Sans Mono")  # fmt: skip
         x += len(name) * _CHAR + 44
-
-
-__all__ = ["draw_layers"]

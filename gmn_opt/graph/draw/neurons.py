@@ -248,6 +248,3 @@ def _panel(axes: Any, rows: list[tuple[str, str, Any]], x: float, y: float) -> N
         axes.text(x + 22, y, text, fontsize=_FONT, va="center", ha="left", color="#222222",
                   family="DejaVu Sans Mono", parse_math=False)  # fmt: skip
         y += _LINE
-
-
-__all__ = ["draw_neurons"]

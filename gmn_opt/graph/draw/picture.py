@@ -61,6 +61,3 @@ def save(figure: Any, target: Path, sizes: Sequence[int] = (160, 110, 80, 50, 30
     longest = max(figure.get_size_inches())
     dpi = next((d for d in sizes if longest * d <= _MOST_PIXELS), sizes[-1])
     figure.savefig(target, dpi=dpi, format=target.suffix.lower()[1:], facecolor="white")
-
-
-__all__ = ["draw", "is_small"]

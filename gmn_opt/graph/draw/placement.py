@@ -215,6 +215,3 @@ def apart(
             pools[-2:] = [((a * v + b * w) / (v + w), v + w, n + m)]
     bases = [base for base, _, count in pools for _ in range(count)]
     return [base + offset for base, offset in zip(bases, offsets, strict=True)]
-
-
-__all__ = ["Layered", "apart", "depths", "layer_arcs"]

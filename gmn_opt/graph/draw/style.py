@@ -48,6 +48,3 @@ def figure_of(
     axes.set_ylim(*y)
     axes.axis("off")
     return figure, axes
-
-
-__all__ = ["CYCLE", "EDGE_COLORS", "LINK_STYLES", "ROLE_COLORS", "figure_of"]

@@ -92,6 +92,11 @@ def new_axes(
     return tuple(new_axis(size, fixed, site) for size in shape)
 
 
+def chosen(dims: int | Iterable[int], count: int) -> set[int]:
+    """Some of ``count`` dims as an operator was given them, counted from the front."""
+    return {d % count for d in ([dims] if isinstance(dims, int) else dims)}
+
+
 def axis_size(axis: Axis) -> int:
     """Number of indices along an axis."""
     return size_of(leg.set for leg in axis)

@@ -21,11 +21,13 @@ SiteKey = tuple[str, str, int]
 class Meetings:
     """The part of a tracer that joins axes and records what parameters do there."""
 
-    record: Record
-    op: str
-    earlier: dict[SiteKey, Site]
-    made_in_pass: dict[SiteKey, Site]
-    made: Counter[tuple[str, str]]
+    def __init__(self) -> None:
+        super().__init__()
+        self.record = Record()
+        self.op = ""
+        self.earlier: dict[SiteKey, Site] = {}
+        self.made_in_pass: dict[SiteKey, Site] = {}
+        self.made: Counter[tuple[str, str]] = Counter()
 
     def unify(self, a: Axis, b: Axis, reason: str = "") -> None:
         """Make two axes the same index set."""
@@ -60,6 +62,11 @@ class Meetings:
         self.made_in_pass[key] = site
         return tuple(Leg(leg.set, SiteRef(site), ()) for leg in legs)
 
+    def new_sites(self, axes: Sequence[Axis], name: str) -> list[Axis]:
+        """Some axes as neurons of one new site."""
+        sited = iter(self.new_site(tuple(leg for axis in axes for leg in axis), name))
+        return [tuple(next(sited) for _ in lab.expand_axis(axis)) for axis in axes]
+
     def use(self, kind: BlockKind, pairs: list[Pair], **attributes: float) -> None:
         """Remember how parameters act on activations."""
         self.record.uses.append(Use(kind, pairs, attributes))
@@ -76,15 +83,9 @@ class Meetings:
         """Turn a tensor of parameters into activations of a site of its own."""
         if label.kind != "parameter":
             return label
-        flat = tuple(leg for axis in label.axes for leg in axis)
-        sited = iter(self.new_site(flat, self.origin_name([flat])))
-        axes, pairs = [], []
-        for axis in label.axes:
-            new = tuple(next(sited) for _ in lab.expand_axis(axis))
-            axes.append(new)
-            pairs.append(Pair("dst", axis, new))
-        self.use("other", pairs)
-        return Label(tuple(axes), "activation")
+        new = self.new_sites(label.axes, self.origin_name(label.axes))
+        self.use("other", [Pair("dst", p, x) for p, x in zip(label.axes, new, strict=True)])
+        return Label(tuple(new), "activation")
 
     def pointwise(self, name: str, outputs: list[Tensor], labels: list[Label]) -> list[Label]:
         """Any operator that acts on each element alone, with broadcasting."""
@@ -119,12 +120,12 @@ class Meetings:
         link = "product" if flavour == "scale" else "residual"
         out: list[Axis] = []
         for k, size in enumerate(shape):
-            axis: Axis | None = None
+            axis: Axis = ()
             for x in operands:
                 other = _aligned(x, k, len(shape), size)
                 if other is not None:
-                    axis = other if axis is None else self.meet(axis, other, link)
-            out.append(axis if axis is not None else ())
+                    axis = self.meet(axis, other, link) if axis else other
+            out.append(axis)
         return out
 
     def _apply_parameter(
@@ -145,10 +146,9 @@ class Meetings:
             self.unify(axes[k], other)
             pairs.append(Pair("dst", other, axes[k]))
         if own:
-            flat = tuple(leg for _, axis in own for leg in axis)
-            sited = iter(self.new_site(flat, self.origin_name([flat])))
-            for k, axis in own:
-                out[k] = tuple(next(sited) for _ in lab.expand_axis(axis))
+            mine = [axis for _, axis in own]
+            made = self.new_sites(mine, self.origin_name(mine))
+            for (k, axis), out[k] in zip(own, made, strict=True):
                 pairs.append(Pair("dst", axis, out[k]))
         kind: BlockKind = "scale" if flavour == "scale" else "bias"
         self.use(kind if flavour in ("scale", "bias") else "other", pairs)

@@ -28,3 +28,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def first(out: Any) -> Any:
+    """An operator's output, or the first one of several."""
+    return out[0] if isinstance(out, (tuple, list)) else out

@@ -17,8 +17,7 @@ from gmn_opt.graph.tracing import index_sets as sets
 from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.index_sets import IndexSet
 from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
-from gmn_opt.graph.tracing.meetings import Meetings, SiteKey
-from gmn_opt.graph.tracing.record import Record
+from gmn_opt.graph.tracing.meetings import Meetings
 
 MAX_PACKED = 8
 MAX_STACKED = 64
@@ -44,7 +43,6 @@ class Tracer(Meetings):
 
     def __init__(self, hints: Hints) -> None:
         super().__init__()
-        self.record = Record()
         self.hints = hints
         self.mutated: set[int] = set()
         self.packed: dict[PackedKey, tuple[int, ...]] = {}
@@ -56,10 +54,6 @@ class Tracer(Meetings):
         self.routes: dict[int, Axis] = {}
         self.splits: dict[IndexSet, PackedKey] = {}
         self.op_count = 0
-        self.earlier: dict[SiteKey, Site] = {}
-        self.made_in_pass: dict[SiteKey, Site] = {}
-        self.made: Counter[tuple[str, str]] = Counter()
-        self.op = ""
         self.before: tuple[tuple[int, ...], int] = (), 0
         self.work = 0
         self.leaked = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -71,13 +72,11 @@ def _apply(
     for x, p in shared:
         t.unify(x, p)
     made = [p for _, p in shared] + list(p_free)
-    flat = tuple(leg for axis in made for leg in axis)
-    sited = iter(t.new_site(flat, t.origin_name([p_in])))
-    new = [tuple(next(sited) for _ in lab.expand_axis(axis)) for axis in made]
+    new = t.new_sites(made, t.origin_name([p_in]))
     pairs = [Pair("src", p_in, x_in)]
     pairs += [Pair("dst", axis, out) for axis, out in zip(made, new, strict=True)]
-    fan_in, fan_out = (lab.axis_size(a) for a in (p_in, flat))
-    t.use("linear", pairs, fan_in=fan_in, fan_out=fan_out)
+    fan_out = prod(map(lab.axis_size, made))
+    t.use("linear", pairs, fan_in=lab.axis_size(p_in), fan_out=fan_out)
     return new[: len(shared)], new[len(shared) :]
 
 

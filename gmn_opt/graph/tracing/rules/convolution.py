@@ -11,7 +11,7 @@ from gmn_opt.graph.tracing import index_sets as sets
 from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.labels import Axis, Label
 from gmn_opt.graph.tracing.record import Pair
-from gmn_opt.graph.tracing.table import NoRuleError, rule
+from gmn_opt.graph.tracing.table import NoRuleError, first, rule
 from gmn_opt.graph.tracing.tracer import Tracer
 
 
@@ -59,21 +59,14 @@ def convolution(
     *_: Any,
 ) -> Label:
     """``[n, (g i), ...]`` and ``[(g o), i, ...]`` to ``[n, (g o), ...]``."""
-    data, w = t.label(x), t.label(weight)
-    if w.kind == "activation" or data.kind != "activation":
-        if data.kind == "parameter":
-            data = t.materialize(data)
-        if w.kind == "activation":
-            raise NoRuleError("a convolution whose kernel is computed from activations")
+    data, w = t.activation(x), t.label(weight)
+    if w.kind == "activation":
+        raise NoRuleError("a convolution whose kernel is computed from activations")
     for axis in w.axes[2:]:
         t.fix_axis(axis, "kernel positions")
     x_group, x_in = halves(t, data.axes[1], groups)
-    if transposed:
-        w_group, w_in = halves(t, w.axes[0], groups)
-        w_out = w.axes[1]
-    else:
-        w_group, w_out = halves(t, w.axes[0], groups)
-        w_in = w.axes[1]
+    w_group, w_first = halves(t, w.axes[0], groups)
+    w_in, w_out = (w_first, w.axes[1]) if transposed else (w.axes[1], w_first)
     t.unify(x_group, w_group)
     t.unify(x_in, w_in)
     t.hidden((w_group, w_out, w_in))
@@ -127,11 +120,10 @@ def pool(spatial: int) -> Any:
     """A rule for operators that act on the last ``spatial`` dims, channel by channel."""
 
     def apply(t: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> list[Label]:
-        first = out[0] if isinstance(out, (tuple, list)) else out
         label = t.label(x)
         kept = label.axes[: len(label.axes) - spatial]
         t.hidden(kept)
-        made = Label((*kept, *positions(t, first, label, spatial)), label.kind)
+        made = Label((*kept, *positions(t, first(out), label, spatial)), label.kind)
         return [made, made]
 
     return apply

@@ -44,7 +44,7 @@ def reorder(t: Tracer, out: Tensor, x: Tensor, *rest: Any, **__: Any) -> Label:
         dims = range(len(label.axes))
     if t.op == "rot90":
         dims = rest[1] if len(rest) > 1 else (0, 1)
-    chosen = {d % len(label.axes) for d in ([dims] if isinstance(dims, int) else dims)}
+    chosen = lab.chosen(dims, len(label.axes))
     for d in chosen or set(range(len(label.axes))):
         t.fix_axis(label.axes[d], f"{t.op} depends on the order")
     t.hidden([a for d, a in enumerate(label.axes) if d not in chosen])

@@ -9,17 +9,15 @@ from torch import Tensor
 from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.labels import Label
 from gmn_opt.graph.tracing.rules.joining import cut
-from gmn_opt.graph.tracing.table import rule
+from gmn_opt.graph.tracing.table import first, rule
 from gmn_opt.graph.tracing.tracer import Tracer
 
 
 def reduced(label: Label, dims: Any, keepdim: bool) -> Label:
     """A label without the axes ``dims`` (all of them for None or an empty list)."""
     n = len(label.axes)
-    if dims is None or (not isinstance(dims, int) and len(dims) == 0):
-        gone = set(range(n))
-    else:
-        gone = {d % n for d in ([dims] if isinstance(dims, int) else dims)} if n else set()
+    every = dims is None or (not isinstance(dims, int) and len(dims) == 0)
+    gone = set(range(n)) if every or not n else lab.chosen(dims, n)
     if keepdim:
         return label.with_axes([() if d in gone else a for d, a in enumerate(label.axes)])
     return label.with_axes([a for d, a in enumerate(label.axes) if d not in gone])
@@ -35,10 +33,7 @@ def reduce(t: Tracer, out: Any, x: Tensor, *rest: Any, **kwargs: Any) -> list[La
     dims = rest[at] if len(rest) > at else kwargs.get("dim")
     if isinstance(dims, bool):
         dims = None
-    first = out[0] if isinstance(out, (tuple, list)) else out
-    keepdim = first.dim() == x.dim() and dims is not None
-    made = reduced(label, dims, keepdim)
-    return [made, made]
+    return [reduced(label, dims, first(out).dim() == x.dim() and dims is not None)] * 2
 
 
 @rule("max", "min", "argmax", "argmin", "median", "mode", "nanmedian", "kthvalue")
@@ -49,8 +44,7 @@ def extremum(t: Tracer, out: Any, x: Tensor, *rest: Any, **kwargs: Any) -> list[
         return [t.broadcast([label, t.label(rest[0])], out.shape, "other")]
     at = 1 if t.op == "kthvalue" else 0
     dims = rest[at] if len(rest) > at else kwargs.get("dim")
-    first = out[0] if isinstance(out, (tuple, list)) else out
-    made = reduced(label, dims, first.dim() == x.dim() and dims is not None)
+    made = reduced(label, dims, first(out).dim() == x.dim() and dims is not None)
     positions = out[1] if isinstance(out, (tuple, list)) else out
     if "arg" in t.op or isinstance(out, (tuple, list)):
         chosen = label.axes if dims is None else (label.axes[dims],)
@@ -81,7 +75,6 @@ def scan(t: Tracer, out: Any, x: Tensor, dim: int, *_: Any, **__: Any) -> list[L
 def sort(t: Tracer, out: Any, x: Tensor, *rest: Any, **kwargs: Any) -> list[Label]:
     """Sorted values do not depend on the order; who reads the positions fixes the axis."""
     label = t.label(x)
-    first = out[0] if isinstance(out, (tuple, list)) else out
     numbers = [r for r in rest if isinstance(r, int) and not isinstance(r, bool)]
     dim = kwargs.get("dim")
     if dim is None:
@@ -92,7 +85,7 @@ def sort(t: Tracer, out: Any, x: Tensor, *rest: Any, **kwargs: Any) -> list[Labe
     t.hidden(reduced(label, dim, False).axes)
     positions = out[1] if isinstance(out, (tuple, list)) else out
     t.later[id(positions)] = ((label.axes[dim],), f"positions found by {t.op}")
-    made = label.with_axis(dim, lab.new_axis(first.shape[dim], f"sorted by {t.op}"))
+    made = label.with_axis(dim, lab.new_axis(first(out).shape[dim], f"sorted by {t.op}"))
     return [made, made]
 
 

@@ -164,11 +164,8 @@ def unsqueeze(t: Tracer, out: Tensor, x: Tensor, dim: int) -> Label:
 def squeeze(t: Tracer, out: Tensor, x: Tensor, dims: Any = None) -> Label:
     """Axes of size one go."""
     label = t.label(x)
-    if dims is None:
-        chosen = set(range(len(label.axes)))
-    else:
-        chosen = {d % len(label.axes) for d in ([dims] if isinstance(dims, int) else dims)}
-    gone = {d for d in chosen if lab.axis_size(label.axes[d]) == 1}
+    tried = range(len(label.axes)) if dims is None else lab.chosen(dims, len(label.axes))
+    gone = {d for d in tried if lab.axis_size(label.axes[d]) == 1}
     return label.with_axes([a for d, a in enumerate(label.axes) if d not in gone])
 
 

@@ -25,7 +25,7 @@ def numbers(t: Tracer, out: Tensor, *_: Any, **__: Any) -> Label:
 def fourier(t: Tracer, out: Tensor, x: Tensor, dims: Any, *_: Any, **__: Any) -> Label:
     """Transformed axes are fixed; the others pass."""
     label = t.label(x)
-    chosen = {d % len(label.axes) for d in ([dims] if isinstance(dims, int) else dims)}
+    chosen = lab.chosen(dims, len(label.axes))
     axes = list(label.axes)
     for d in chosen:
         t.fix_axis(axes[d], "Fourier modes")
@@ -87,13 +87,10 @@ def trilinear(
     t.hidden(merged)
     for param in params:
         inner = [d for d in summed if param.axes[d] and merged[d]]
-        pair_site = iter(t.new_site(tuple(g for d in inner for g in merged[d]), "product"))
-        pairs = []
+        met = t.new_sites([merged[d] for d in inner], "product")
         for d in inner:
             t.unify(merged[d], param.axes[d])
-        for d in inner:
-            met = tuple(next(pair_site) for _ in lab.expand_axis(merged[d]))
-            pairs.append(Pair("src", param.axes[d], met))
+        pairs = [Pair("src", param.axes[d], axis) for d, axis in zip(inner, met, strict=True)]
         fresh = [d for d in range(rank) if param.axes[d] and not merged[d]]
         for d in fresh:
             merged[d] = t.new_site(param.axes[d], t.origin_name(param.axes))
