@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.theory.computation import ComputationGraph
 from gmn_opt.metanet.baselines import NPLinear
 from gmn_opt.metanet.baselines.statnn import QUANTILES
 from gmn_opt.metanet.general import GeneralLayer, Polynomial, SquareMLP
+from gmn_opt.theory.computation import ComputationGraph
 
 Function = Callable[[Tensor], Tensor]
 

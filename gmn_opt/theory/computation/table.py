@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from gmn_opt.theory.computation.expander import Expander
+from typing import Any
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
@@ -35,6 +32,3 @@ def written_out(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return add
-
-
-__all__ = ["RULES", "WRITTEN_OUT", "Expander", "Rule", "rule", "written_out"]

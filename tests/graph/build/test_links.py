@@ -14,11 +14,11 @@ from gmn_opt.graph import Block, Link, ParameterGraph, trace
 from gmn_opt.graph.build import assembly
 from gmn_opt.graph.edges import KINDS, edge_list
 from gmn_opt.graph.symmetry import Symmetry
-from tests.cases import BY_NAME, CASES
-from tests.graph.graphs import graph_of
+from tests.cases import BY_NAME
+from tests.graph.graphs import SPREAD, graph_of
 from tests.transformer_cases import HUB_BY_NAME
 
-NAMES = [c.name for c in CASES]
+LINKED = ["attention_gqa", "attention_multi_query", "hard_moe", "ssm", "mixed_heads", "gpt"]
 Named = tuple[str, str, str]
 
 
@@ -97,7 +97,7 @@ def test_groups_that_only_share_their_heads_are_not_linked() -> None:
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*LINKED, *SPREAD}))
 def test_links_between_equal_groups_are_all_kept(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,9 +122,6 @@ def test_links_between_equal_groups_are_all_kept(
     model, inputs = BY_NAME[name].make()
     graph = trace(model, *inputs, verify=False)
     assert set(wanted) <= set(graph.links)
-
-
-LINKED = ["attention_gqa", "attention_multi_query", "hard_moe", "ssm", "mixed_heads", "gpt"]
 
 
 def link_edges(graph: ParameterGraph) -> list[tuple[int, int, str]]:
