@@ -14,7 +14,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from torch.nn import functional as F
 
 from gmn_opt.data import load_bundled
-from gmn_opt.graph.rules import RULES
+from gmn_opt.graph.tracing.rules import RULES
 from gmn_opt.inr import psnr
 
 ROOT = Path(__file__).parents[1]

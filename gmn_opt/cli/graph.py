@@ -158,7 +158,7 @@ def _parse_dtype(text: str) -> tuple[str, int]:
 
 
 def _check_suffix(picture: Path) -> None:
-    from gmn_opt.graph.drawing import SUFFIXES
+    from gmn_opt.graph.draw.picture import SUFFIXES
 
     if picture.suffix.lower() not in SUFFIXES:
         fail(f"cannot draw to {picture}: the name must end in {', '.join(SUFFIXES)}")
