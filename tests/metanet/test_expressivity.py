@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gmn_opt.graph import trace
 from gmn_opt.graph.computation import computation_graph
 from gmn_opt.metanet.baselines import NPLinear, statistics
-from gmn_opt.metanet.general import GeneralLayer, SquareMLP
+from gmn_opt.theory.general import GeneralLayer, SquareMLP
 from tests.metanet.constructions import (
     Edges,
     Start,

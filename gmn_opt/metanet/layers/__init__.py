@@ -1,0 +1,1 @@
+"""One round of message passing: arithmetic alone; where values come from is the backends' affair."""

@@ -1,0 +1,1 @@
+"""What graph metanetworks can express in principle, for tests and for study."""
