@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gmn_opt.metanet.checks import check_inputs
 from gmn_opt.metanet.kept import kept
-from gmn_opt.metanet.layout import blocked
 from gmn_opt.metanet.layers.states import States
+from gmn_opt.metanet.layout import blocked
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph

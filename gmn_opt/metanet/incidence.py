@@ -225,9 +225,9 @@ def _side(layout: BlockedGraph, ends: Sequence[tuple[Endpoint, int]]) -> tuple[E
         place, node, share = _met(end, first_node)
         meetings[node] += 1
         edge = place.unsqueeze(1) * parallel + torch.arange(parallel) + first
-        each = (t.repeat_interleave(parallel) for t in (node, share))
+        node, share = (t.repeat_interleave(parallel) for t in (node, share))
         part = torch.full((edge.numel(),), 1 / parallel, dtype=torch.float64)
-        found.append((edge.flatten(), *each, part))
+        found.append((edge.flatten(), node, share, part))
         first += end.size * parallel
     edge, node, share, part = (torch.cat(parts) for parts in zip(*found, strict=True))
     out = ((first, first_node[-1]), edge, node, share)
@@ -249,9 +249,10 @@ def _links(layout: BlockedGraph) -> tuple[Entries, Entries]:
             ends.append((node, place + first))
             links[node] += 1
             first += given.size
-    start = tuple(torch.cat(parts) for parts in zip(*starts, strict=True))
+    start = (torch.cat(parts) for parts in zip(*starts, strict=True))
     node, place = (torch.cat(parts) for parts in zip(*ends, strict=True))
-    return ((first, 2 * nodes), *start), ((nodes, first), node, place, 1 / links[node])
+    slot, sent, share = start
+    return ((first, 2 * nodes), slot, sent, share), ((nodes, first), node, place, 1 / links[node])
 
 
 _INTEGERS, _REALS = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What is worked out once per graph and kept on it: never inside a program that is being compiled."""
+"""What is worked out once per graph and kept on it, outside of programs that are compiled."""
 
 from __future__ import annotations
 

@@ -92,8 +92,7 @@ class GraphMetanet(nn.Module):
         self.graph_state = nn.Parameter(torch.zeros(hidden))
         sizes = (hidden, edge_hidden, KERNEL_FEATURES)
         self.layers = nn.ModuleList(
-            MessageLayer(*sizes) if scale is None else ScaleLayer(*sizes)
-            for _ in range(layers)
+            MessageLayer(*sizes) if scale is None else ScaleLayer(*sizes) for _ in range(layers)
         )
         self.scale = scale
         if scale is not None:

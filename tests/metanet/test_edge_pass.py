@@ -73,7 +73,12 @@ class Problem:
         for i, t in enumerate(inputs):
             if t is not None:
                 t.requires_grad_(i > 0 or of_x)
-        out: Messages = form.edge_pass(self.sizes, keep_edges, *inputs)
+        x, weight, residual, src, dst = inputs
+        assert x is not None
+        assert weight is not None
+        assert src is not None
+        assert dst is not None
+        out: Messages = form.edge_pass(self.sizes, keep_edges, x, weight, residual, src, dst)
         loss = [
             (o * g.to(dtype)).sum()
             for o, g, used in zip(out, self.grads, outputs, strict=True)
@@ -237,7 +242,7 @@ def test_can_be_differentiated_twice(backend: str) -> None:
     inputs = [t.requires_grad_() for t in problem.inputs if t is not None]
 
     def outputs(*given: Tensor) -> tuple[Tensor, ...]:
-        found = FAST[backend].edge_pass(sizes, True, *given)  # type: ignore[arg-type]
+        found = FAST[backend].edge_pass(sizes, True, *given)
         return tuple(t for t in found if t is not None)
 
     assert torch.autograd.gradcheck(outputs, inputs)

@@ -47,7 +47,7 @@ def read(end: Endpoint, nodes: Tensor) -> Tensor:
 def write(end: Endpoint, seen: Tensor) -> Tensor:
     """``[..., size]`` copied to the nodes ``[..., N]``; zero where the block is not."""
     shape = [n if i in end.kept else 1 for i, n in enumerate(end.sizes)]
-    full = seen.new_zeros(*seen.shape[:-1], *end.sizes)
+    full = seen.new_zeros((*seen.shape[:-1], *end.sizes))
     at = dict(end.at)
     where = (..., *(slice(at[i], at[i] + 1) if i in at else slice(None) for i in range(len(shape))))
     full[where] = seen.reshape(*seen.shape[:-1], *shape)

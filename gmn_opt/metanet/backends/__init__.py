@@ -8,9 +8,9 @@ layers take them; the ends of blocks are channels first, as the pass over edges 
 pool (incidence, dst, src) -> (pairs, per_block): means at the ends of blocks back, in the same
 shapes. See :mod:`gmn_opt.metanet.incidence`.
 
-edge_pass (sizes, keep_edges, x, weight, residual, src, dst) -> (new, at_dst, at_src): with ``sizes``
-(D, E) of every block, the edges of all blocks in one tensor ``x`` [..., g, P], block after block,
-each in its [D, E] form, and src, dst as above, for every block
+edge_pass (sizes, keep_edges, x, weight, residual, src, dst) -> (new, at_dst, at_src): with (D, E)
+of every block in ``sizes``, the edges of all blocks in one tensor ``x`` [..., g, P], block after
+block, each in its [D, E] form, and src, dst as above, for every block
 
     h = silu(W x + src + dst)         [..., f, D, E]
     new edge states = R x + h         (residual R None: the identity)

@@ -1,7 +1,7 @@
 """Everything written down in torch's operators.
 
-For transforms of ``torch.func`` and autocast, which see into nothing else; for compilers, which fuse
-this best where there is no native code; and to hold the other backends to.
+For transforms of ``torch.func`` and autocast, which see into nothing else; for compilers, which
+fuse this best where there is no native code; and to hold the other backends to.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One round of message passing: arithmetic alone; where values come from is the backends' affair."""
+"""Rounds of message passing: arithmetic alone. Where values come from, the backends know."""

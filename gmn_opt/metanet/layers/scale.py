@@ -1,6 +1,6 @@
 """Message passing that respects scales of neurons beside permutations.
 
-See :mod:`gmn_opt.metanet.scale` for which scales leave a function as it is.
+Which scales leave a function as it is, :mod:`gmn_opt.metanet.scale` says.
 ScaleGMN (Kalogeropoulos et al. 2024, arXiv 2406.10685) builds metanets that are equivariant to
 these too. Ours follows its bidirectional variant (section 5), with two more states per node,
 
@@ -37,7 +37,7 @@ from gmn_opt.metanet.scale import NodeScales
 
 @dataclass(frozen=True)
 class ScaledStates:
-    """Invariant states with their equivariant edges, z and y ``[..., N, c]``, and what may scale."""
+    """Invariant states with equivariant edges, z and y ``[..., N, c]``, and what may scale."""
 
     states: States
     z: Tensor
@@ -119,7 +119,10 @@ class ScaleLayer(nn.Module):
             )
             h = silu(q * dst_qy * src_qz + dst_x + src_x)
             change = (h * w + dst_z * src_y).flatten(-2) if keep_edges else None
-            to_dst, to_src = torch.cat([h, forward * src_z], -3), torch.cat([h, backward * dst_y], -3)
+            to_dst, to_src = (
+                torch.cat([h, forward * src_z], -3),
+                torch.cat([h, backward * dst_y], -3),
+            )
             return change, to_dst, to_src
 
         edges = mix(self.edge.weight, states.edges)

@@ -57,8 +57,10 @@ class EdgeList:
             first_row, first_column = first_row + d, first_column + e
         counts = torch.tensor([len(g.sizes) for g in graphs])
         block_graph = torch.arange(len(graphs)).repeat_interleave(counts)
-        listed = (torch.cat(parts).to(device) for parts in (destinations, sources, blocks))
-        return EdgeList(joint, *listed, joint.node_means.row, block_graph.to(device))
+        lines = (torch.cat(parts).to(device) for parts in (destinations, sources, blocks))
+        destination, source, block = lines
+        node_graph = joint.node_means.row
+        return EdgeList(joint, destination, source, block, node_graph, block_graph.to(device))
 
     def at_destinations(self, nodes: Tensor) -> Tensor:
         """``[..., N, c]`` at the destinations of edges, ``[..., edges, c]``."""
@@ -124,7 +126,9 @@ def run(
     rows, encoder = inner.edges.mT, inner.encoder
     if encoder is not None:
         rows = rows.unsqueeze(-2)  # [..., edges, 1, g]
-        rows = (rows * (encoder if encoder.dim() == 2 else encoder[..., listed.block, :, :])).sum(-1)
+        rows = (rows * (encoder if encoder.dim() == 2 else encoder[..., listed.block, :, :])).sum(
+            -1
+        )
     for layer in layers:
         if isinstance(layer, ScaleLayer):
             assert isinstance(states, ScaledStates)
