@@ -50,8 +50,8 @@ def write(end: Endpoint, seen: Tensor) -> Tensor:
     full = seen.new_zeros((*seen.shape[:-1], *end.sizes))
     at = dict(end.at)
     where = (..., *(slice(at[i], at[i] + 1) if i in at else slice(None) for i in range(len(shape))))
-    full[where] = seen.reshape(*seen.shape[:-1], *shape)
-    return full.reshape(*seen.shape[:-1], prod(end.sizes))
+    full[where] = seen.reshape((*seen.shape[:-1], *shape))
+    return full.reshape((*seen.shape[:-1], prod(end.sizes)))
 
 
 def sliced_gather(layout: BlockedGraph, pairs: Tensor, per_block: Tensor) -> tuple[Tensor, Tensor]:
