@@ -17,12 +17,14 @@ from einops import rearrange
 from torch import Tensor
 
 from gmn_opt.graph.symmetry import indexer
-from gmn_opt.metanet.ends import EndTable
-from gmn_opt.metanet.once import made_once
-from gmn_opt.metanet.routes import RouteTable
+from gmn_opt.metanet.kept import kept
 
 if TYPE_CHECKING:
     from gmn_opt.graph import Block, ParameterGraph
+
+
+#: ``(D, E)`` of every block.
+Sizes = tuple[tuple[int, int], ...]
 
 
 def _axis(dim: int, position: int) -> str:
@@ -53,40 +55,15 @@ class Endpoint:
         """Whether the block sees every node of the group by itself."""
         return self.kept == tuple(range(len(self.sizes)))
 
-    def read(self, nodes: Tensor) -> Tensor:
-        """Values of the nodes ``[..., N]`` as the block sees them, ``[..., size]``."""
-        if self.is_whole:
-            return nodes
-        lead = nodes.dim() - 1
-        seen = nodes.unflatten(-1, self.sizes)
-        at = dict(self.at)
-        for position in reversed(range(len(self.sizes))):
-            if position in at:
-                seen = seen.select(lead + position, at[position])
-            elif position not in self.kept:
-                seen = seen.mean(lead + position)
-        return seen.reshape(*nodes.shape[:lead], self.size)
-
-    def write(self, seen: Tensor) -> Tensor:
-        """``[..., size]`` copied to the nodes ``[..., N]``; zero where the block is not."""
-        if self.is_whole:
-            return seen
-        lead = seen.dim() - 1
-        shape = [n if i in self.kept else 1 for i, n in enumerate(self.sizes)]
-        spread = seen.unflatten(-1, shape)
-        for position, index in self.at:
-            before = lead + position
-            size = list(spread.shape)
-            size[before] = index
-            zeros_before = spread.new_zeros(size)
-            size[before] = self.sizes[position] - index - 1
-            spread = torch.cat([zeros_before, spread, spread.new_zeros(size)], before)
-        full = spread.expand(*seen.shape[:lead], *self.sizes)
-        return full.reshape(*seen.shape[:lead], prod(self.sizes))
-
-    def coverage(self) -> Tensor:
-        """``[N]``: 1 for nodes that the block meets, 0 for others."""
-        return self.write(torch.ones(self.size, dtype=torch.float64))
+    def places(self) -> Tensor:
+        """``[N]``: under which index the block sees a node of the group; -1 if it does not."""
+        index = torch.unravel_index(torch.arange(prod(self.sizes)), self.sizes or (1,))
+        found = torch.zeros_like(index[0])
+        for i in self.kept:
+            found = found * self.sizes[i] + index[i]
+        for i, only in self.at:
+            found = torch.where(index[i] == only, found, -1)
+        return found
 
 
 @dataclass(frozen=True)
@@ -132,48 +109,16 @@ class BlockLayout:
         """``[..., D, E]`` back to the block's slice of the tensor, ``[..., *block.shape]``."""
         return rearrange(edges, self.inverse, **self.axis_sizes)
 
-    def spread_src(self, nodes: Tensor) -> Tensor:
-        """Source values ``[..., S]`` repeated over parallel edges, ``[..., E]``."""
-        kernel = prod(self.kernel)
-        return nodes if kernel == 1 else nodes.repeat_interleave(kernel, -1)
-
-    def pool_src(self, edges: Tensor) -> Tensor:
-        """``[..., E]`` averaged over parallel edges, ``[..., S]``."""
-        kernel = prod(self.kernel)
-        return edges if kernel == 1 else edges.unflatten(-1, (-1, kernel)).mean(-1)
-
 
 @dataclass(frozen=True)
 class LinkLayout:
     """Identity edges between two groups: one between any two nodes that agree on shared factors.
 
-    ``along`` gives every destination node the mean over its sources, ``against`` the reverse.
+    Both ends see the shared factors in the same order.
     """
 
-    src: int
-    dst: int
-    from_src: Endpoint
-    from_dst: Endpoint
-    order: tuple[int, ...]
-
-    def along(self, nodes: Tensor) -> Tensor:
-        """Values of the source group ``[..., N_src]`` to ``[..., N_dst]``."""
-        return self._carry(nodes, self.from_src, self.from_dst, self.order)
-
-    def against(self, nodes: Tensor) -> Tensor:
-        """Values of the destination group ``[..., N_dst]`` to ``[..., N_src]``."""
-        back = tuple(self.order.index(i) for i in range(len(self.order)))
-        return self._carry(nodes, self.from_dst, self.from_src, back)
-
-    def _carry(
-        self, nodes: Tensor, given: Endpoint, taken: Endpoint, order: tuple[int, ...]
-    ) -> Tensor:
-        seen = given.read(nodes)
-        if order != tuple(range(len(order))):
-            lead = seen.dim() - 1
-            seen = seen.unflatten(-1, [given.sizes[i] for i in given.kept])
-            seen = seen.permute(*range(lead), *(lead + i for i in order)).flatten(lead)
-        return taken.write(seen)
+    src: Endpoint
+    dst: Endpoint
 
 
 def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
@@ -182,15 +127,13 @@ def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
     there, here = graph.groups[src].factors, graph.groups[dst].factors
     both = set(there) & set(here)
     # two nodes can agree on a factor only where they agree on what its permutation depends on
-    shared = {f for f in both if _ancestors(parents, f) <= both}
+    shared = [f for f in there if f in both and _ancestors(parents, f) <= both]
 
     def end(group: int, factors: tuple[int, ...]) -> Endpoint:
-        kept = tuple(i for i, f in enumerate(factors) if f in shared)
-        return Endpoint(group, tuple(size_of[f] for f in factors), kept)
+        sizes = tuple(size_of[f] for f in factors)
+        return Endpoint(group, sizes, tuple(factors.index(f) for f in shared))
 
-    order = [f for f in there if f in shared]
-    places = tuple(order.index(f) for f in here if f in shared)
-    return LinkLayout(src, dst, end(src, there), end(dst, here), places)
+    return LinkLayout(end(src, there), end(dst, here))
 
 
 def _side(role: str) -> str:
@@ -335,10 +278,6 @@ class BlockedGraph:
         self.blocks_of: dict[str, list[int]] = {name: [] for name in self.names}
         for i, layout in enumerate(self.blocks):
             self.blocks_of[layout.block.tensor].append(i)
-        #: Between nodes and the ends of blocks, and along links.
-        self.routes = RouteTable(self)
-        #: The way of a round from nodes to the ends of blocks and back.
-        self.ends = EndTable(self)
 
     def check(self, tensors: Mapping[str, Tensor], features: int = 0) -> None:
         """Raise ValueError unless ``tensors`` has the graph's names and shapes.
@@ -376,6 +315,11 @@ class BlockedGraph:
         parts = flat.split(self.edge_counts, -1)
         return [part.unflatten(-1, size) for part, size in zip(parts, self.sizes, strict=True)]
 
+    def ends(self, dst: Tensor, src: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Values at all ends, ``[..., sum of D]`` and ``[..., sum of E]``, block by block."""
+        rows, columns = ([n[side] for n in self.sizes] for side in (0, 1))
+        return list(zip(dst.split(rows, -1), src.split(columns, -1), strict=True))
+
     def split(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """Named tensors ``[..., *shape]`` to one ``[..., D, E]`` per block."""
         return [layout.to_edges(tensors[layout.block.tensor]) for layout in self.blocks]
@@ -397,20 +341,9 @@ class BlockedGraph:
         return out
 
 
-_CACHE = "_blocked_graph"
-
-
 def blocked(graph: ParameterGraph) -> BlockedGraph:
     """The layout of ``graph``, made once and kept on the graph."""
-    layout = graph.__dict__.get(_CACHE)
-    return _made(graph) if layout is None else layout
-
-
-@made_once
-def _made(graph: ParameterGraph) -> BlockedGraph:
-    layout = BlockedGraph(graph)
-    object.__setattr__(graph, _CACHE, layout)
-    return layout
+    return kept(graph, "layout", lambda: BlockedGraph(graph))
 
 
 __all__ = ["BlockLayout", "BlockedGraph", "Endpoint", "blocked"]

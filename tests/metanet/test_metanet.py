@@ -68,7 +68,7 @@ def test_blocked_equals_edge_list(case: Case) -> None:
 def test_blocked_equals_edge_list_in_float32(name: str) -> None:
     graph = traced(name)[1]
     tensors = {n: t.float() for n, t in random_tensors(graph, features=2).items()}
-    with torch.no_grad():  # the in-place path
+    with torch.no_grad():
         outs = [metanet(b).float()(graph, tensors) for b in ("sparse", "blocked")]
     assert largest_difference(*outs) < 1e-5
 

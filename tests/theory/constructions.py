@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet.baselines import NPLinear
 from gmn_opt.metanet.baselines.statnn import QUANTILES
-from gmn_opt.metanet.general import GeneralLayer, Polynomial, SquareMLP
 from gmn_opt.theory.computation import ComputationGraph
+from gmn_opt.theory.general import GeneralLayer, Polynomial, SquareMLP
 
 Function = Callable[[Tensor], Tensor]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gmn_opt.graph import trace
 from gmn_opt.metanet.baselines import NPLinear, statistics
-from gmn_opt.metanet.general import GeneralLayer, SquareMLP
 from gmn_opt.theory.computation import computation_graph
+from gmn_opt.theory.general import GeneralLayer, SquareMLP
 from tests.theory.constructions import (
     Edges,
     Start,

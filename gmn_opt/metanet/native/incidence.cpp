@@ -1,5 +1,5 @@
 // Values of nodes to the ends of blocks, and messages at the ends of blocks back to nodes: see
-// ends.py for what that is. Nodes stand one after the other with their channels side by side, the
+// incidence.py for what that is. Nodes stand one after the other with their channels side by side, the
 // ends of blocks with their channels apart, as edge_pass.cpp takes them: so a sparse matrix acts on
 // whole rows of channels, and a small transposition stands before or behind it.
 
@@ -91,7 +91,7 @@ struct Sizes {
 };
 
 template <class T, index FIXED>
-void spread(const Sizes& n, Matrices<T> given, index first, index end, const T* pairs,
+void gather(const Sizes& n, Matrices<T> given, index first, index end, const T* pairs,
             const T* per_block, T* dst, T* src) {
     const Matrix<T> rows = given.next(), columns = given.next(), of_blocks = given.next();
     const index f = n.channels;
@@ -108,7 +108,7 @@ void spread(const Sizes& n, Matrices<T> given, index first, index end, const T* 
 }
 
 template <class T, index FIXED>
-void collect(const Sizes& n, Matrices<T> given, index first, index end, const T* at_dst,
+void pool(const Sizes& n, Matrices<T> given, index first, index end, const T* at_dst,
              const T* at_src, T* pairs, T* per_block) {
     const Matrix<T> rows = given.next(), columns = given.next(), of_blocks = given.next();
     const index f = n.channels;
@@ -151,7 +151,7 @@ void collect(const Sizes& n, Matrices<T> given, index first, index end, const T*
         return 0;                                                                                  \
     }
 
-DEFINE(spread, float, float32)
-DEFINE(spread, double, float64)
-DEFINE(collect, float, float32)
-DEFINE(collect, double, float64)
+DEFINE(gather, float, float32)
+DEFINE(gather, double, float64)
+DEFINE(pool, float, float32)
+DEFINE(pool, double, float64)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gmn_opt.metanet.backends.plain import mix
 from gmn_opt.metanet.checks import (
     check_edges,
     check_inputs,
@@ -17,41 +18,16 @@ from gmn_opt.metanet.checks import (
     check_options,
     check_tensors,
 )
-from gmn_opt.metanet.edge_messages import mix
-from gmn_opt.metanet.features import (
-    BLOCK_FEATURES,
-    KERNEL_FEATURES,
-    NODE_FEATURES,
-    block_features,
-    kernel_features,
-    node_features,
-)
-from gmn_opt.metanet.layout import BlockedGraph, blocked
-from gmn_opt.metanet.message_passing import MessageLayer, States
-from gmn_opt.metanet.once import made_once
-from gmn_opt.metanet.scale import NodeScales, Scale, ScaleEncoder, ScaleLayer
+from gmn_opt.metanet.features import BLOCK_FEATURES, KERNEL_FEATURES, NODE_FEATURES, structural
+from gmn_opt.metanet.incidence import incidence_of
+from gmn_opt.metanet.layers.message import MessageLayer
+from gmn_opt.metanet.layers.scale import ScaledStates, ScaleEncoder, ScaleLayer
+from gmn_opt.metanet.layers.states import States
+from gmn_opt.metanet.layout import blocked
+from gmn_opt.metanet.scale import NodeScales, Scale
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
-
-
-Structural = tuple[Tensor, Tensor, Tensor | None]
-
-
-@made_once
-def _keep_structural(
-    graph: ParameterGraph,
-    cache: dict[tuple[torch.dtype, torch.device], Structural],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    with torch.inference_mode(False):
-        kernels = kernel_features(blocked(graph))
-        cache[dtype, device] = (
-            torch.cat(node_features(graph)).to(device, dtype),
-            block_features(graph).to(device, dtype),
-            None if kernels is None else kernels.to(device, dtype),
-        )
 
 
 class GraphMetanet(nn.Module):
@@ -69,8 +45,6 @@ class GraphMetanet(nn.Module):
         layers: rounds of message passing.
         block_inputs: extra features per block, given to :meth:`states`.
         node_inputs: extra features per node, given to :meth:`states` (see ``probes.Probes``).
-        attention: heads that weigh the messages of a block; 0 for plain means. Slower: scores are
-            made for every edge.
         checkpoint: whether a round is computed again in the backward pass instead of kept.
         backend: ``"blocked"``, or ``"sparse"`` for the same function over an edge list, on
             torch_geometric: slower, and the reference that the other is tested against.
@@ -92,14 +66,11 @@ class GraphMetanet(nn.Module):
         block_inputs: int = 0,
         backend: Literal["blocked", "sparse"] = "blocked",
         node_inputs: int = 0,
-        attention: int = 0,
         checkpoint: bool = False,
         scale: Scale | None = None,
     ) -> None:
         super().__init__()
-        check_options(
-            backend, scale, attention, checkpoint, edge_hidden=edge_hidden, node_inputs=node_inputs
-        )
+        check_options(backend, scale, checkpoint, node_inputs)
         self.checkpoint = checkpoint
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
@@ -121,8 +92,7 @@ class GraphMetanet(nn.Module):
         self.graph_state = nn.Parameter(torch.zeros(hidden))
         sizes = (hidden, edge_hidden, KERNEL_FEATURES)
         self.layers = nn.ModuleList(
-            MessageLayer(*sizes, attention) if scale is None else ScaleLayer(*sizes)
-            for _ in range(layers)
+            MessageLayer(*sizes) if scale is None else ScaleLayer(*sizes) for _ in range(layers)
         )
         self.scale = scale
         if scale is not None:
@@ -130,21 +100,6 @@ class GraphMetanet(nn.Module):
         self.readout = nn.Linear(edge_hidden, out_features, bias=False) if out_features else None
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
-
-    def structural(self, graph: ParameterGraph, like: Tensor) -> Structural:
-        """Structural features of ``graph`` in the dtype and device of ``like``, cached on it.
-
-        Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
-        ``[KERNEL_FEATURES, sum of E]`` (None where no block has any).
-        """
-        cache = graph.__dict__.get("_structural_features")
-        if cache is None:
-            cache = {}
-            object.__setattr__(graph, "_structural_features", cache)
-        key = (like.dtype, like.device)
-        if key not in cache:
-            _keep_structural(graph, cache, *key)
-        return cache[key]
 
     def states(
         self,
@@ -181,21 +136,20 @@ class GraphMetanet(nn.Module):
         keep_edges: bool = True,
     ) -> States:
         """:meth:`states` of what has been checked."""
-        states, layout, kernels = self.first_states(
-            graph, edges, block_inputs, edge_scale, node_inputs
-        )
+        states, kernels = self.first_states(graph, edges, block_inputs, edge_scale, node_inputs)
         if self.backend == "sparse":
-            return self._run_sparse(layout, states, keep_edges)
-        if self.scale is not None:
-            return self._run_scaled(layout, states, kernels, keep_edges)
+            joint = replace(states, graph=states.graph.unsqueeze(-2))
+            joint = self.run_edge_list([graph], joint, keep_edges)
+            return replace(joint, graph=joint.graph.squeeze(-2))
+        current = self._with_scales([graph], states)
+        incidence = incidence_of(graph, edges)
         for number, layer in enumerate(self.layers):
-            last = number + 1 == len(self.layers)
-            given = (layout, states, kernels, keep_edges or not last)
+            given = (incidence, current, kernels, keep_edges or number + 1 < len(self.layers))
             if self.checkpoint and torch.is_grad_enabled():
-                states = checkpoint(layer, *given, use_reentrant=False)
+                current = checkpoint(layer, *given, use_reentrant=False)
             else:
-                states = layer(*given)
-        return states
+                current = layer(*given)
+        return current.states if isinstance(current, ScaledStates) else current
 
     def first_states(
         self,
@@ -204,14 +158,13 @@ class GraphMetanet(nn.Module):
         block_inputs: Tensor | None = None,
         edge_scale: Tensor | None = None,
         node_inputs: Tensor | None = None,
-    ) -> tuple[States, BlockedGraph, Tensor | None]:
-        """States before the first round, the layout and kernel features.
+    ) -> tuple[States, Tensor | None]:
+        """States before the first round, and kernel features.
 
         Arguments are those of :meth:`states`, and have been checked.
         """
-        layout = blocked(graph)
         lead = edges.shape[:-2]
-        node_known, block_known, kernels = self.structural(graph, edges)
+        node_known, block_known, kernels = structural(graph, edges)
         if node_inputs is not None:
             node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
@@ -227,60 +180,41 @@ class GraphMetanet(nn.Module):
             self.graph_state.expand(*lead, -1),
             encoder,
         )
-        return states, layout, kernels
+        return states, kernels
 
-    def _run_sparse(self, layout: BlockedGraph, states: States, keep_edges: bool) -> States:
-        states = replace(states, graph=states.graph.unsqueeze(-2))
-        states = self.run_edge_list([layout.graph], states, keep_edges)
-        return replace(states, graph=states.graph.squeeze(-2))
+    def _with_scales(
+        self, graphs: Sequence[ParameterGraph], states: States
+    ) -> States | ScaledStates:
+        """What the layers of this metanet begin with, for graphs side by side."""
+        if self.scale is None:
+            return states
+        like = states.edges
+        scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
+        known = torch.cat([structural(g, like)[0] for g in graphs])
+        made: ScaledStates = self.scale_encoder(states, known, scales)
+        return made
 
     def run_edge_list(
         self, graphs: Sequence[ParameterGraph], states: States, keep_edges: bool
     ) -> States:
-        """All rounds on the edge list of graphs side by side; see :mod:`gmn_opt.metanet.sparse`.
+        """All rounds on the edge list of graphs side by side; see :mod:`gmn_opt.metanet.reference`.
 
         ``states`` are before the first round, with nodes, edges and blocks of one graph after those
         of the other and ``graph`` [..., graphs, c]. So are those returned.
         """
-        from gmn_opt.metanet.sparse import Topology, run, topology_of
-        from gmn_opt.metanet.sparse_scale import run_scaled
+        from gmn_opt.metanet.reference import edge_list
 
         like = states.edges
-        parts = [topology_of(blocked(g)) for g in graphs]
-        topology = (parts[0] if len(parts) == 1 else Topology.union(parts)).to(like.device)
-        positions = torch.cat([self.edge_positions(g, like) for g in graphs])
-        if self.scale is None:
-            rounds = [layer for layer in self.layers if isinstance(layer, MessageLayer)]
-            return run(rounds, topology, states, positions, keep_edges)
-        scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
-        known = torch.cat([self.structural(g, like)[0] for g in graphs])
-        before = self.scale_encoder(states, known, scales)
-        scaled = [layer for layer in self.layers if isinstance(layer, ScaleLayer)]
-        return run_scaled(scaled, topology, scales, before, positions, keep_edges)
-
-    def _run_scaled(
-        self,
-        layout: BlockedGraph,
-        states: States,
-        kernels: Tensor | None,
-        keep_edges: bool,
-    ) -> States:
-        assert self.scale is not None
-        scales = NodeScales.of(layout.graph, self.scale, states.edges)
-        known = self.structural(layout.graph, states.edges)[0]
-        scaled = self.scale_encoder(states, known, scales)
-        for number, layer in enumerate(self.layers):
-            last = number + 1 == len(self.layers)
-            scaled = layer(layout, scales, scaled, kernels, keep_edges or not last)
-        found: States = scaled.states
-        return found
-
-    def edge_positions(self, graph: ParameterGraph, like: Tensor) -> Tensor:
-        """Kernel features edge by edge, ``[P, KERNEL_FEATURES]``."""
-        from gmn_opt.metanet.sparse import edge_kernels
-
-        kernels = self.structural(graph, like)[2]
-        return edge_kernels(blocked(graph), kernels, like, KERNEL_FEATURES)
+        listed = edge_list.EdgeList.of([incidence_of(g, like) for g in graphs])
+        kernels = [
+            like.new_zeros(KERNEL_FEATURES, incidence_of(g, like).counts[3]) if k is None else k
+            for g in graphs
+            for k in (structural(g, like)[2],)
+        ]
+        positions = torch.cat(kernels, -1).T[listed.source]
+        return edge_list.run(
+            self.layers, listed, self._with_scales(graphs, states), positions, keep_edges
+        )
 
     def edge_features(self, graph: ParameterGraph, tensors: Mapping[str, Tensor]) -> Tensor:
         """``{name: [..., *shape, in_features]}`` as :meth:`states` takes them, checked."""
@@ -305,18 +239,17 @@ class GraphMetanet(nn.Module):
         )
 
     def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
-        """The edge readout of final states, ``{name: [..., *shape, out_features]}``."""
-        self._check_readout()
-        assert self.readout is not None
-        flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
-        return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
+        """The edge readout of final states, ``{name: [..., *shape, out_features]}``.
 
-    def _check_readout(self) -> None:
+        Raises ValueError for a metanet without one.
+        """
         if self.readout is None:
             raise ValueError(
                 "This metanet has no edge readout: it was made with out_features=0. Call states(), "
                 "or make it a part of a GraphReadout."
             )
+        flat = mix(self.readout.weight, states.edges).movedim(-2, 0)
+        return {name: t.movedim(0, -1) for name, t in blocked(graph).unflatten(flat).items()}
 
     def forward(
         self,
@@ -332,27 +265,8 @@ class GraphMetanet(nn.Module):
         [..., blocks, block_inputs] are for a metanet that was made with them. Raises ValueError
         when names or shapes do not match the graph, or dtype or device not the metanet.
         """
-        self._check_readout()
         states = self.states_from(graph, tensors, node_inputs, block_inputs)
         return self.named_outputs(graph, states)
-
-    def many(
-        self,
-        networks: Sequence[tuple[ParameterGraph, Mapping[str, Tensor]]],
-        node_inputs: Sequence[Tensor] | None = None,
-        block_inputs: Sequence[Tensor] | None = None,
-    ) -> list[dict[str, Tensor]]:
-        """:meth:`forward` of networks of any architectures, in the order given.
-
-        ``node_inputs`` and ``block_inputs`` are one tensor per network. Networks with equal graphs
-        are run together; with the sparse backend, all of them are.
-        """
-        from gmn_opt.metanet.batching import states_of_many
-
-        self._check_readout()
-        states = states_of_many(self, networks, node_inputs, block_inputs)
-        pairs = zip(networks, states, strict=True)
-        return [self.named_outputs(graph, s) for (graph, _), s in pairs]
 
 
 def _beside(known: Tensor, given: Tensor) -> Tensor:

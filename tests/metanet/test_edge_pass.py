@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import GraphMetanet, blocked, native, tiles
-from gmn_opt.metanet.edge_messages import Messages, Sizes, fused, plain
-from gmn_opt.metanet.native import operators
+from gmn_opt.metanet import GraphMetanet, blocked
+from gmn_opt.metanet.backends import native, plain, tiled
+from gmn_opt.metanet.backends.plain import Messages
+from gmn_opt.metanet.execution import Backend
+from gmn_opt.metanet.layout import Sizes
 from tests.cases import Case
+from tests.metanet.backends import BUILT, FAST, fast
 from tests.metanet.test_metanet import metanet
 from tests.metanet.test_options import gradients
 from tests.traced import PLAIN, largest_difference, random_tensors, traced
@@ -27,30 +30,6 @@ SIZES = {
     "two and three columns": ((300, 2), (5, 2), (400, 3), (7, 3), (100, 3), (171, 2)),
     "odd rows": ((5, 16), (7, 17), (3, 31), (2, 100), (9, 9), (1, 2000)),
 }
-
-BUILT = pytest.mark.skipif(native.kernel() is None, reason=f"native kernel: {native.status()}")
-
-
-@pytest.fixture
-def execution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the pass run by this execution, and see to it that it does."""
-    name = request.param
-    assert name in ("native", "tiles")
-    if name == "tiles":
-        monkeypatch.setattr(native, "kernel", lambda: None)
-    else:
-        monkeypatch.setattr(tiles, "forward", _never)
-        monkeypatch.setattr(tiles, "backward", _never)
-    return name
-
-
-def _never(*_: object) -> None:
-    raise AssertionError("ran on torch's operators")
-
-
-both = pytest.mark.parametrize(
-    "execution", [pytest.param("native", marks=BUILT), "tiles"], indirect=True
-)
 
 
 class Problem:
@@ -83,7 +62,7 @@ class Problem:
 
     def run(
         self,
-        form: object,
+        form: Backend,
         dtype: torch.dtype = torch.float64,
         keep_edges: bool = True,
         outputs: tuple[bool, bool, bool] = (True, True, True),
@@ -94,8 +73,12 @@ class Problem:
         for i, t in enumerate(inputs):
             if t is not None:
                 t.requires_grad_(i > 0 or of_x)
-        assert callable(form)
-        out: Messages = form(self.sizes, *inputs, keep_edges)
+        x, weight, residual, src, dst = inputs
+        assert x is not None
+        assert weight is not None
+        assert src is not None
+        assert dst is not None
+        out: Messages = form.edge_pass(self.sizes, keep_edges, x, weight, residual, src, dst)
         loss = [
             (o * g.to(dtype)).sum()
             for o, g, used in zip(out, self.grads, outputs, strict=True)
@@ -125,71 +108,78 @@ def agree(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: floa
         assert error <= tolerance * float(t.norm()), (name, error)
 
 
-@both
+@fast
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("per_block", [False, True], ids=["shared", "per block"])
 @pytest.mark.parametrize("widths", [(1, 1), (3, 5), (8, 8), (64, 20)], ids=str)
 @pytest.mark.parametrize("name", SIZES)
 def test_equals_plain_operators(
-    name: str, widths: tuple[int, int], per_block: bool, dtype: torch.dtype, execution: str
+    name: str, widths: tuple[int, int], per_block: bool, dtype: torch.dtype, backend: str
 ) -> None:
     g, f = widths
     tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
     for residual in {True, g != f}:
         problem = Problem(SIZES[name], 2, g, f, per_block, residual)
-        agree(problem.run(fused, dtype), problem.run(plain), tolerance)
+        agree(problem.run(FAST[backend], dtype), problem.run(plain), tolerance)
 
 
-@both
+@fast
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("outputs", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1)])
 def test_some_outputs_without_gradient(
-    outputs: tuple[bool, bool, bool], residual: bool, execution: str
+    outputs: tuple[bool, bool, bool], residual: bool, backend: str
 ) -> None:
     problem = Problem(SIREN, 2, 8, 8, False, residual)
-    agree(problem.run(fused, outputs=outputs), problem.run(plain, outputs=outputs), FLOAT64)
+    agree(problem.run(FAST[backend], outputs=outputs), problem.run(plain, outputs=outputs), FLOAT64)
 
 
-@both
+@fast
 @pytest.mark.parametrize("residual", [False, True])
-def test_without_new_edges(residual: bool, execution: str) -> None:
+def test_without_new_edges(residual: bool, backend: str) -> None:
     problem = Problem(SIREN, 2, 8, 8, True, residual)
-    found = problem.run(fused, keep_edges=False)
+    found = problem.run(FAST[backend], keep_edges=False)
     assert "new" not in found
     agree(found, problem.run(plain, keep_edges=False), FLOAT64)
 
 
-@both
-def test_input_without_gradient(execution: str) -> None:
+@fast
+def test_input_without_gradient(backend: str) -> None:
     problem = Problem(SIREN, 2, 3, 8, False, True)
-    agree(problem.run(fused, of_x=False), problem.run(plain, of_x=False), FLOAT64)
+    agree(problem.run(FAST[backend], of_x=False), problem.run(plain, of_x=False), FLOAT64)
 
 
-@both
-def test_no_networks(execution: str) -> None:
-    found = Problem(SIREN, 0, 4, 4, False, False).run(fused)
+@fast
+def test_no_networks(backend: str) -> None:
+    found = Problem(SIREN, 0, 4, 4, False, False).run(FAST[backend])
     assert found["new"].shape == (0, 4, 1185)
     assert not found["grad of weight"].any()
 
 
-@both
-def test_leading_dimensions_and_strides(execution: str) -> None:
+@fast
+def test_leading_dimensions_and_strides(backend: str) -> None:
     """Any number of leading dimensions, and inputs that are not contiguous."""
     problem = Problem(SIREN, 6, 4, 4, True, False)
     x, weight, _, src, dst = problem.inputs
-    expected = plain(SIREN, x, weight, None, src, dst)
+    edge_pass = FAST[backend].edge_pass
+    expected = plain.edge_pass(SIREN, True, x, weight, None, src, dst)
     assert weight is not None
     turned = [t.mT.contiguous().mT for t in (x, weight, src, dst)]
     shaped = [t.unflatten(0, (2, 3)) for t in turned]
     assert not shaped[0].is_contiguous()
-    found = fused(SIREN, shaped[0], shaped[1], None, *shaped[2:])
-    one = fused(SIREN, x[0], weight[0], None, src[0], dst[0])
+    found = edge_pass(SIREN, True, shaped[0], shaped[1], None, *shaped[2:])
+    one = edge_pass(SIREN, True, x[0], weight[0], None, src[0], dst[0])
     for together, alone, t in zip(found, one, expected, strict=True):
         assert together is not None
         assert alone is not None
         assert t is not None
         assert torch.allclose(together.flatten(0, 1), t, rtol=1e-12, atol=1e-12)
         assert torch.allclose(alone, t[0], rtol=1e-12, atol=1e-12)
+
+
+def use(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have metanets run by this backend."""
+    for name in ("message", "scale"):
+        monkeypatch.setattr(f"gmn_opt.metanet.layers.{name}.choose", lambda *_: backend)
 
 
 block_sizes = st.lists(
@@ -211,7 +201,7 @@ def test_native_on_random_sizes(
 ) -> None:  # fmt: skip
     problem = Problem(tuple(sizes), batch, g, f, per_block, residual=True)
     tolerance = FLOAT64 if dtype == torch.float64 else 2 * FLOAT32
-    found = problem.run(fused, dtype, keep)
+    found = problem.run(native, dtype, keep)
     agree(found, problem.run(plain, keep_edges=keep), tolerance)
 
 
@@ -222,7 +212,7 @@ def test_native_on_the_case_models(case: Case, monkeypatch: pytest.MonkeyPatch) 
     tensors = random_tensors(graph, 2, features=2)
     net = metanet()
     found, grads = net(graph, tensors), gradients(net, graph, tensors)
-    monkeypatch.setattr("gmn_opt.metanet.message_passing.edge_messages", plain)
+    use(plain, monkeypatch)
     assert largest_difference(net(graph, tensors), found) < 1e-12
     assert largest_difference(gradients(net, graph, tensors), grads) < 1e-10
 
@@ -232,29 +222,28 @@ few = pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "attention", "une
 
 @few
 @pytest.mark.parametrize("limit", [1 << 8, 1 << 12])
-@pytest.mark.parametrize("execution", ["tiles"], indirect=True)
-def test_tiles_of_any_size(
-    name: str, limit: int, execution: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "TILE_BYTES", limit)
+def test_tiles_of_any_size(name: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled, "TILE_BYTES", limit)
+    use(tiled, monkeypatch)
     graph = traced(name)[1]
     tensors = random_tensors(graph, 3, features=2)
     net = metanet()
     cut, grads = net(graph, tensors), gradients(net, graph, tensors)
-    monkeypatch.setattr("gmn_opt.metanet.message_passing.edge_messages", plain)
+    use(plain, monkeypatch)
     assert largest_difference(net(graph, tensors), cut) < 1e-12
     assert largest_difference(gradients(net, graph, tensors), grads) < 1e-11
 
 
-@both
-def test_can_be_differentiated_twice(execution: str) -> None:
+@fast
+def test_can_be_differentiated_twice(backend: str) -> None:
     torch.manual_seed(0)
     sizes = ((2, 3), (1, 1))
     problem = Problem(sizes, 1, 2, 3, False, True)
     inputs = [t.requires_grad_() for t in problem.inputs if t is not None]
 
     def outputs(*given: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t for t in fused(sizes, *given) if t is not None)  # type: ignore[arg-type]
+        found = FAST[backend].edge_pass(sizes, True, *given)
+        return tuple(t for t in found if t is not None)
 
     assert torch.autograd.gradcheck(outputs, inputs)
     assert torch.autograd.gradgradcheck(outputs, inputs, fast_mode=True)
@@ -267,7 +256,7 @@ def test_numbers_out_of_range_pass_through() -> None:
     given = [-1e30, -200.0, -88.5, -1.0, 0.0, 89.0, 1e30, float("nan")]
     x = torch.tensor([[given]], requires_grad=True)
     one, zero = torch.ones(1, 1), torch.zeros(1, 1, 8)
-    new, _, _ = fused(sizes, x, one, torch.zeros(1, 1), zero, zero[..., :1])
+    new, _, _ = native.edge_pass(sizes, True, x, one, torch.zeros(1, 1), zero, zero[..., :1])
     assert new is not None
     expected = torch.nn.functional.silu(x.detach())
     assert torch.allclose(new[0, 0], expected[0, 0], rtol=1e-6, atol=1e-30, equal_nan=True)
@@ -281,7 +270,7 @@ def test_numbers_out_of_range_pass_through() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_threads_share_the_work(threads: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same function, and bitwise the same result every time."""
-    monkeypatch.setattr("gmn_opt.metanet.native.calls.PART", 1 << 10)
+    monkeypatch.setattr("gmn_opt.metanet.native.edge_calls.PART", 1 << 10)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     used: list[int] = []
     submit = ThreadPoolExecutor.submit
@@ -292,11 +281,11 @@ def test_threads_share_the_work(threads: int, batch: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     problem = Problem(SIREN, batch, 8, 8, True, True)
-    first = problem.run(fused, torch.float32)
+    first = problem.run(native, torch.float32)
     assert set(used) == set(range(1, threads))
     agree(first, problem.run(plain), FLOAT32)
     for _ in range(3):
-        again = problem.run(fused, torch.float32)
+        again = problem.run(native, torch.float32)
         assert all(torch.equal(t, again[n]) for n, t in first.items())
 
 
@@ -310,11 +299,14 @@ def test_what_the_kernel_cannot_take_runs_on_operators(graph: ParameterGraph) ->
         out = net(graph, {n: t.bfloat16() for n, t in tensors.items()})
         expected = net.double()(graph, tensors)
     assert all(float((out[n] - t).norm() / t.norm()) < 0.1 for n, t in expected.items())
-    problem = Problem(SIREN, 1, 2, 2, False, False)
-    x, weight, _, src, dst = problem.inputs
+
+
+@fast
+def test_tensors_of_one_type(backend: str) -> None:
+    x, weight, _, src, dst = Problem(SIREN, 1, 2, 2, False, False).inputs
     assert weight is not None
     with pytest.raises(RuntimeError, match="type"):
-        fused(SIREN, x, weight.float(), None, src, dst)
+        FAST[backend].edge_pass(SIREN, True, x, weight.float(), None, src, dst)
 
 
 @pytest.fixture
@@ -332,11 +324,10 @@ def test_operators_for_the_compiler(residual: bool, keep_edges: bool) -> None:
     problem = Problem(((2, 3), (4, 1)), 2, 3, 3, False, residual)
     inputs = [None if t is None else t.requires_grad_() for t in problem.inputs]
     flat = [2, 3, 4, 1]
-    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(operators.edge_pass, (flat, keep_edges, *inputs), test_utils=tests)
+    operators = torch.ops.gmn_opt
+    torch.library.opcheck(operators.edge_pass.default, (flat, keep_edges, *inputs))
     new, at_dst, at_src = operators.edge_pass(flat, keep_edges, *inputs)
-    given = (*inputs, True, torch.randn_like(new) if keep_edges else None, at_dst, at_src)
+    needed = [True, True, residual, False, True]
+    given = (*inputs, needed, torch.randn_like(new) if keep_edges else None, at_dst, at_src)
     given = tuple(t.detach() if isinstance(t, Tensor) else t for t in given)
-    torch.library.opcheck(
-        operators.edge_pass_backward, (flat, keep_edges, *given), test_utils=tests
-    )
+    torch.library.opcheck(operators.edge_pass_backward.default, (flat, *given))

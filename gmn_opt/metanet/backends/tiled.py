@@ -1,12 +1,12 @@
-"""The pass over edges on torch's operators, tile by tile: for GPUs, and CPUs without a compiler.
+"""Torch's operators, the pass over edges tile by tile: for GPUs, and CPUs without a compiler.
 
-The same as :func:`gmn_opt.metanet.edge_messages.plain` over tiles that stay in the cache; nothing
-is kept for the backward pass but the inputs. Shapes are those of that module, with one leading
-dimension ``batch``.
+Tiles stay in the cache; nothing is kept for the backward pass but the inputs. Shapes of the two
+halves are those of :mod:`gmn_opt.metanet.backends` with one leading dimension ``batch``.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -14,10 +14,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gmn_opt.metanet.backends.fused import Fused, batched, unbatched
+from gmn_opt.metanet.backends.plain import Messages, gather, pool
+from gmn_opt.metanet.layout import Sizes
+
+__all__ = ["backward", "edge_pass", "forward", "gather", "pool"]
+
 #: Bytes of one intermediate of a tile; a few of them must fit into a core's cache.
 TILE_BYTES = 1 << 20
 
-Sizes = tuple[tuple[int, int], ...]
+
+def edge_pass(
+    sizes: Sizes,
+    keep_edges: bool,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    src: Tensor,
+    dst: Tensor,
+) -> Messages:
+    """See :mod:`gmn_opt.metanet.backends`."""
+    given = batched(x, weight, residual, src, dst)
+    return unbatched(Fused.apply(sys.modules[__name__], sizes, keep_edges, *given), x.shape[:-2])
 
 
 class _Segment(NamedTuple):

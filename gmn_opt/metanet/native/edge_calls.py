@@ -1,6 +1,6 @@
 """The native pass over edges: tensors to raw pointers, and work to threads.
 
-Shapes are those of :mod:`gmn_opt.metanet.edge_messages`, with one leading dimension ``batch``.
+Shapes are those of :mod:`gmn_opt.metanet.backends`, with one leading dimension ``batch``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmn_opt.metanet.native.parts import DTYPES, PART, address, in_parts, is_served
-from gmn_opt.metanet.native.route_calls import NativeRoutes
-from gmn_opt.metanet.native.sine_calls import NativeSine
+from gmn_opt.metanet.native.parts import DTYPES, PART, address, in_parts
 
 Sizes = tuple[tuple[int, int], ...]
 
@@ -24,25 +22,19 @@ _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _GIVEN: list[Any] = [_POINTER, *[_INT] * 4, ctypes.c_int, *[_POINTER] * 5, *[_INT] * 2]
 
 
-class NativeKernel:
+class NativeEdges:
     """The pass over edges by a library of compiled functions.
 
     Results are bitwise the same from run to run for the same number of threads.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.routes, self.sine = NativeRoutes(library), NativeSine(library)
         self._forward, self._backward = {}, {}
         for dtype, name in DTYPES.items():
             self._forward[dtype] = library[f"gmn_opt_edge_forward_{name}"]
             self._forward[dtype].argtypes = [*_GIVEN, *[_POINTER] * 3]
             self._backward[dtype] = library[f"gmn_opt_edge_backward_{name}"]
             self._backward[dtype].argtypes = [*_GIVEN, *[_POINTER] * 8]
-
-    def serves(self, *tensors: Tensor | None) -> bool:
-        """Whether the kernel takes these tensors: of the CPU, of one dtype that it has."""
-        met = [t for t in tensors if t is not None]
-        return all(t.dtype is met[0].dtype and is_served(t) for t in met)
 
     def forward(
         self,
@@ -114,6 +106,9 @@ class _Call:
         assert x is not None
         assert weight is not None
         self.like = x
+        if any(t is not None and (t.dtype != x.dtype or t.device != x.device) for t in given):
+            kinds = sorted({f"{t.dtype} on {t.device}" for t in given if t is not None})
+            raise RuntimeError(f"The pass over edges needs tensors of one type, received {kinds}.")
         batch, g, edges = x.shape
         f = weight.shape[-2]
         threads = min(torch.get_num_threads(), batch * edges * f // PART)
