@@ -157,6 +157,14 @@ def choose(what: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(f"Unknown {what} {name!r}; choose one of {', '.join(known)}.")
 
 
+def chosen(what: str, names: str, known: Iterable[str]) -> list[str]:
+    """``"a,b"`` as a list; raises ValueError unless all of them are known."""
+    found = names.split(",")
+    for name in found:
+        choose(what, name, known)
+    return found
+
+
 def _commit() -> str | None:
     try:
         done = subprocess.run(

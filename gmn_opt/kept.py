@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_NAME = "_kept"
+#: Where an owner keeps them.
+NAME = "_kept"
 
 
 def kept(owner: Any, key: Hashable, make: Callable[[], T]) -> T:
@@ -14,7 +15,7 @@ def kept(owner: Any, key: Hashable, make: Callable[[], T]) -> T:
 
     The owner needs a ``__dict__``, and may be a frozen dataclass, whose equality does not see it.
     """
-    values: dict[Hashable, T] = owner.__dict__.setdefault(_NAME, {})
+    values: dict[Hashable, T] = owner.__dict__.setdefault(NAME, {})
     if key not in values:
         values[key] = make()
     return values[key]

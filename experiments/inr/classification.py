@@ -168,11 +168,10 @@ def main(
 ) -> None:
     """Train and compare classifiers of INRs."""
     console = frame.begin(threads)
-    names, path = models.split(","), out / "result.json"
+    path = out / "result.json"
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
-        for name in names:
-            frame.choose("model", name, CLASSIFIERS)
+        names = frame.chosen("model", models, CLASSIFIERS)
         where = frame.choose_device(device)
         folder = inrs or folder_of("fashion_mnist_sampled", preset)
         sets = load_or_make(folder, "fashion_mnist", preset, **RECIPE)

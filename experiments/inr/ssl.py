@@ -244,11 +244,10 @@ def main(
 ) -> None:
     """Learn embeddings of sine INRs by contrast, and read the waves off them."""
     console = frame.begin(threads)
-    names, path = models.split(","), out / "result.json"
+    path = out / "result.json"
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
-        for name in names:
-            frame.choose("model", name, ENCODERS)
+        names = frame.chosen("model", models, ENCODERS)
         (budget,) = with_settings([PRESETS[preset]], settings or [])
         where = frame.choose_device(device)
         given = plain({"budget": asdict(budget), "inr": SIREN.to_dict()})

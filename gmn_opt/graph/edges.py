@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.graph.structure import Block, BlockGraph
+from gmn_opt.kept import kept
 
 ROLES = ("input", "hidden", "output", "bias", "auxiliary")
 KINDS = (
@@ -31,8 +32,6 @@ KINDS = (
 )
 FIRST_FREE_KIND = KINDS.index("residual")
 KERNEL_AXES = 3
-
-_CACHE = "_edge_list"
 
 
 @dataclass(frozen=True)
@@ -320,13 +319,13 @@ def _unravel(count: int, sizes: Sequence[int]) -> list[Tensor]:
 
 def edge_list(graph: BlockGraph) -> EdgeList:
     """The nodes and edges of a graph, made once and kept on it."""
-    found: EdgeList | None = graph.__dict__.get(_CACHE)
-    if found is None:
-        builder = _Builder(graph)
-        for number, block in enumerate(graph.blocks):
-            builder.block(number, block)
-        builder.links()
-        builder.heads()
-        found = builder.finish()
-        object.__setattr__(graph, _CACHE, found)
-    return found
+    return kept(graph, "edge list", lambda: _built(graph))
+
+
+def _built(graph: BlockGraph) -> EdgeList:
+    builder = _Builder(graph)
+    for number, block in enumerate(graph.blocks):
+        builder.block(number, block)
+    builder.links()
+    builder.heads()
+    return builder.finish()

@@ -22,20 +22,8 @@ if TYPE_CHECKING:
 class ParameterGraph(BlockGraph):
     """Neurons as nodes, parameters as edges (Lim et al. 2023, arXiv 2312.04501, section 2).
 
-    See :mod:`gmn_opt.graph.structure` for its parts.
-
-    Attributes:
-        factors: The index sets that tensor axes share.
-        groups: The neurons, one group per activation site.
-        blocks: The edges. Every element of every parameter lies in exactly one block.
-        links: Identity edges without parameters, such as residual connections.
-        shapes: Parameter name to shape, in the model's order.
-        buffer_blocks: Running statistics that a symmetry moves along with their channels.
-        fixed_reasons: Tensor name to one reason per dim; an empty string where the dim is free.
-        aliases: Further names of shared parameters, to the name under which they are listed.
-
-    Raises:
-        ValueError: If the parts contradict each other; the message names the block.
+    Its parts, and the ValueError where they contradict each other, are those of
+    :class:`~gmn_opt.graph.structure.BlockGraph`.
     """
 
     # ------------------------------------------------------------------ symmetries

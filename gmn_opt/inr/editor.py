@@ -30,8 +30,7 @@ from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.refining import SLOPE_FEATURES, Refinement, Units
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.metanet.execution import choose
-from gmn_opt.metanet.incidence import incidence_of
+from gmn_opt.metanet.execution import at_ends
 
 START = 0.01
 #: Hidden width at which learned scales have their published meaning.
@@ -163,8 +162,7 @@ class WeightEditor(nn.Module):
         states = self.metanet.states(graph, flat.movedim(0, -2), node_inputs=heard)
         nodes = self.node_norm(states.nodes)
         pairs = torch.cat([self.rows(nodes), self.columns(nodes)], -1)
-        ends = choose(pairs).gather(incidence_of(graph, pairs), pairs)
-        products = [(rows.mT @ columns).flatten(-2) for rows, columns in layout.ends(*ends)]
+        products = [(rows.mT @ columns).flatten(-2) for rows, columns in at_ends(graph, pairs)]
         readout = self.metanet.readout
         assert readout is not None
         change = (readout.weight @ states.edges).squeeze(-2)

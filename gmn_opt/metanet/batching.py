@@ -101,13 +101,14 @@ def states_of_many(
     found: dict[int, States] = {}
     for places in grouped([(m.graph, m.lead) for m in members]):
         some = [members[i] for i in places]
-        states = metanet.checked_states(
-            some[0].graph,
+        graph, lead = some[0].graph, some[0].lead
+        first = metanet.first_states(
+            graph,
             torch.stack([m.edges for m in some]),
-            _stacked([m.blocks for m in some], some[0].lead),
-            node_inputs=_stacked([m.nodes for m in some], some[0].lead),
-            keep_edges=keep_edges,
+            _stacked([m.blocks for m in some], lead),
+            node_inputs=_stacked([m.nodes for m in some], lead),
         )
+        states = metanet.all_rounds(graph, first, keep_edges)
         found |= {i: _pick(states, place) for place, i in enumerate(places)}
     return [found[i] for i in range(len(networks))]
 
@@ -163,8 +164,7 @@ def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool)
             "The sparse backend runs networks side by side, so all need the same leading "
             f"dimensions; received {sorted(map(list, leads))}. List batched networks one by one."
         )
-    starts = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
-    first = [s for s, _ in starts]
+    first = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
     joint = States(
         torch.cat([s.nodes for s in first], -2),
         torch.cat([s.edges for s in first], -1),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from gmn_opt.metanet.backends import native, plain, tiled
 from gmn_opt.metanet.backends.plain import Messages
-from gmn_opt.metanet.incidence import Incidence
-from gmn_opt.metanet.layout import Sizes
+from gmn_opt.metanet.incidence import Incidence, incidence_of
+from gmn_opt.metanet.layout import Sizes, blocked
+
+if TYPE_CHECKING:
+    from gmn_opt.graph import ParameterGraph
 
 
 class Backend(Protocol):
@@ -51,3 +54,12 @@ def choose(*given: Tensor) -> Backend:
     if torch.compiler.is_compiling():
         return native if native.compiles(given[0]) else plain
     return native if native.serves(*given) else tiled
+
+
+def at_ends(graph: ParameterGraph, pairs: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What nodes say at the two ends of every block: ``[..., c, D]`` and ``[..., c, E]``.
+
+    ``pairs`` [..., N, 2 c] holds what every node says as a destination, then as a source.
+    """
+    ends = choose(pairs).gather(incidence_of(graph, pairs), pairs)
+    return blocked(graph).ends(*ends)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from gmn_opt import kept as store
+
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
 
 T = TypeVar("T")
-_KEPT = "_kept"
 
 
 def kept(graph: ParameterGraph, key: Hashable, make: Callable[[], T]) -> T:
-    """What ``make`` gave when this was first asked for under ``key``."""
-    found: dict[Hashable, Any] = graph.__dict__.get(_KEPT, {})
+    """:func:`gmn_opt.kept.kept` on a graph, which a compiler may read but not add to."""
+    found: dict[Hashable, Any] = graph.__dict__.get(store.NAME, {})
     return found[key] if key in found else _made(graph, key, make)
 
 
@@ -29,6 +30,4 @@ def kept(graph: ParameterGraph, key: Hashable, make: Callable[[], T]) -> T:
 def _made(graph: ParameterGraph, key: Hashable, make: Callable[[], T]) -> T:
     # tensors of inference mode could not be used outside of it
     with torch.inference_mode(False), torch.device("cpu"):
-        made = make()
-    graph.__dict__.setdefault(_KEPT, {})[key] = made
-    return made
+        return store.kept(graph, key, make)

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from gmn_opt.graph.edges import ancestors
 from gmn_opt.graph.symmetry import indexer
 from gmn_opt.metanet.kept import kept
 
@@ -122,12 +123,11 @@ class LinkLayout:
 
 
 def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
-    parents = {f.id: f.parents for f in graph.factors}
     size_of = {f.id: f.size for f in graph.factors}
     there, here = graph.groups[src].factors, graph.groups[dst].factors
     both = set(there) & set(here)
     # two nodes can agree on a factor only where they agree on what its permutation depends on
-    shared = [f for f in there if f in both and _ancestors(parents, f) <= both]
+    shared = [f for f in there if f in both and ancestors(graph, f) <= both]
 
     def end(group: int, factors: tuple[int, ...]) -> Endpoint:
         sizes = tuple(size_of[f] for f in factors)
@@ -140,30 +140,19 @@ def _side(role: str) -> str:
     return "row" if role == "dst" else "column"
 
 
-def _ancestors(parents: Mapping[int, tuple[int, ...]], factor: int) -> set[int]:
-    found: set[int] = set()
-    queue = list(parents[factor])
-    while queue:
-        if (p := queue.pop()) not in found:
-            found.add(p)
-            queue += parents[p]
-    return found
-
-
 def _splitting_factor(graph: ParameterGraph, block: Block) -> int | None:
     """A factor on one side of a block that the permutation of a factor on the other side needs.
 
     With one permutation of the columns per row, a block is no matrix: it must be cut into one
     block per index of that factor (the experts of a stacked weight, the groups of a convolution).
     """
-    parents = {f.id: f.parents for f in graph.factors}
     sides: dict[str, list[int]] = {"row": [], "column": []}
     for factors, roles in zip(block.dims, block.roles, strict=True):
         for factor, role in zip(factors, roles, strict=True):
             sides[_side(role)].append(factor)
     for mine, other in (("row", "column"), ("column", "row")):
         for factor in sides[mine]:
-            for parent in sorted(_ancestors(parents, factor)):
+            for parent in sorted(ancestors(graph, factor)):
                 if parent in sides[other] and parent not in sides[mine]:
                     return parent
     return None
@@ -206,7 +195,6 @@ def _as_range(places: list[int]) -> Any:
 def _block_layout(graph: ParameterGraph, piece: _Piece) -> BlockLayout:
     block = piece.block
     factor_of = {f.id: f for f in graph.factors}
-    parents = {f.id: f.parents for f in graph.factors}
     where: dict[str, list[tuple[int, str]]] = {"dst": [], "src": [], "kernel": []}
     sizes: dict[str, int] = {}
     dims = []
@@ -225,7 +213,7 @@ def _block_layout(graph: ParameterGraph, piece: _Piece) -> BlockLayout:
         order = graph.groups[group_id].factors
         known = {f for f, _ in where[role]} | fixed.keys()
         # nodes are told apart only by factors whose permutation the same nodes know
-        seen = [(f, n) for f, n in where[role] if _ancestors(parents, f) <= known & set(order)]
+        seen = [(f, n) for f, n in where[role] if ancestors(graph, f) <= known & set(order)]
         rest[role] = [pair for pair in where[role] if pair not in seen]
         where[role] = sorted(seen, key=lambda pair: order.index(pair[0]))
         ends[role] = Endpoint(

@@ -124,25 +124,18 @@ class GraphMetanet(nn.Module):
         check_edges(self, layout, edges)
         check_inputs(self, layout, edges.shape[:-2], block_inputs, node_inputs)
         check_kind(self, {"edge_scale": edge_scale})
-        return self.checked_states(graph, edges, block_inputs, edge_scale, node_inputs, keep_edges)
+        first = self.first_states(graph, edges, block_inputs, edge_scale, node_inputs)
+        return self.all_rounds(graph, first, keep_edges)
 
-    def checked_states(
-        self,
-        graph: ParameterGraph,
-        edges: Tensor,
-        block_inputs: Tensor | None = None,
-        edge_scale: Tensor | None = None,
-        node_inputs: Tensor | None = None,
-        keep_edges: bool = True,
-    ) -> States:
-        """:meth:`states` of what has been checked."""
-        states, kernels = self.first_states(graph, edges, block_inputs, edge_scale, node_inputs)
+    def all_rounds(self, graph: ParameterGraph, states: States, keep_edges: bool = True) -> States:
+        """Final states from those of :meth:`first_states`."""
         if self.backend == "sparse":
             joint = replace(states, graph=states.graph.unsqueeze(-2))
             joint = self.run_edge_list([graph], joint, keep_edges)
             return replace(joint, graph=joint.graph.squeeze(-2))
+        kernels = structural(graph, states.edges)[2]
+        incidence = incidence_of(graph, states.edges)
         current = self._with_scales([graph], states)
-        incidence = incidence_of(graph, edges)
         for number, layer in enumerate(self.layers):
             given = (incidence, current, kernels, keep_edges or number + 1 < len(self.layers))
             if self.checkpoint and torch.is_grad_enabled():
@@ -158,13 +151,13 @@ class GraphMetanet(nn.Module):
         block_inputs: Tensor | None = None,
         edge_scale: Tensor | None = None,
         node_inputs: Tensor | None = None,
-    ) -> tuple[States, Tensor | None]:
-        """States before the first round, and kernel features.
+    ) -> States:
+        """States before the first round.
 
         Arguments are those of :meth:`states`, and have been checked.
         """
         lead = edges.shape[:-2]
-        node_known, block_known, kernels = structural(graph, edges)
+        node_known, block_known, _ = structural(graph, edges)
         if node_inputs is not None:
             node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
@@ -173,14 +166,13 @@ class GraphMetanet(nn.Module):
         encoder = self.edge_encoder.weight
         if edge_scale is not None:
             encoder = encoder * edge_scale.unsqueeze(-2)
-        states = States(
+        return States(
             self.node_encoder(node_known).expand(*lead, -1, -1),
             edges,
             blocks.expand(*lead, -1, -1),
             self.graph_state.expand(*lead, -1),
             encoder,
         )
-        return states, kernels
 
     def _with_scales(
         self, graphs: Sequence[ParameterGraph], states: States
@@ -234,9 +226,8 @@ class GraphMetanet(nn.Module):
         """:meth:`states` from named tensors ``{name: [..., *shape, in_features]}``."""
         edges = self.edge_features(graph, tensors)
         check_inputs(self, blocked(graph), edges.shape[:-2], block_inputs, node_inputs)
-        return self.checked_states(
-            graph, edges, block_inputs, node_inputs=node_inputs, keep_edges=keep_edges
-        )
+        first = self.first_states(graph, edges, block_inputs, node_inputs=node_inputs)
+        return self.all_rounds(graph, first, keep_edges)
 
     def named_outputs(self, graph: ParameterGraph, states: States) -> dict[str, Tensor]:
         """The edge readout of final states, ``{name: [..., *shape, out_features]}``.

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.backends.plain import mix
-from gmn_opt.metanet.execution import choose
-from gmn_opt.metanet.incidence import incidence_of
+from gmn_opt.metanet.execution import at_ends
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -137,8 +136,7 @@ class LearnedRule(nn.Module):
         states = self.metanet.states(graph, reading.channels, block_inputs, reading.inverse_rms)
         per_block = self.block_head(states.blocks)
         per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
-        ends = choose(per_node).gather(incidence_of(graph, per_node), per_node)
-        gains = layout.ends(*(gain.squeeze(-2) for gain in ends))
+        gains = [(dst.squeeze(-2), src.squeeze(-2)) for dst, src in at_ends(graph, per_node)]
         size = -BASE_STEP * torch.exp(_bounded(per_block[..., 0], MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])

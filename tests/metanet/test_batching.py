@@ -12,6 +12,7 @@ from torch import Tensor
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import GraphMetanet, GraphReadout, blocked, many
 from gmn_opt.metanet.batching import digest, grouped
+from gmn_opt.metanet.layers.states import States
 from tests.traced import largest_difference, random_tensors, traced
 
 MIXED = ["mlp", "cnn", "transformer_encoder", "mlp", "unet", "grouped_conv", "mlp", "swiglu"]
@@ -145,15 +146,13 @@ def test_equal_graphs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         [7],
     ]
     runs: list[torch.Size] = []
-    run = GraphMetanet.checked_states
+    run = GraphMetanet.all_rounds
 
-    def counted(
-        self: GraphMetanet, graph: ParameterGraph, edges: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        runs.append(edges.shape[:-2])
-        return run(self, graph, edges, *args, **kwargs)
+    def counted(self: GraphMetanet, graph: ParameterGraph, states: States, *args: Any) -> Any:
+        runs.append(states.edges.shape[:-2])
+        return run(self, graph, states, *args)
 
-    monkeypatch.setattr(GraphMetanet, "checked_states", counted)
+    monkeypatch.setattr(GraphMetanet, "all_rounds", counted)
     many(metanet("blocked"), mixed)
     assert runs == [(4,), (1,), (1,), (1,), (1,), (1,)]
 
