@@ -10,7 +10,7 @@ from typing import NamedTuple
 from gmn_opt.graph.conditions import parents_of
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.index_sets import Node
-from gmn_opt.graph.labels import Leg, SiteRef
+from gmn_opt.graph.labels import Fact, Leg, SiteRef
 from gmn_opt.graph.links import Join, find_links
 from gmn_opt.graph.naming import short, told_apart
 from gmn_opt.graph.pieces import Piece, by_member, distribute, settle
@@ -179,11 +179,11 @@ class Assembler:
             src,
             dst,
             dict(use.attributes) if use is not None else {},
-            self._uses(index, name, met, kind),
+            self._uses(index, met),
         )
 
     def _uses(
-        self, index: int, name: str, met: dict[tuple[int, Node], list[Met]], kind: BlockKind
+        self, index: int, met: dict[tuple[int, Node], list[Met]]
     ) -> tuple[BlockUse, ...]:
         """Every way in which a block is used, each once."""
         numbers = {m.use for found in met.values() for m in found}
@@ -193,17 +193,22 @@ class Assembler:
         for number in sorted(numbers):
             use = self.record.uses[number]
             facts, (heads, dims) = set(use.facts), use.heads
-            for (_, node), found in met.items():
-                for m in found:
-                    if m.use == number and m.role == "dst" and m.site is not None:
-                        home = _home(m.site, [node])
-                        here = home.where if home is not None else ()
-                        for fact in m.site.site.facts:
-                            if fact.offset in here:
-                                facts.add(fact.name)
-                                heads, dims = fact.heads or heads, fact.dims or dims
-            uses[BlockUse(use.kind, tuple(sorted(facts)), heads, dims)] = None
+            for fact in self._facts(number, met):
+                facts.add(fact.name)
+                heads, dims = fact.heads or heads, fact.dims or dims
+            kind = "scale" if index in self.record.scalings else use.kind
+            uses[BlockUse(kind, tuple(sorted(facts)), heads, dims)] = None  # type: ignore[arg-type]
         return tuple(uses)
+
+    def _facts(self, number: int, met: dict[tuple[int, Node], list[Met]]) -> list[Fact]:
+        """What is known about the neurons that a block leads to in one use."""
+        ends = [(key[1], m.site) for key, found in met.items() for m in found
+                if m.use == number and m.role == "dst" and m.site is not None]  # fmt: skip
+        if not ends:
+            return []
+        ref = max((site for _, site in ends), key=lambda r: (r.site.id, r.offset))
+        home = _home(ref, [node for node, _ in ends])
+        return [f for f in ref.site.facts if home is not None and f.offset in home.where]
 
     def _met_at(self, index: int, key: tuple[int, Node], offset: int) -> list[Met]:
         """How a leaf was used, in the part of its axis at ``offset`` where that is known."""

@@ -100,7 +100,7 @@ def attend(
             across = summed == found.column_dim
             query, key = (found.rows, found.columns)[:: 1 if across else -1]
             _note(query, key, values)
-            return values.heads, values.dims
+            return query.heads, values.dims
     query = side(a, a.axes[-1]) if right_context else side(b, b.axes[-2]) if left_context else None
     inner = b.axes[-2] if right_context else a.axes[-1]
     if query is not None:
@@ -109,7 +109,7 @@ def attend(
             key, value = (found.one, found.two) if met & found.one.refs else (found.two, found.one)
             if met & key.refs:
                 _note(query, key, value)
-                return value.heads, value.dims
+                return query.heads, value.dims
     return None
 
 
@@ -150,10 +150,8 @@ def _moved(
         return [d % x.dim() for d in args[1]].index(dim)
     if name in VIEWS:
         size, behind = x.shape[dim], prod(x.shape[dim + 1 :])
-        return next(
-            (d for d, n in enumerate(out.shape) if n == size and prod(out.shape[d + 1 :]) == behind),
-            None,
-        )
+        same = [d for d, n in enumerate(out.shape) if n > 1 and prod(out.shape[d + 1 :]) == behind]
+        return next((d for d in same if size % out.shape[d] == 0), None)
     widest = max(t.dim() for t in inputs)
     at = dim + out.dim() - (x.dim() if len(inputs) == 1 else widest)
     return at if 0 <= at < out.dim() else None

@@ -11,16 +11,16 @@ No names and no modules are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from gmn_opt.graph import attending
+from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
 from gmn_opt.graph.attending import Context, Scores
-from gmn_opt.graph.labels import Axis, Fact, SiteRef
+from gmn_opt.graph.labels import Axis, SiteRef
 from gmn_opt.graph.rules.names import NONLINEAR
 from gmn_opt.graph.uses import Label, Record, Use
 
@@ -37,8 +37,8 @@ CHOOSES = frozenset({"topk", "sort", "max", "min", "argmax", "argmin", "argsort"
 LOOKS_UP = frozenset({"index", "_unsafe_index", "index_select", "gather", "take_along_dim"})
 WRITES = frozenset({"index_add", "index_put", "_index_put_impl", "_unsafe_index_put", "index_copy",
                     "scatter", "scatter_add", "scatter_reduce"})  # fmt: skip
+CONVOLUTIONS = frozenset({"convolution", "_convolution", "mkldnn_convolution"})
 SIGMOIDS = frozenset({"sigmoid", "hardsigmoid"})
-ADDS_UP = frozenset({"add", "sub", "rsub"})
 
 
 class Mark(NamedTuple):
@@ -70,13 +70,17 @@ NOTHING = Mark()
 
 
 class Op(NamedTuple):
-    """An operator that has been followed, and the products that its rule recorded."""
+    """An operator that has been followed, and the uses that its rule recorded.
+
+    ``labels`` are those of the inputs, from before where the operator writes to one of them.
+    """
 
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: list[Tensor]
     outputs: list[Tensor]
+    labels: list[Label | None]
     uses: range
 
 
@@ -87,6 +91,7 @@ class Flow:
         self.tracer = tracer
         self.marks: dict[int, tuple[Tensor, Mark]] = {}
         self.readers: dict[int, set[int]] = {}
+        self.alone: set[int] = set()
         self.routers: set[int] = set()
         self.experts: set[int] = set()
         self.results: list[Uses] = []
@@ -160,11 +165,13 @@ class Flow:
         for number in op.uses:
             use = self.record.uses[number]
             use.parameters |= used
-            if lookup:
+            if lookup and not (use.kind in PRODUCTS and lookup == "position"):
                 use.facts.add(lookup)
             if use.kind == "embedding":
-                use.facts.add(self._how_indexed(op.args[1]))
+                use.facts |= self._how_indexed(op.args[1])
                 made.add(number)
+            elif use.kind == "bias" and _along_positions(use):
+                use.facts.add("position")
             elif use.kind in PRODUCTS:
                 made.add(number)
                 self._read(number, use, read, inner)
@@ -178,6 +185,10 @@ class Flow:
         if inner:
             use.facts.add("inner")
             return
+        if read == NOTHING:
+            use.facts.add("constant")
+        if len(read.made) == 1:
+            self.alone |= read.made
         for other in read.made:
             self.readers.setdefault(other, set()).add(number)
         if read.raw and not read.learned:
@@ -188,21 +199,22 @@ class Flow:
         if read.routed:
             self.experts.add(number)
 
-    def _how_indexed(self, index: Tensor) -> str:
+    def _how_indexed(self, index: Tensor) -> set[str]:
+        """What the rows of a table stand for, by what chooses them."""
         mark = self.mark(index)
         if mark.raw or mark.learned:
-            return "looked up"
-        if mark.counts:
-            return "position"
-        if index.device.type == "meta":
-            return "position"
-        return "position" if self.tracer.differs(index) else "looked up"
+            return {"looked up"}
+        if mark.counts or index.device.type == "meta" or self.tracer.differs(index):
+            return {"position"}
+        return set()
 
     def _passed_on(self, op: Op) -> list[Mark]:
         base = op.name.rstrip("_") or op.name
         params, acts = self._split(op.inputs)
         if op.name == "_embedding_bag" and params:
             return self._bag(op, params[0])
+        if op.name in CONVOLUTIONS and params:
+            self._convolved(params)
         if op.name == "arange":
             return [Mark(counts=True) for _ in op.outputs]
         if base in LOOKS_UP:
@@ -210,8 +222,9 @@ class Flow:
         if base in CHOOSES:
             return self._chosen(op, join(acts))
         both = join(acts)
-        if params and not acts:
+        if params and (not acts or self._is_parameter(op.outputs[0])):
             both = join(params)
+            self._scalings(op)
         elif params and any(self.record.uses[n].kind == "other" for n in op.uses):
             both = both._replace(learned=True)
         return [self._plain(op, base, acts, both, tensor) for tensor in op.outputs]
@@ -233,15 +246,22 @@ class Flow:
                 return both._replace(weights=both.made)
         if base in ("bmm", "mm", "baddbmm"):
             return self._contracted(op, acts, both, out)
-        if base in MULTIPLIES | DIVIDES | ADDS_UP and len(acts) > 1:
+        if base in MULTIPLIES | DIVIDES and len(acts) > 1:
             both = self._weighed(acts, both)
             if base in MULTIPLIES:
-                self._gate(op.inputs)
-                both = both._replace(nonlinear="")
+                both = both._replace(nonlinear=self._gate(op))
         if base in WRITES:
             self.routers |= both.chosen
             both = both._replace(routed=False, chosen=NOBODY, weights=NOBODY)
         return both._replace(chosen=NOBODY) if base == "where" else both
+
+    def _scalings(self, op: Op) -> None:
+        """A small parameter times a large one, as in a weight norm, is a scale."""
+        size = op.outputs[0].numel()
+        large = {i for t in op.inputs if t.numel() == size for i in self.mark(t).params}
+        small = {i for t in op.inputs if t.numel() < size for i in self.mark(t).params}
+        if large and len(op.inputs) > 1:
+            self.record.scalings |= small - large
 
     def _bag(self, op: Op, table: Mark) -> list[Mark]:
         use = Use("embedding", [], facts={"looked up"}, parameters=set(table.params))
@@ -249,15 +269,18 @@ class Flow:
         mark = Mark(frozenset({len(self.record.uses) - 1}), learned=True)
         return [mark] + [NOTHING] * (len(op.outputs) - 1)
 
+    def _convolved(self, params: list[Mark]) -> None:
+        """A convolution that could not be followed is one nevertheless."""
+        self.record.uses.append(Use("conv", [], parameters={i for p in params for i in p.params}))
+
     def _looked_up(self, op: Op, acts: list[Mark]) -> Mark:
         table, *where = op.inputs
         source = self.mark(table)
         chosen = join(self.mark(w) for w in where).chosen
         self.routers |= chosen
         if source.params and self._is_parameter(table):
-            found = [self._how_indexed(w) for w in where]
-            lookup = "expert" if chosen else "position" if "looked up" not in found else "looked up"
-            return source._replace(lookup=lookup)
+            how = {"expert"} if chosen else set().union(*map(self._how_indexed, where))
+            return source._replace(lookup=min(how, default=""))
         if not op.outputs[0].is_floating_point():
             return source._replace(chosen=source.chosen | chosen)
         scores = attending.moved_scores(source.scores, op.name, op.args, [table], op.outputs[0])
@@ -285,27 +308,25 @@ class Flow:
             return both._replace(weights=NOBODY, chosen=NOBODY, routed=False)
         return both
 
-    def _gate(self, tensors: Sequence[Tensor]) -> None:
-        """An activated tensor times another one, neuron by neuron."""
-        if len(tensors) != 2:
-            return
-        kinds = [self.mark(t).nonlinear for t in tensors]
+    def _gate(self, op: Op) -> str:
+        """An activated tensor times another one, neuron by neuron; what the product counts as."""
+        kinds = [self.mark(t).nonlinear for t in op.inputs]
+        either = next((k for k in kinds if k), "")
         sharp = [k in SIGMOIDS for k in kinds]
-        if bool(kinds[0]) != bool(kinds[1]):
-            at = 0 if kinds[0] else 1
-        elif all(kinds) and sharp[0] != sharp[1]:
-            at = 0 if sharp[0] else 1
-        else:
-            return
-        known = [self.tracer.labels.get(id(t)) for t in tensors]
-        if known[0] is None or known[1] is None:
-            return
-        gate, other = known[at], known[1 - at]
-        assert gate is not None and other is not None
+        if len(kinds) != 2 or (all(kinds) and sharp[0] == sharp[1]) or not either:
+            return either
+        at = 0 if kinds[0] and not (kinds[1] and sharp[1]) else 1
+        gate, other = op.labels[at], op.labels[1 - at]
+        if gate is None or other is None:
+            return either
         for a, b in zip(reversed(gate.axes), reversed(other.axes), strict=False):
             mine, theirs = refs(a), refs(b)
-            if mine and theirs and not mine & theirs:
-                note(mine, "gate", 0, 0)
+            if mine & theirs:
+                return "product"
+            if mine and theirs:
+                attending.note(mine, "gate")
+                either = ""
+        return either
 
     def _contracted(self, op: Op, acts: list[Mark], both: Mark, out: Tensor) -> Mark:
         """A product of two activations: scores of an attention, or what they are taken for."""
@@ -336,7 +357,7 @@ class Flow:
             uses[n].facts.add("router")
         for n in self.experts - self.routers:
             uses[n].facts.add("expert")
-        share_facts(self.record, {n for n, found in self.readers.items() if found})
+        share_facts(self.record, self.alone)
 
     def _inner_experts(self) -> None:
         """What only experts read is a part of an expert."""
@@ -357,7 +378,7 @@ def join(marks: Iterable[Mark]) -> Mark:
         return found[0] if found else NOTHING
     learned = [m for m in found if m.learned]
     attended = {m.attended for m in learned}
-    kinds = {m.nonlinear for m in found if m.nonlinear}
+    kinds = {m.nonlinear for m in learned or found}
     return Mark(
         frozenset().union(*(m.made for m in found)),
         any(m.raw for m in found),
@@ -380,22 +401,38 @@ def refs(axis: Axis) -> set[SiteRef]:
     return set(attending.refs_of(axis))
 
 
-def note(where: Iterable[SiteRef], name: str, heads: int, dims: int) -> None:
-    """Note a fact about the neurons of some sites."""
-    attending.note(where, name, heads, dims)
+def _along_positions(use: Use) -> bool:
+    """Whether what is added has several axes, and one of them runs over no neurons."""
+    axes = [p.activation for p in use.pairs if sets.size_of(lab.nodes_of(p.activation)) > 1]
+    return len(axes) > 1 and not all(map(_are_neurons, axes))
 
 
-def share_facts(record: Record, read: set[int]) -> None:
+def _are_neurons(axis: Axis) -> bool:
+    """Whether an axis runs over neurons, in all of its parts."""
+    legs = [leg for leg in lab.expand_axis(axis) if leg.node.size > 1]
+    return all(
+        all(map(_are_neurons, leg.parts)) if leg.parts
+        else leg.site is not None and leg.site.site.kind == "hidden"
+        for leg in legs
+    )  # fmt: skip
+
+
+def share_facts(record: Record, alone: set[int]) -> None:
     """Neurons that are sums of several products hand their facts on to all of these.
 
-    A product that is read by itself is part of a residual stream, and is no such summand.
+    What is read ``alone``, before anything is added to it, is no such summand: it is the beginning
+    of a residual stream.
     """
-    sites = {g.site.site for n in read for p in record.uses[n].pairs if p.role == "dst"
+    sites = {g.site.site for n in alone for p in record.uses[n].pairs if p.role == "dst"
              for g in p.activation if g.site is not None}  # fmt: skip
-    pairs = [(a, b) for a, b in record.links.values() if a.site not in sites]
-    pairs = [(a, b) for a, b in pairs if b.site not in sites and a.site.kind == b.site.kind]
+    pairs = [
+        (a, b) for (_, _, kind), (a, b) in record.links.items()
+        if kind == "residual" and not {a.site, b.site} & sites and a.site.kind == b.site.kind
+    ]  # fmt: skip
     for _ in range(2):
         for a, b in pairs:
+            if a.site.name == b.site.name and a.offset != b.offset:
+                continue  # a recurrent layer's own neurons, of other gates
             for x, y in ((a, b), (b, a)):
                 moved = {f._replace(offset=f.offset - x.offset + y.offset) for f in x.site.facts}
                 y.site.facts |= moved

@@ -179,7 +179,8 @@ def block_roles(graph: ParameterGraph) -> tuple[frozenset[Role], ...]:
 def _uses(graph: ParameterGraph, block: Block) -> tuple[RoleUse, ...]:
     if not block.uses:
         return _assumed(block)
-    known = [use for use in block.uses if "inner" not in use.facts] or list(block.uses)
+    beside = {"inner", "constant"}
+    known = [use for use in block.uses if not beside & set(use.facts)] or list(block.uses)
     found = dict.fromkeys(_read(graph, block, use) for use in known)
     kept = [u for u in found if not any(u.roles < other.roles for other in found)]
     largest = {u.roles: max((o for o in kept if o.roles == u.roles), key=_heads) for u in kept}
@@ -212,8 +213,8 @@ def _read(graph: ParameterGraph, block: Block, use: BlockUse) -> RoleUse:
         return _only(Role.POSITION)
     if use.kind == "embedding" or "looked up" in facts:
         return _only(Role.EMBEDDING)
-    if use.kind not in ("linear", "conv"):
-        return _only(_added(graph, block, use))
+    if use.kind not in ("linear", "conv") or len(block.shape) < 2 and use.kind == "conv":
+        return _only(_added(block, use))
     roles = {_SERVES[f] for f in facts if f in _SERVES}
     ends = {Role.INPUT} if "input" in facts or _reads_input(graph, block) else set()
     if "output" in facts:
@@ -237,17 +238,12 @@ def _reads_input(graph: ParameterGraph, block: Block) -> bool:
     return part and graph.groups[block.src].role == "input"
 
 
-def _added(graph: ParameterGraph, block: Block, use: BlockUse) -> Role:
+def _added(block: Block, use: BlockUse) -> Role:
     """The role of what is added, multiplied, or handed on as it is."""
-    wide = sum(n > 1 for n in block.shape) > 1
-    if use.kind == "scale":
-        return Role.SCALE
-    if use.kind == "shift":
-        return Role.SHIFT
-    if use.kind == "bias":
-        sizes = [(graph.factors[f].size, r) for d, rs in zip(block.dims, block.roles, strict=True)
-                 for f, r in zip(d, rs, strict=True)]  # fmt: skip
-        return Role.POSITION if wide and any(n > 1 and r == "kernel" for n, r in sizes) else Role.BIAS
+    if use.kind in ("scale", "shift"):
+        return Role(use.kind)
+    if use.kind in ("bias", "conv"):
+        return Role.BIAS
     return Role.EMBEDDING if len(block.shape) > 1 else Role.OTHER
 
 

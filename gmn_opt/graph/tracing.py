@@ -275,10 +275,13 @@ class Tracer(Meetings, TorchDispatchMode):
         self.op = name
         self.op_count += 1
         known = len(self.record.uses)
-        self._follow(func, name, out, args, kwargs)
+        writes = func._schema.is_mutable
         inputs, outputs = [*_tensors(args), *_tensors(kwargs)], list(_tensors(out))
+        before = [self.labels.get(id(t)) if writes else None for t in inputs]
+        self._follow(func, name, out, args, kwargs)
+        labels = [b or self.labels.get(id(t)) for b, t in zip(before, inputs, strict=True)]
         uses = range(known, len(self.record.uses))
-        self.flow.follow(Op(name, args, kwargs, inputs, outputs, uses), func._schema.is_mutable)
+        self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:

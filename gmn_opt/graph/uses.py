@@ -57,6 +57,7 @@ class Record:
     sites: list[Site] = field(default_factory=list)
     seen: list[tuple[Axis, ...]] = field(default_factory=list)
     output_sites: set[int] = field(default_factory=set)
+    scalings: set[int] = field(default_factory=set)
 
     def link(self, src: SiteRef | None, dst: SiteRef | None, kind: str) -> None:
         """Remember an identity edge between two sites."""
