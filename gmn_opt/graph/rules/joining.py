@@ -120,6 +120,9 @@ def stride(axes: Sequence[Axis], dim: int) -> int:
     rest = [g for d, axis in enumerate(axes) if d != dim for g in lab.expand_axis(axis)]
     mine = [g.node for g in rest if g.site == site]
     inner = _inside(lab.nodes_of(site.site.axis), legs[0].node) if mine else None
+    if inner is None:  # rows of packed parts stand before the family that depends on them
+        families = [n for n in mine if n.over is not None and sets.find(n.over) is legs[0].node]
+        inner = families or None
     return sets.size_of(mine if inner is None else [node for node in mine if node in inner])
 
 
