@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch_geometric.data import Data
 
+    from gmn_opt.graph.roles import ParameterRoles
     from gmn_opt.graph.symmetry import Symmetry
 
 FORMAT = 1
@@ -82,6 +83,12 @@ class ParameterGraph:
         factors = self.groups[group if isinstance(group, int) else group.id].factors
         above = {p for f in factors for p in self.factors[f].parents}
         return tuple(self.factors[f] for f in factors if f in above)
+
+    def roles(self) -> ParameterRoles:
+        """What each parameter does in the network; see :mod:`gmn_opt.graph.roles`."""
+        from gmn_opt.graph.roles import roles_of
+
+        return roles_of(self)
 
     # ------------------------------------------------------------------ symmetries
 
