@@ -182,9 +182,7 @@ class Assembler:
             self._uses(index, met),
         )
 
-    def _uses(
-        self, index: int, met: dict[tuple[int, Node], list[Met]]
-    ) -> tuple[BlockUse, ...]:
+    def _uses(self, index: int, met: dict[tuple[int, Node], list[Met]]) -> tuple[BlockUse, ...]:
         """Every way in which a block is used, each once."""
         numbers = {m.use for found in met.values() for m in found}
         if not numbers:  # what has axes of size one alone leaves no leaf behind
@@ -197,7 +195,7 @@ class Assembler:
                 facts.add(fact.name)
                 heads, dims = fact.heads or heads, fact.dims or dims
             kind = "scale" if index in self.record.scalings else use.kind
-            uses[BlockUse(kind, tuple(sorted(facts)), heads, dims)] = None  # type: ignore[arg-type]
+            uses[BlockUse(kind, tuple(sorted(facts)), heads, dims)] = None
         return tuple(uses)
 
     def _facts(self, number: int, met: dict[tuple[int, Node], list[Met]]) -> list[Fact]:

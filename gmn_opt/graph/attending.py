@@ -66,9 +66,7 @@ def side(label: Label, axis: Axis) -> Side | None:
     return Side(found, heads, sets.size_of(lab.nodes_of(axis)))
 
 
-def begin(
-    a: Label, b: Label, ndim: int
-) -> tuple[tuple[Scores, ...], tuple[Context, ...]]:
+def begin(a: Label, b: Label, ndim: int) -> tuple[tuple[Scores, ...], tuple[Context, ...]]:
     """What the product of two activations ``[.., m, k] @ [.., k, n]`` may become."""
     left, right = side(a, a.axes[-1]), side(b, b.axes[-2])
     if left is not None and right is not None:
@@ -98,15 +96,15 @@ def attend(
             if summed not in (found.row_dim, found.column_dim):
                 continue
             across = summed == found.column_dim
-            query, key = (found.rows, found.columns)[:: 1 if across else -1]
-            _note(query, key, values)
-            return query.heads, values.dims
+            of_query, of_key = (found.rows, found.columns)[:: 1 if across else -1]
+            _note(of_query, of_key, values)
+            return of_query.heads, values.dims
     query = side(a, a.axes[-1]) if right_context else side(b, b.axes[-2]) if left_context else None
     inner = b.axes[-2] if right_context else a.axes[-1]
     if query is not None:
         met = set(refs_of(inner))
-        for found in right_context or left_context:
-            key, value = (found.one, found.two) if met & found.one.refs else (found.two, found.one)
+        for pair in right_context or left_context:
+            key, value = (pair.one, pair.two) if met & pair.one.refs else (pair.two, pair.one)
             if met & key.refs:
                 _note(query, key, value)
                 return query.heads, value.dims
@@ -134,9 +132,7 @@ VIEWS = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze
                    "flatten", "select", "unflatten"})  # fmt: skip
 
 
-def _moved(
-    dim: int, name: str, args: Any, inputs: Sequence[Tensor], out: Tensor
-) -> int | None:
+def _moved(dim: int, name: str, args: Any, inputs: Sequence[Tensor], out: Tensor) -> int | None:
     x = next((t for t in inputs if t.dim() > dim), None)
     if x is None:
         return None

@@ -1,4 +1,4 @@
-"""What becomes of the tensors of a traced pass: which parameters made them, and what they serve for.
+"""What becomes of the tensors of a traced pass: what made them, and what they serve for.
 
 The labels of :mod:`gmn_opt.graph.tracing` say which indices are the same; here is noted what the
 *roles* of parameters need beyond that (:mod:`gmn_opt.graph.roles`). Each tensor carries a small
@@ -105,18 +105,18 @@ class Flow:
         """The mark of a tensor."""
         return self.marks.get(id(tensor), (tensor, NOTHING))[1]
 
-    def set(self, tensor: Tensor, mark: Mark) -> None:
+    def put(self, tensor: Tensor, mark: Mark) -> None:
         """Mark a tensor."""
         if mark != NOTHING or id(tensor) in self.marks:
             self.marks[id(tensor)] = tensor, mark
 
     def add_parameter(self, tensor: Tensor, index: int) -> None:
         """Mark a parameter by its number."""
-        self.set(tensor, Mark(params=frozenset({index})))
+        self.put(tensor, Mark(params=frozenset({index})))
 
     def add_input(self, tensor: Tensor) -> None:
         """Mark an input of the model."""
-        self.set(tensor, Mark(raw=True))
+        self.put(tensor, Mark(raw=True))
 
     def add_output(self, tensor: Tensor) -> None:
         """Remember what made an output of the model."""
@@ -129,7 +129,7 @@ class Flow:
         mark = self._made(op) if len(op.uses) else None
         marks = self._passed_on(op) if mark is None else [mark] * len(op.outputs)
         for tensor, found in zip(op.outputs, marks, strict=True):
-            self.set(tensor, found)
+            self.put(tensor, found)
             if writes:
                 self._share(tensor, found)
 
@@ -138,7 +138,7 @@ class Flow:
         for other in self.tracer.relatives(written):
             old = self.mark(other)
             if other is not written and not old.params:
-                self.set(other, old._replace(
+                self.put(other, old._replace(
                     made=old.made | mark.made, learned=old.learned or mark.learned,
                     raw=old.raw or mark.raw))  # fmt: skip
 

@@ -58,7 +58,7 @@ _SERVES = {
     "attended": Role.ATTENTION_OUTPUT, "gate": Role.GATE, "router": Role.ROUTER,
     "expert": Role.EXPERT,
 }  # fmt: skip
-_ORDER = {role: number for number, role in enumerate(Role)}
+_ORDER: dict[str, int] = {role: number for number, role in enumerate(Role)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RoleUse:
     head_dim: int = 0
 
     def __str__(self) -> str:
-        text = ", ".join(sorted(self.roles, key=_ORDER.__getitem__))
+        text = ", ".join(sorted(self.roles, key=lambda role: _ORDER[role]))
         return f"{text} ({self.heads} x {self.head_dim})" if self.heads else text
 
 
@@ -139,9 +139,7 @@ def roles_of(graph: ParameterGraph) -> ParameterRoles:
     for block, uses in zip(graph.blocks, block_uses(graph), strict=True):
         found = SliceRoles(block.tensor, block.index, uses, not block.uses)
         slices[block.tensor].append(found)
-    whole = {
-        name: _merged(parts, graph.shapes[name]) for name, parts in slices.items() if parts
-    }
+    whole = {name: _merged(parts, graph.shapes[name]) for name, parts in slices.items() if parts}
     return ParameterRoles(whole, graph.shapes, graph.aliases)
 
 
@@ -213,7 +211,7 @@ def _read(graph: ParameterGraph, block: Block, use: BlockUse) -> RoleUse:
         return _only(Role.POSITION)
     if use.kind == "embedding" or "looked up" in facts:
         return _only(Role.EMBEDDING)
-    if use.kind not in ("linear", "conv") or len(block.shape) < 2 and use.kind == "conv":
+    if use.kind not in ("linear", "conv") or (len(block.shape) < 2 and use.kind == "conv"):
         return _only(_added(block, use))
     roles = {_SERVES[f] for f in facts if f in _SERVES}
     ends = {Role.INPUT} if "input" in facts or _reads_input(graph, block) else set()
