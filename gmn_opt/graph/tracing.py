@@ -168,7 +168,7 @@ class Tracer(Meetings, TorchDispatchMode):
 
     def differs(self, tensor: Tensor) -> bool:
         """Whether the elements of a constant differ."""
-        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
             return bool((tensor != tensor.flatten()[:1]).any())
 
     def _adopt(self, tensor: Tensor) -> Label:
@@ -281,7 +281,9 @@ class Tracer(Meetings, TorchDispatchMode):
         self._follow(func, name, out, args, kwargs)
         labels = [b or self.labels.get(id(t)) for b, t in zip(before, inputs, strict=True)]
         uses = range(known, len(self.record.uses))
-        self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
+        with suppress(ArithmeticError, LookupError, TypeError, ValueError):
+            # Roles are less than symmetries: an unforeseen form of an operator tells none.
+            self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:
