@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph, trace
     from gmn_opt.metanet import GraphMetanet
     from gmn_opt.optim import GMNOptimizer
+    from gmn_opt.optim.groups import param_groups, parameter_roles
 
 __version__ = "0.1.0"
 
-__all__ = ["GMNOptimizer", "GraphMetanet", "ParameterGraph", "__version__", "trace"]
+__all__ = [
+    "GMNOptimizer",
+    "GraphMetanet",
+    "ParameterGraph",
+    "__version__",
+    "param_groups",
+    "parameter_roles",
+    "trace",
+]
 
 _HOMES = {
     "GMNOptimizer": "gmn_opt.optim",
     "GraphMetanet": "gmn_opt.metanet",
     "ParameterGraph": "gmn_opt.graph",
+    "param_groups": "gmn_opt.optim.groups",
+    "parameter_roles": "gmn_opt.optim.groups",
     "trace": "gmn_opt.graph",
 }
 

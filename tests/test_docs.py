@@ -63,7 +63,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
-    "parameter_graphs.md": (8, parameter_graphs),
+    "parameter_graphs.md": (10, parameter_graphs),
 }
 
 
