@@ -241,6 +241,7 @@ def _forward(
             raise _failure(model, seen, error, args, kwargs) from error
         for tensor in results_in(output):
             label = tracer.materialize(tracer.label(tensor))
+            tracer.flow.add_output(tensor)
             tracer.fix(label, "model output")
             tracer.output_labels.append(label)
 

@@ -14,7 +14,7 @@ from gmn_opt.graph.labels import Leg, SiteRef
 from gmn_opt.graph.links import Join, find_links
 from gmn_opt.graph.naming import short, told_apart
 from gmn_opt.graph.pieces import Piece, by_member, distribute, settle
-from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, NodeGroup
+from gmn_opt.graph.structure import Block, BlockKind, BlockUse, DimRole, Factor, NodeGroup
 from gmn_opt.graph.uses import Label, Record, Use
 
 GroupKey = tuple[int, int, tuple[Node, ...]]
@@ -179,7 +179,31 @@ class Assembler:
             src,
             dst,
             dict(use.attributes) if use is not None else {},
+            self._uses(index, name, met, kind),
         )
+
+    def _uses(
+        self, index: int, name: str, met: dict[tuple[int, Node], list[Met]], kind: BlockKind
+    ) -> tuple[BlockUse, ...]:
+        """Every way in which a block is used, each once."""
+        numbers = {m.use for found in met.values() for m in found}
+        if not numbers:  # what has axes of size one alone leaves no leaf behind
+            numbers = {n for n, use in enumerate(self.record.uses) if index in use.parameters}
+        uses: dict[BlockUse, None] = {}
+        for number in sorted(numbers):
+            use = self.record.uses[number]
+            facts, (heads, dims) = set(use.facts), use.heads
+            for (_, node), found in met.items():
+                for m in found:
+                    if m.use == number and m.role == "dst" and m.site is not None:
+                        home = _home(m.site, [node])
+                        here = home.where if home is not None else ()
+                        for fact in m.site.site.facts:
+                            if fact.offset in here:
+                                facts.add(fact.name)
+                                heads, dims = fact.heads or heads, fact.dims or dims
+            uses[BlockUse(use.kind, tuple(sorted(facts)), heads, dims)] = None
+        return tuple(uses)
 
     def _met_at(self, index: int, key: tuple[int, Node], offset: int) -> list[Met]:
         """How a leaf was used, in the part of its axis at ``offset`` where that is known."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
+from gmn_opt.graph.structure import Block, BlockUse, Factor, Link, NodeGroup
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -303,6 +303,9 @@ def _block_from_json(data: dict[str, Any]) -> Block:
             "index": index,
             "dims": tuple(tuple(d) for d in data["dims"]),
             "roles": tuple(tuple(r) for r in data["roles"]),
+            "uses": tuple(
+                BlockUse(**{**u, "facts": tuple(u["facts"])}) for u in data.get("uses", ())
+            ),
         }
     )
 

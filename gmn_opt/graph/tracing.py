@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph import index_sets as sets
 from gmn_opt.graph import labels as lab
+from gmn_opt.graph.flow import Flow, Op
 from gmn_opt.graph.index_sets import Node
 from gmn_opt.graph.labels import Axis, Leg, Site, SiteRef
 from gmn_opt.graph.meetings import Meetings, SiteKey
@@ -78,6 +79,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.parameter_ids: dict[int, int] = {}
         self.touched: set[int] = set()
         self.output_labels: list[Label] = []
+        self.flow = Flow(self)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -101,6 +103,7 @@ class Tracer(Meetings, TorchDispatchMode):
         self.parameter_ids[id(tensor)] = index
         self.record.parameters.append(Label(axes, "parameter"))
         self.set(tensor, self.record.parameters[-1])
+        self.flow.add_parameter(tensor, index)
 
     def next_pass(self) -> None:
         """Begin another forward pass of the same model; its sites are those of the first one."""
@@ -114,6 +117,7 @@ class Tracer(Meetings, TorchDispatchMode):
         if site not in self.record.sites:
             self.record.sites.append(site)
         self.add_fixed(tensor, "model input", site)
+        self.flow.add_input(tensor)
 
     def add_fixed(self, tensor: Tensor, reason: str, site: Site | None = None) -> None:
         """Label an input or a buffer, whose indices all mean something."""
@@ -154,6 +158,18 @@ class Tracer(Meetings, TorchDispatchMode):
         if known.uniform:
             return Label(tuple((Leg(Node(n)),) for n in tensor.shape), "constant")
         return known
+
+    def relatives(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The tensors known to share a tensor's memory."""
+        try:
+            return self.storages.get(tensor.untyped_storage()._cdata, ())
+        except (NotImplementedError, RuntimeError):
+            return ()
+
+    def differs(self, tensor: Tensor) -> bool:
+        """Whether the elements of a constant differ."""
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            return bool((tensor != tensor.flatten()[:1]).any())
 
     def _adopt(self, tensor: Tensor) -> Label:
         """Label a tensor that no traced operator made: an alias of a known one, or a constant."""
@@ -228,6 +244,7 @@ class Tracer(Meetings, TorchDispatchMode):
 
     def finish(self) -> None:
         """Note which views turned out to split parts off that are cut apart later."""
+        self.flow.finish()
         for node, number in self.splits.items():
             root = sets.find(node)
             if root.segments is not None and number not in self.newly_packed:
@@ -257,7 +274,11 @@ class Tracer(Meetings, TorchDispatchMode):
         out = func(*args, **kwargs)
         self.op = name
         self.op_count += 1
+        known = len(self.record.uses)
         self._follow(func, name, out, args, kwargs)
+        inputs, outputs = [*_tensors(args), *_tensors(kwargs)], list(_tensors(out))
+        uses = range(known, len(self.record.uses))
+        self.flow.follow(Op(name, args, kwargs, inputs, outputs, uses), func._schema.is_mutable)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:

@@ -33,12 +33,18 @@ class Pair(NamedTuple):
 
 @dataclass
 class Use:
-    """One operator in which parameters act on activations."""
+    """One operator in which parameters act on activations.
+
+    ``facts`` says what the operator is in the network, in the words of
+    :class:`gmn_opt.graph.structure.BlockUse`; ``parameters`` are the numbers of those involved.
+    """
 
     kind: BlockKind
     pairs: list[Pair]
     attributes: dict[str, float] = field(default_factory=dict)
-    scalars: tuple[int, ...] = ()
+    facts: set[str] = field(default_factory=set)
+    heads: tuple[int, int] = (0, 0)
+    parameters: set[int] = field(default_factory=set)
 
 
 @dataclass
