@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.small_rule import SmallRule, SmallRuleConfig
 from gmn_opt.optim.rule import LearnedRule, RuleConfig
-from gmn_opt.optim.step import StepInputs
+from gmn_opt.optim.step import StepInputs, StepOutputs
 
 #: Tensors by the name of a rule's parameter.
 MetaParameters = dict[str, Tensor]
@@ -29,8 +29,8 @@ class UpdateFunction(Protocol):
         """What the rule accumulates, one number each per parameter: M names."""
         ...
 
-    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
-        """What to add to ``theta`` [..., P], and the next moments, ``[..., M, P]``."""
+    def flat_update(self, inputs: StepInputs) -> StepOutputs:
+        """What to add to ``theta`` [..., P], the next moments, and what is kept beside them."""
         ...
 
 
@@ -67,8 +67,8 @@ class _Update(nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
-        out: tuple[Tensor, Tensor] = self.rule.flat_update(inputs)
+    def forward(self, inputs: StepInputs) -> StepOutputs:
+        out: StepOutputs = self.rule.flat_update(inputs)
         return out
 
 
@@ -91,22 +91,27 @@ class StackedRule:
         self._module = _Update(rule)
         self._parameters = {f"rule.{name}": p for name, p in parameters.items()}
 
-    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    def flat_update(self, inputs: StepInputs) -> StepOutputs:
         """Like a rule's, with ``theta`` and ``grad`` [count, P] and ``moments`` [count, M, P]."""
         if self._own is not None:
             return self._own.flat_update(inputs)
 
-        def one(
-            parameters: MetaParameters, theta: Tensor, grad: Tensor, moments: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            own = replace(inputs, theta=theta, grad=grad, moments=moments)
-            out: tuple[Tensor, Tensor] = functional_call(self._module, parameters, (own,))
-            return out
+        kept = {} if inputs.thought is None else {"thought": inputs.thought}
 
-        done: tuple[Tensor, Tensor] = vmap(one)(
-            self._parameters, inputs.theta, inputs.grad, inputs.moments
+        def one(
+            parameters: MetaParameters,
+            theta: Tensor,
+            grad: Tensor,
+            moments: Tensor,
+            kept: dict[str, Tensor],
+        ) -> tuple[Tensor, ...]:
+            own = replace(inputs, theta=theta, grad=grad, moments=moments, **kept)
+            out: StepOutputs = functional_call(self._module, parameters, (own,))
+            return tuple(t for t in out if t is not None)
+
+        return StepOutputs(
+            *vmap(one)(self._parameters, inputs.theta, inputs.grad, inputs.moments, kept)
         )
-        return done
 
 
 def flat_vector(parameters: Mapping[str, Tensor], lead: int = 0) -> Tensor:

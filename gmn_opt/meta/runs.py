@@ -110,6 +110,7 @@ def save_run(run: InnerRun) -> dict[str, Any]:
         "layout": layout_of(run.task),
         "theta": run.state.theta.cpu(),
         "moments": run.state.moments.cpu(),
+        "thought": None if run.state.thought is None else run.state.thought.cpu(),
         "step": run.state.step,
         "horizon": run.horizon,
         "known": run.known,
@@ -134,7 +135,13 @@ def restore_run(source: TaskSource, saved: dict[str, Any], device: torch.device)
         )
     generator = torch.Generator()
     generator.set_state(saved["generator"])
-    inner = InnerState(saved["theta"].clone(), saved["moments"].clone(), saved["step"])
+    kept = saved["thought"]
+    inner = InnerState(
+        saved["theta"].clone(),
+        saved["moments"].clone(),
+        saved["step"],
+        None if kept is None else kept.clone(),
+    )
     return InnerRun(
         saved["slot"],
         saved["number"],

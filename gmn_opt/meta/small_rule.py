@@ -3,7 +3,7 @@
 In the manner of the per-parameter rules of Metz et al. 2020 and 2022 (arXiv 2009.11243,
 2203.11860): one small network, shared by all parameters, reads normalized gradients and moments
 and writes the update. Deviations: directions are those of :class:`~gmn_opt.optim.LearnedRule`
-without the ones that look at whole matrices; fixed width factors instead of tensor shapes as
+without the ones that look at whole matrices, at faster momenta; fixed width factors instead of tensor shapes as
 inputs; bounded outputs; and the same three moments, so that it fits everything that a rule fits.
 
 It is meant for evolution strategies, where few meta-parameters mean little variance, and as the
@@ -18,22 +18,20 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.metanet import BlockedGraph, blocked
+from gmn_opt.metanet import BlockedGraph, BlockLayout, blocked
 from gmn_opt.optim.constants import layout_constants
-from gmn_opt.optim.directions import (
-    DECAYS,
-    EPS,
-    MOMENTS,
-    direction_constants,
-    update_moments,
-    width_factors,
-)
-from gmn_opt.optim.rule import BASE_STEP, MAX_LOG_STEP, TIME_FEATURES, time_features
-from gmn_opt.optim.step import StepInputs
+from gmn_opt.optim.directions import EPS, MOMENTS
+from gmn_opt.optim.rule import TIME_FEATURES, time_features
+from gmn_opt.optim.step import StepInputs, StepOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Decays of the moments.
+DECAYS = (0.9, 0.98, 0.99)
+#: Size of a step before width factors and what is learned, and how far its log may move.
+BASE_STEP = 0.1
+MAX_LOG_STEP = 4.0
 #: Gradient, fast and slow momentum over sqrt(v); weight times sqrt(fan-in); bias or not.
 _FEATURES = 5
 #: Log step size, and weights of the three directions.
@@ -76,13 +74,14 @@ class SmallRule(nn.Module):
         self.head = nn.Parameter(torch.zeros(_OUTPUTS, h))
         self.offset = nn.Parameter(torch.zeros(_OUTPUTS))
 
-    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    def flat_update(self, inputs: StepInputs) -> StepOutputs:
         """What to add to ``theta`` [..., P], and the next moments, ``[..., M, P]``."""
         theta, grad, layout = inputs.theta, inputs.grad, blocked(inputs.graph)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not inputs.first_order):
             root, is_bias, width = _constants(layout, theta)
-            rates = direction_constants(layout, theta).rates
-            moments = update_moments(inputs.moments, grad, rates)
+            seen = torch.stack([grad, grad, grad.square()], -2)
+            rates = theta.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1)
+            moments = torch.lerp(inputs.moments, seen, rates)
             fast, slow, second = moments.unbind(-2)
             c_fast, c_slow, c_second = _corrections(inputs.step)
             scale = (second * c_second + EPS**2).rsqrt()  # see directions.EPS
@@ -103,7 +102,7 @@ class SmallRule(nn.Module):
         weights = out[..., 1:, :].clamp(-_MAX_WEIGHT, _MAX_WEIGHT)
         directions = features[..., :3, :]
         mixed = (weights * directions).sum(-2) + directions[..., 1, :]
-        return -BASE_STEP * width * size * mixed, moments
+        return StepOutputs(-BASE_STEP * width * size * mixed, moments)
 
     def stacked(self, parameters: Mapping[str, Tensor]) -> StackedSmallRule:
         """Versions ``{name: [count, *shape]}`` of this rule, one per network of a batch."""
@@ -135,7 +134,7 @@ class StackedSmallRule:
         return self._features
 
     @torch.no_grad()
-    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    def flat_update(self, inputs: StepInputs) -> StepOutputs:
         """As :meth:`SmallRule.flat_update`, ``theta`` and ``grad`` being ``[count, P]``."""
         theta, grad, moments = inputs.theta, inputs.grad, inputs.moments
         root, is_bias, width = _constants(blocked(inputs.graph), theta)
@@ -161,7 +160,7 @@ class StackedSmallRule:
         mixed.addcmul_(out[:, 2].add_(1.0), features[:, 1], value=c_fast)
         mixed.addcmul_(out[:, 3], features[:, 2], value=c_slow)
         size = out[:, 0].clamp_(-MAX_LOG_STEP, MAX_LOG_STEP).exp_()
-        return mixed.mul_(size).mul_(width).mul_(-BASE_STEP), after
+        return StepOutputs(mixed.mul_(size).mul_(width).mul_(-BASE_STEP), after)
 
 
 def _corrections(step: int) -> tuple[float, float, float]:
@@ -175,12 +174,20 @@ _PerParameter = tuple[Tensor, Tensor, Tensor]
 
 def _make_constants(layout: BlockedGraph, like: Tensor) -> _PerParameter:
     rows = torch.tensor(
-        [(b.fan_in**0.5, float(b.fan_in == 1), width_factors(b)[0]) for b in layout.blocks],
+        [(b.fan_in**0.5, float(b.fan_in == 1), _width_factor(b)) for b in layout.blocks],
         dtype=torch.float64,
     )
     spread = rows.repeat_interleave(torch.tensor(layout.edge_counts), 0).to(like)
     root, is_bias, width = spread.unbind(-1)
     return root.contiguous(), is_bias.contiguous(), width.contiguous()
+
+
+def _width_factor(block: BlockLayout) -> float:
+    """4 / fan-in: entries of an Adam-like update are aligned, and their effects add up.
+
+    A table of embeddings has fan-in 1: one row is read at a time.
+    """
+    return 4.0 / max(1 if block.block.kind == "embedding" else block.fan_in, 50)
 
 
 def _constants(layout: BlockedGraph, like: Tensor) -> _PerParameter:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
 _SMALLEST_LOSS = 0.02
+#: The end of a run is its last 1 / _TAIL.
+_TAIL = 20
 #: What an estimator remembers of a run from window to window, beyond its networks.
 Memory = dict[str, Tensor]
 
@@ -33,12 +35,14 @@ Memory = dict[str, Tensor]
 class InnerState:
     """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, M, P]``.
 
-    Both are flat, in the block order of the task's graph. ``step`` updates were made so far.
+    Both are flat, in the block order of the task's graph. ``step`` updates were made so far;
+    ``thought`` [count, T] is what the rule keeps for the next one, if it keeps anything.
     """
 
     theta: Tensor
     moments: Tensor
     step: int = 0
+    thought: Tensor | None = None
 
     @staticmethod
     def initial(
@@ -51,23 +55,32 @@ class InnerState:
     @staticmethod
     def join(states: Sequence[InnerState]) -> InnerState:
         """The networks of all ``states``, which stand at the same step, one after the other."""
-        theta = torch.cat([s.theta for s in states])
-        return InnerState(theta, torch.cat([s.moments for s in states]), states[0].step)
+        theta, moments = (torch.cat(t) for t in zip(*((s.theta, s.moments) for s in states)))
+        thoughts = [s.thought for s in states if s.thought is not None]
+        return InnerState(
+            theta, moments, states[0].step, torch.cat(thoughts) if thoughts else None
+        )
 
     def split(self, counts: Sequence[int]) -> list[InnerState]:
         """The inverse of :meth:`join`."""
-        parts = zip(self.theta.split(list(counts)), self.moments.split(list(counts)), strict=True)
-        return [replace(self, theta=theta, moments=moments) for theta, moments in parts]
+        sizes = list(counts)
+        thoughts: Sequence[Tensor | None] = [None] * len(sizes)
+        if self.thought is not None:
+            thoughts = self.thought.split(sizes)
+        parts = zip(self.theta.split(sizes), self.moments.split(sizes), thoughts, strict=True)
+        return [InnerState(theta, moments, self.step, kept) for theta, moments, kept in parts]
 
     def detach(self) -> InnerState:
         """Cut the graph of differentiation, so that what lies behind is freed."""
-        return replace(self, theta=self.theta.detach(), moments=self.moments.detach())
+        return self._each(Tensor.detach)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> InnerState:
         """On another device, in another precision."""
-        return replace(
-            self, theta=self.theta.to(device, dtype), moments=self.moments.to(device, dtype)
-        )
+        return self._each(lambda t: t.to(device, dtype))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> InnerState:
+        kept = None if self.thought is None else change(self.thought)
+        return InnerState(change(self.theta), change(self.moments), self.step, kept)
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ class Window:
             weight of its network any further, see :func:`unroll`.
         memory: what the estimator gave back after the run's window before.
         split: where batches are drawn from.
+        last_split: where the last one is drawn from, which no update reads; None for the same.
     """
 
     task: Task
@@ -96,6 +110,7 @@ class Window:
     largest_loss: float = math.inf
     memory: Memory = field(default_factory=dict)
     split: Split = "inner_train"
+    last_split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -117,9 +132,14 @@ def _own_randomness(generator: torch.Generator, state: InnerState) -> AbstractCo
 
 
 def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
-    """``[steps]``: the part of each step in the meta-loss; the last one counts otherwise."""
+    """``[steps]``: the part of each step in the meta-loss.
+
+    The last twentieth of the steps, at least one, shares the weight ``last_weight``: the loss of a
+    single batch is a noisy judge of a whole run.
+    """
     weights = torch.ones(steps, device=like.device, dtype=like.dtype)
-    weights[-1] = last_weight
+    count = max(1, steps // _TAIL)
+    weights[-count:] = max(last_weight / count, 1.0) if count > 1 else last_weight
     return weights / weights.sum()
 
 
@@ -141,11 +161,15 @@ class _Batches:
         count, task = window.state.theta.shape[0], window.task
         if count % copies:
             raise ValueError(f"{count} networks cannot share their data {copies} by {copies}.")
-        self._draw = lambda: task.batch(window.split, count // copies, window.generator)
+        self._draw = lambda split: task.batch(split, count // copies, window.generator)
         self._copies, self._device = copies, window.state.theta.device
+        self._split, self._last = window.split, window.state.step + window.steps - 1
+        self._last_split = window.last_split or window.split
 
-    def __call__(self) -> Batch:
-        batch = {name: t.to(self._device) for name, t in self._draw().items()}
+    def __call__(self, step: int) -> Batch:
+        """The batch that judges update number ``step``."""
+        drawn = self._draw(self._last_split if step == self._last else self._split)
+        batch = {name: t.to(self._device) for name, t in drawn.items()}
         if self._copies == 1:
             return batch
         return {name: torch.cat([t] * self._copies) for name, t in batch.items()}
@@ -195,22 +219,28 @@ def unroll(
         return grad, value + (grad * (theta - theta.detach())).sum(-1)
 
     def stretch(
-        first: int, batches: Iterable[Batch], theta: Tensor, moments: Tensor, grad: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first: int,
+        batches: Iterable[Batch],
+        theta: Tensor,
+        moments: Tensor,
+        thought: Tensor | None,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         values = []
         for i, batch in enumerate(batches, first):
-            inputs = StepInputs(
-                task.graph, theta, grad, moments, i, window.horizon, not second_order
+            delta, moments, thought = rule.flat_update(
+                StepInputs(
+                    task.graph, theta, grad, moments, i, window.horizon, not second_order, thought
+                )
             )
-            delta, moments = rule.flat_update(inputs)
             theta = theta + delta
             grad, value = evaluate(theta, batch)
             values.append(value)
-        return theta, moments, grad, torch.stack(values)
+        return theta, moments, thought, grad, torch.stack(values)
 
-    theta, moments = state.theta, state.moments
+    theta, moments, thought = state.theta, state.moments, state.thought
     with _own_randomness(window.generator, state):
-        first_batch = fresh()
+        first_batch = fresh(state.step - 1)
         if chunk is not None:
             # torch.func does not work under the hooks of a checkpoint; recorded operators do
             gradients.trace(theta, first_batch)
@@ -221,12 +251,16 @@ def unroll(
             count = min(size, steps - start)
             first = state.step + start
             if chunk is None:
-                drawn = (fresh() for _ in range(count))
-                theta, moments, grad, values = stretch(first, drawn, theta, moments, grad)
+                drawn = (fresh(first + i) for i in range(count))
+                theta, moments, thought, grad, values = stretch(
+                    first, drawn, theta, moments, thought, grad
+                )
             else:
-                kept = [fresh() for _ in range(count)]  # drawn once, read twice
-                theta, moments, grad, values = checkpoint(
-                    partial(stretch, first, kept), theta, moments, grad, use_reentrant=False
+                kept = [fresh(first + i) for i in range(count)]  # drawn once, read twice
+                theta, moments, thought, grad, values = checkpoint(
+                    partial(stretch, first, kept),
+                    *(theta, moments, thought, grad),
+                    use_reentrant=False,
                 )
             losses.append(values)
     stacked = torch.cat(losses)
@@ -234,7 +268,7 @@ def unroll(
     scale = relative_scale(detached, window.largest_loss)
     weights = step_weights(steps, window.last_weight, stacked)
     meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
-    return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps))
+    return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps, thought))
 
 
 @torch.no_grad()
@@ -264,7 +298,11 @@ def train_inner(
             fresh = task.batch("inner_train", count, generator)
             grad, value = gradients(state.theta, {n: t.to(device) for n, t in fresh.items()})
             losses.append(value)
-            inputs = StepInputs(task.graph, state.theta, grad, state.moments, step, horizon)
-            delta, moments = rule.flat_update(inputs)
-            state = InnerState(state.theta + delta, moments, step + 1)
+            delta, moments, thought = rule.flat_update(
+                StepInputs(
+                    *(task.graph, state.theta, grad, state.moments, step, horizon),
+                    thought=state.thought,
+                )
+            )
+            state = InnerState(state.theta + delta, moments, step + 1, thought)
     return state, torch.stack(losses)

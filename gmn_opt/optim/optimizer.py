@@ -85,6 +85,7 @@ class GMNOptimizer(Optimizer):
         self._rules: dict[tuple[torch.dtype, torch.device], LearnedRule] = {}
         self._rule = load_rule(weights)
         self._step = 0
+        self._thoughts: dict[int, Tensor] = {}
         self._warned = False
         self._model = model if model is not None else found
         self._example = _as_call(example_inputs)
@@ -267,7 +268,7 @@ class GMNOptimizer(Optimizer):
             if kept is None:
                 kept = theta[name].new_zeros(count, *p.shape)
             moments[name] = kept.to(dtype)
-        delta, after = rule.flat_update(
+        delta, after, thought = rule.flat_update(
             StepInputs(
                 binding.graph,
                 layout.flatten(theta),
@@ -275,8 +276,11 @@ class GMNOptimizer(Optimizer):
                 layout.flatten(moments),
                 self._step,
                 self.param_groups[0]["total_steps"],
+                thought=self._thoughts.get(id(binding)),
             )
         )
+        if thought is not None:
+            self._thoughts[id(binding)] = thought
         deltas, kept_moments = layout.unflatten(delta), layout.unflatten(after)
         name_of = {id(p): name for name, p in tensors.items()}
         for group in self.param_groups:
