@@ -47,13 +47,11 @@ from gmn_opt.meta import (
     LostRankError,
     MetaConfig,
     MetaTrainer,
-    TruncatedBackprop,
-    Uniform,
     World,
     train_inner,
 )
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
-from gmn_opt.meta.estimators import ESTIMATORS, GradientEstimator
+from gmn_opt.meta.estimators import ESTIMATORS, FullBackprop, GradientEstimator
 from gmn_opt.meta.logs import JsonLog, Log, TensorBoardLog
 from gmn_opt.meta.validation import METRIC
 from gmn_opt.meta.world import same_device
@@ -68,23 +66,25 @@ PRESETS = {
         meta_steps=12,
         runs=2,
         max_networks=2,
-        estimator=TruncatedBackprop(Uniform(4, 6)),
+        edges_per_batch=30_000,
         horizon=(8, 20),
+        first_horizon=None,
         warmup=2,
         validate_every=6,
         validation_steps=6,
         validation_networks=1,
-        rule=RuleConfig(hidden=8, edge_hidden=2, layers=1),
+        rule=RuleConfig(hidden=8, edge_hidden=2, layers=1, every=3),
     ),
     "cpu": MetaConfig(),
     "gpu": MetaConfig(
-        meta_steps=20_000,
-        runs=16,
+        meta_steps=5_000,
+        runs=8,
+        meta_batch=8,
         edges_per_batch=600_000,
-        max_networks=64,
-        horizon=(40, 3000),
-        validate_every=250,
-        validation_steps=400,
+        max_networks=32,
+        horizon=(100, 5000),
+        estimator=FullBackprop(second_order=False, chunk=100),
+        validation_steps=1000,
         validation_networks=4,
     ),
 }
@@ -442,7 +442,10 @@ def main(
                     "whatever it began with. Give one of them."
                 )
             origin = None if start is None else Origin.of(start)
-            (config,) = with_settings([replace(PRESETS[preset], seed=seed)], changes or [])
+            config, rule = with_settings(
+                [replace(PRESETS[preset], seed=seed), PRESETS[preset].rule], changes or []
+            )
+            config = replace(config, rule=rule)
             if meta_steps is not None:
                 config = replace(config, meta_steps=meta_steps)
             if meta_batch is not None or world.size > 1:

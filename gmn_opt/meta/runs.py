@@ -32,6 +32,7 @@ class InnerRun:
     state: InnerState
     horizon: int
     known: bool
+    judged_elsewhere: bool
     window: int
     first_window: int
     generator: torch.Generator
@@ -52,6 +53,7 @@ class InnerRun:
             last_weight if ends and self.known else 1.0,
             math.inf if self.first_loss is None else self.first_loss,
             self.memory,
+            last_split="outer_valid" if ends and self.judged_elsewhere else None,
         )
 
 
@@ -75,8 +77,10 @@ def start_run(
     task = source.sample(draw)
     edges = sum(blocked(task.graph).edge_counts)
     count = max(1, min(config.max_networks, config.edges_per_batch // edges))
-    u, told = torch.rand(2, generator=draw).tolist()
+    u, told, judged = torch.rand(3, generator=draw).tolist()
     low, high = (math.log(h) for h in config.horizon)
+    if config.first_horizon is not None:
+        high -= max(0.0, 1 - 2 * progress) * (high - math.log(config.first_horizon))
     horizon = round(math.exp(low + u * (high - low)))
     if number == 0:
         # the first runs end at different times, so that outer steps see all phases early
@@ -94,6 +98,7 @@ def start_run(
         state.to(device, config.torch_dtype),
         horizon,
         told < config.known_horizon,
+        judged < config.judged_elsewhere,
         window,
         offset if random_offset else window,
         draw,
@@ -114,6 +119,7 @@ def save_run(run: InnerRun) -> dict[str, Any]:
         "step": run.state.step,
         "horizon": run.horizon,
         "known": run.known,
+        "judged_elsewhere": run.judged_elsewhere,
         "window": run.window,
         "first_window": run.first_window,
         "memory": {name: t.cpu() for name, t in run.memory.items()},
@@ -149,6 +155,7 @@ def restore_run(source: TaskSource, saved: dict[str, Any], device: torch.device)
         inner.to(device),
         saved["horizon"],
         saved["known"],
+        saved["judged_elsewhere"],
         saved["window"],
         saved["first_window"],
         generator,
