@@ -8,8 +8,8 @@ several uses, an embedding that is the output layer as well, takes the Adam step
 of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
-then a cosine to zero. Where it is not: 20 steps of warmup, then a slow fall that never needs an
-end.
+then a cosine to zero. Where it is not: 20 steps of warmup, then a fall with the square root of
+the steps, which never needs an end.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ ADAM_STEP = 0.003
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
-#: The open schedule falls from 1 to this share as 1 / sqrt(1 + step / OPEN_TIME).
-OPEN_FLOOR = 0.3
-OPEN_TIME = 300.0
+#: The open schedule falls as 1 / sqrt(1 + step / OPEN_TIME).
+OPEN_TIME = 100.0
 
 _MATRIX = frozenset({Role.MATRIX, Role.CONVOLUTION, Role.INPUT})
 _CAREFUL = frozenset({Role.OUTPUT, Role.EMBEDDING, Role.POSITION, Role.SCALE, Role.SHIFT, Role.BIAS})
@@ -93,8 +92,7 @@ def base_constants(layout: BlockedGraph, like: Tensor) -> BaseConstants:
 def schedule(step: int, horizon: int | None) -> float:
     """Factor on the step size at ``step`` (from 0) of a training of ``horizon`` steps."""
     if horizon is None:
-        fall = OPEN_FLOOR + (1.0 - OPEN_FLOOR) / math.sqrt(1.0 + step / OPEN_TIME)
-        return min(1.0, (step + 1) / OPEN_WARMUP) * fall
+        return min(1.0, (step + 1) / OPEN_WARMUP) / math.sqrt(1.0 + step / OPEN_TIME)
     warmup = max(1.0, WARMUP_SHARE * horizon)
     if step < warmup:
         return (step + 1) / max(warmup, step + 1.0)
