@@ -27,8 +27,8 @@ from experiments import frame
 from experiments.meta_session import Origin, Session, Stop, stoppable, together
 from experiments.plot_meta_training import plot
 from experiments.settings import with_settings
-from gmn_opt.meta import LostRankError, MetaConfig, TruncatedBackprop, Uniform, World
-from gmn_opt.meta.estimators import ESTIMATORS, GradientEstimator
+from gmn_opt.meta import LostRankError, MetaConfig, World
+from gmn_opt.meta.estimators import ESTIMATORS, FullBackprop, GradientEstimator
 from gmn_opt.meta.logs import JsonLog, Log, TensorBoardLog
 from gmn_opt.meta.world import same_device
 from gmn_opt.optim import RuleConfig
@@ -38,23 +38,25 @@ PRESETS = {
         meta_steps=12,
         runs=2,
         max_networks=2,
-        estimator=TruncatedBackprop(Uniform(4, 6)),
+        edges_per_batch=30_000,
         horizon=(8, 20),
+        first_horizon=None,
         warmup=2,
         validate_every=6,
         validation_steps=6,
         validation_networks=1,
-        rule=RuleConfig(hidden=8, edge_hidden=2, layers=1),
+        rule=RuleConfig(hidden=8, edge_hidden=2, layers=1, every=3),
     ),
     "cpu": MetaConfig(),
     "gpu": MetaConfig(
-        meta_steps=20_000,
-        runs=16,
+        meta_steps=5_000,
+        runs=8,
+        meta_batch=8,
         edges_per_batch=600_000,
-        max_networks=64,
-        horizon=(40, 3000),
-        validate_every=250,
-        validation_steps=400,
+        max_networks=32,
+        horizon=(100, 5000),
+        estimator=FullBackprop(second_order=False, chunk=100),
+        validation_steps=1000,
         validation_networks=4,
     ),
 }
@@ -96,7 +98,10 @@ def configure(
 ) -> MetaConfig:
     """The preset, changed; raises ValueError for what cannot be."""
     frame.choose("preset", preset, PRESETS)
-    (config,) = with_settings([replace(PRESETS[preset], seed=seed)], changes)
+    config, rule = with_settings(
+        [replace(PRESETS[preset], seed=seed), PRESETS[preset].rule], changes
+    )
+    config = replace(config, rule=rule)
     if meta_steps is not None:
         config = replace(config, meta_steps=meta_steps)
     if meta_batch is not None or world.size > 1:

@@ -52,13 +52,13 @@ def _mlp(draw: Draw) -> DataTask:
 def _conv(draw: Draw) -> DataTask:
     kind = draw.of(["cnn", "strided"])
     return ImageClassification(
-        **draw.images([8, 14], [0.65, 0.35]),
+        **draw.images([8, 14, 28], [0.55, 0.35, 0.1]),
         **draw.label_noises(),
-        hidden=tuple(draw.width(4, 14) for _ in range(2)),
+        hidden=tuple(draw.width(4, 16) for _ in range(2)),
         kind=kind,
         norm=draw.of(["none", "batch", "group"], [0.6, 0.2, 0.2]),
         activation=draw.activation(),
-        batch_size=draw.of([8, 16]),
+        batch_size=draw.of([2, 8, 16, 32], [0.1, 0.35, 0.35, 0.2]),
         gain=draw.gain(),
     )
 
@@ -66,13 +66,13 @@ def _conv(draw: Draw) -> DataTask:
 def _resnet(draw: Draw) -> DataTask:
     width = draw.width(4, 12)
     return ImageClassification(
-        **draw.images([8, 14], [0.8, 0.2]),
+        **draw.images([8, 14], [0.75, 0.25]),
         **draw.label_noises(),
-        hidden=draw.of([(width, width), (width, 2 * width)]),
+        hidden=draw.of([(width, width), (width, 2 * width), (width, width, 2 * width)]),
         kind="resnet",
-        norm=draw.of(["none", "batch", "group"], [0.2, 0.4, 0.4]),
+        norm=draw.of(["none", "batch", "group"], [0.15, 0.5, 0.35]),
         activation=draw.activation(),
-        batch_size=draw.of([8, 16]),
+        batch_size=draw.of([8, 16, 32]),
         gain=draw.gain(),
     )
 
@@ -83,13 +83,13 @@ def _vit(draw: Draw) -> DataTask:
     return PatchClassification(
         **images,
         **draw.label_noises(),
-        width=draw.width(8, 28, heads),
-        depth=draw.of([1, 2], [0.75, 0.25]),
-        patch=4 if images["size"] == 8 else 7,
+        width=draw.width(8, 48, heads),
+        depth=draw.of([1, 2, 3, 4], [0.45, 0.3, 0.15, 0.1]),
+        patch=draw.of([2, 4], [0.35, 0.65]) if images["size"] == 8 else 7,
         heads=heads,
         class_token=draw.chance(0.5),
         activation=draw.of(["gelu", "relu"], [0.7, 0.3]),
-        batch_size=draw.of([8, 16]),
+        batch_size=draw.of([8, 16, 32]),
         gain=draw.gain(),
     )
 
@@ -130,14 +130,15 @@ def _gpt(draw: Draw) -> DataTask:
     heads = draw.of([1, 2, 4])
     return SourceCode(
         data="stdlib",
-        width=draw.width(8, 28, heads),
-        depth=draw.of([1, 2], [0.8, 0.2]),
-        length=draw.of([8, 16]),
-        alphabet=draw.of(["reduced", "ascii"], [0.75, 0.25]),
+        width=draw.width(8, 48, heads),
+        depth=draw.of([1, 2, 3, 4], [0.5, 0.3, 0.1, 0.1]),
+        length=draw.of([8, 16, 32], [0.4, 0.4, 0.2]),
+        alphabet=draw.of(["reduced", "ascii"], [0.6, 0.4]),
         activation=draw.of(["gelu", "relu"], [0.7, 0.3]),
         heads=heads,
-        batch_size=draw.of([4, 8]),
+        batch_size=draw.of([4, 8, 16]),
         gain=draw.gain(),
+        tied=draw.chance(0.25),
     )
 
 
@@ -175,17 +176,17 @@ def _synthetic(draw: Draw) -> DataTask:
 
 #: How tasks of a family are drawn, and how often: most often what is trained most often.
 SAMPLERS: dict[str, tuple[Callable[[Draw], DataTask], float]] = {
-    "mlp": (_mlp, 0.38),
-    "conv": (_conv, 0.22),
-    "resnet": (_resnet, 0.08),
-    "vit": (_vit, 0.08),
+    "mlp": (_mlp, 0.24),
+    "conv": (_conv, 0.14),
+    "resnet": (_resnet, 0.12),
+    "vit": (_vit, 0.14),
     "autoencoder": (_autoencoder, 0.07),
-    "siren": (_siren, 0.05),
-    "gpt": (_gpt, 0.07),
-    "tabular": (_tabular, 0.03),
-    "synthetic": (_synthetic, 0.02),
+    "siren": (_siren, 0.06),
+    "gpt": (_gpt, 0.15),
+    "tabular": (_tabular, 0.04),
+    "synthetic": (_synthetic, 0.04),
 }
-_RESCALED = 0.2
+_RESCALED = 0.15
 
 
 def _rescale(task: DataTask, draw: Draw) -> DataTask:
@@ -247,18 +248,24 @@ def held_out() -> list[DataTask]:
     """Unseen data, wider and deeper networks, and unseen kinds; measured once, at the end."""
     fashion = "fashion_mnist"
     classify = ImageClassification
+    gpt: dict[str, Any] = {"length": 64, "alphabet": "ascii", "heads": 4, "batch_size": 16}
     return [
         classify(fashion, 28, (128,), batch_size=128),
         classify(fashion, 28, (128, 128), batch_size=128),
         classify(fashion, 8, (32,), batch_size=128),
         classify(fashion, 14, (16, 32), "cnn", batch_size=128),
         classify(fashion, 14, (16, 16, 32), "resnet", "batch", batch_size=32),
+        classify(fashion, 28, (16, 32), "strided", batch_size=64),
+        classify(fashion, 28, (16, 32, 64), "resnet", "batch", batch_size=64),
         PatchClassification(fashion, 28, 32, 2, patch=7, heads=4, batch_size=32),
+        PatchClassification(fashion, 28, 64, 4, patch=4, heads=4, batch_size=64),
         PatchClassification(fashion, 28, 32, 2, "mixer", patch=7, batch_size=32),
         ImageAutoencoding(fashion, 16, (8, 16), "unet", pixel_noise=0.7, batch_size=32),
         InrFitting("photos_held_out", 32, (64, 64)),
         InrFitting("photos_held_out", 32, (64, 64), "fourier", 1.0),
         SourceCode("stdlib_held_out", 48, 2, length=32, heads=4, batch_size=16),
+        SourceCode("stdlib_held_out", 128, 4, **gpt),
+        SourceCode("stdlib_held_out", 128, 4, **gpt, tied=True),
         SourceCode("stdlib_held_out", 48, kind="gru", length=32, batch_size=16),
         Tabular("breast_cancer", (48, 48), feature_noise=0.5),
     ]

@@ -45,6 +45,7 @@ from gmn_opt.meta.estimators.evolution import draw_perturbations, own_parameters
 from gmn_opt.meta.rules import Rule, flat_vector, named_like
 from gmn_opt.meta.unroll import relative_scale, step_weights
 from gmn_opt.metanet import blocked
+from gmn_opt.optim import StepInputs
 from gmn_opt.optim.rule import RuleConfig
 from tasks.classification import ImageClassification
 
@@ -108,15 +109,15 @@ def loop_backprop(rule: Rule, window: Window) -> tuple[list[Tensor], InnerState]
                for _ in range(window.steps + 1)]  # fmt: skip
     task: Any = window.task
     for k in range(count):
-        theta, moment = window.state.theta[k], window.state.moments[k]
+        theta, moment, thought = _own_state(window.state, k)
         values: list[Tensor] = []
         for i, batch in enumerate(batches):
             grad, loss = _lonely_step(task, theta.detach(), {n: t[k] for n, t in batch.items()})
             values.append(loss + (grad * (theta - theta.detach())).sum())
             if i < window.steps:
-                delta, moment = rule.flat_update(
-                    task.graph, theta, grad, moment, window.state.step + i, window.horizon, True
-                )
+                step = window.state.step + i
+                known = task.graph, theta, grad, moment, step, window.horizon, True, thought
+                delta, moment, thought = rule.flat_update(StepInputs(*known))
                 theta = theta + delta
         losses = torch.stack(values)[:, None]
         scale = relative_scale(losses.detach(), window.largest_loss)
@@ -128,6 +129,11 @@ def loop_backprop(rule: Rule, window: Window) -> tuple[list[Tensor], InnerState]
         moments.append(moment)
     state = InnerState(torch.stack(thetas), torch.stack(moments), window.state.step + window.steps)
     return total, state
+
+
+def _own_state(state: InnerState, k: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Parameters, moments and thought of network ``k``."""
+    return state.theta[k], state.moments[k], None if state.thought is None else state.thought[k]
 
 
 def loop_pes(
@@ -145,16 +151,16 @@ def loop_pes(
     columns, thetas, moments = [], [], []
     for k in range(2 * pairs):
         perturbed.load_state_dict(named_like(versions[k], own))
-        theta, moment = window.state.theta[k], window.state.moments[k]
+        theta, moment, thought = _own_state(window.state, k)
         values = []
         for i, batch in enumerate(batches):
             grad, loss = _lonely_step(task, theta, {n: t[k % pairs] for n, t in batch.items()})
             values.append(loss)
             if i < window.steps:
+                step = window.state.step + i
+                known = task.graph, theta, grad, moment, step, window.horizon, False, thought
                 with torch.no_grad():
-                    delta, moment = perturbed.flat_update(
-                        task.graph, theta, grad, moment, window.state.step + i, window.horizon
-                    )
+                    delta, moment, thought = perturbed.flat_update(StepInputs(*known))
                 theta = theta + delta
         columns.append(torch.stack(values))
         thetas.append(theta)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from gmn_opt.codec import Choice, decode, encode
-from gmn_opt.meta.estimators import GradientEstimator, TruncatedBackprop
+from gmn_opt.meta.estimators import FullBackprop, GradientEstimator
 from gmn_opt.meta.rules import AnyRuleConfig
 from gmn_opt.meta.small_rule import SmallRuleConfig
 from gmn_opt.optim.rule import RuleConfig
 
 #: Raised when the meaning of a field changes, so that an old run is not resumed wrongly.
-CONFIG_VERSION = 3
+CONFIG_VERSION = 4
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Choice(AnyRuleConfig, "kind", "rule", {"learned": RuleConfig, "small": SmallRuleConfig})
 
@@ -31,8 +31,12 @@ class MetaConfig:
         edges_per_batch: networks per run are chosen so that all have about this many parameters.
         max_networks: upper bound of networks per run.
         horizon: (shortest, longest) run in inner steps, drawn log-uniformly.
+        first_horizon: longest run at the start of meta-training; it grows geometrically to
+            ``horizon[1]`` over the first half. None for no growth.
+        judged_elsewhere: share of runs whose last batch, which no update reads, comes from
+            ``outer_valid``: there fitting the training data alone does not pay.
         known_horizon: share of runs whose rule is told the horizon.
-        last_weight: weight of the last step of a run with known horizon, see ``unroll``.
+        last_weight: weight of the end of a run relative to any other step, see ``unroll``.
         estimator: how meta-gradients are estimated, with its windows.
         lr, weight_decay, betas: of the outer AdamW.
         warmup: outer steps of linear warmup.
@@ -49,27 +53,31 @@ class MetaConfig:
         rule: what is meta-trained, and its sizes.
     """
 
-    meta_steps: int = 4000
+    meta_steps: int = 700
     seed: int = 0
-    runs: int = 12
-    meta_batch: int = 1
-    edges_per_batch: int = 30_000
-    max_networks: int = 6
-    horizon: tuple[int, int] = (40, 2000)
-    known_horizon: float = 0.5
-    last_weight: float = 4.0
-    estimator: GradientEstimator = field(default_factory=TruncatedBackprop)
+    runs: int = 2
+    meta_batch: int = 2
+    edges_per_batch: int = 12_000
+    max_networks: int = 4
+    horizon: tuple[int, int] = (100, 1500)
+    first_horizon: int | None = 400
+    judged_elsewhere: float = 0.3
+    known_horizon: float = 1.0
+    last_weight: float = 100.0
+    estimator: GradientEstimator = field(
+        default_factory=lambda: FullBackprop(second_order=False, chunk=None)
+    )
     lr: float = 2e-3
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
-    warmup: int = 50
+    warmup: int = 10
     cooldown: float = 0.4
-    run_clip: float = 0.03
+    run_clip: float = 0.1
     clip: float = 0.5
-    ema: float = 0.995
+    ema: float = 0.98
     diverged: float = 3.0
-    validate_every: int = 250
-    validation_steps: int = 100
+    validate_every: int = 100
+    validation_steps: int = 300
     validation_networks: int = 2
     dtype: str = "float32"
     rule: AnyRuleConfig = field(default_factory=RuleConfig)
@@ -80,6 +88,11 @@ class MetaConfig:
             raise ValueError(
                 "horizon is (shortest, longest) in inner steps, both at least 1; received "
                 f"{(low, high)}."
+            )
+        if self.first_horizon is not None and not low <= self.first_horizon <= high:
+            raise ValueError(
+                f"first_horizon lies between the bounds of horizon {(low, high)}, or is None; "
+                f"received {self.first_horizon}."
             )
         if min(self.runs, self.max_networks) < 1:
             raise ValueError(

@@ -13,7 +13,7 @@ from gmn_opt.meta.config import MetaConfig
 from gmn_opt.meta.estimators import Memory
 from gmn_opt.meta.rules import Rule
 from gmn_opt.meta.task import Task, TaskSource
-from gmn_opt.meta.unroll import InnerState
+from gmn_opt.meta.unroll import InnerState, Window
 from gmn_opt.metanet import blocked
 
 
@@ -32,16 +32,29 @@ class InnerRun:
     state: InnerState
     horizon: int
     known: bool
+    judged_elsewhere: bool
     window: int
     first_window: int
     generator: torch.Generator
     memory: Memory = field(default_factory=dict)
     first_loss: float | None = None
 
-    def next_window(self) -> int:
-        """Steps of the window that comes now."""
+    def next_window(self, last_weight: float) -> Window:
+        """The window that comes now; ``last_weight`` counts at the end of a known horizon."""
         wanted = self.first_window if self.state.step == 0 else self.window
-        return min(wanted, self.horizon - self.state.step)
+        steps = min(wanted, self.horizon - self.state.step)
+        ends = self.state.step + steps >= self.horizon
+        return Window(
+            self.task,
+            self.state,
+            steps,
+            self.generator,
+            self.horizon if self.known else None,
+            last_weight if ends and self.known else 1.0,
+            math.inf if self.first_loss is None else self.first_loss,
+            self.memory,
+            last_split="outer_valid" if ends and self.judged_elsewhere else None,
+        )
 
 
 def run_seed(seed: int, slot: int, number: int) -> int:
@@ -64,8 +77,10 @@ def start_run(
     task = source.sample(draw)
     edges = sum(blocked(task.graph).edge_counts)
     count = max(1, min(config.max_networks, config.edges_per_batch // edges))
-    u, told = torch.rand(2, generator=draw).tolist()
+    u, told, judged = torch.rand(3, generator=draw).tolist()
     low, high = (math.log(h) for h in config.horizon)
+    if config.first_horizon is not None:
+        high -= max(0.0, 1 - 2 * progress) * (high - math.log(config.first_horizon))
     horizon = round(math.exp(low + u * (high - low)))
     if number == 0:
         # the first runs end at different times, so that outer steps see all phases early
@@ -83,6 +98,7 @@ def start_run(
         state.to(device, config.torch_dtype),
         horizon,
         told < config.known_horizon,
+        judged < config.judged_elsewhere,
         window,
         offset if random_offset else window,
         draw,
@@ -99,9 +115,11 @@ def save_run(run: InnerRun) -> dict[str, Any]:
         "layout": layout_of(run.task),
         "theta": run.state.theta.cpu(),
         "moments": run.state.moments.cpu(),
+        "thought": None if run.state.thought is None else run.state.thought.cpu(),
         "step": run.state.step,
         "horizon": run.horizon,
         "known": run.known,
+        "judged_elsewhere": run.judged_elsewhere,
         "window": run.window,
         "first_window": run.first_window,
         "memory": {name: t.cpu() for name, t in run.memory.items()},
@@ -123,7 +141,13 @@ def restore_run(source: TaskSource, saved: dict[str, Any], device: torch.device)
         )
     generator = torch.Generator()
     generator.set_state(saved["generator"])
-    inner = InnerState(saved["theta"].clone(), saved["moments"].clone(), saved["step"])
+    kept = saved["thought"]
+    inner = InnerState(
+        saved["theta"].clone(),
+        saved["moments"].clone(),
+        saved["step"],
+        None if kept is None else kept.clone(),
+    )
     return InnerRun(
         saved["slot"],
         saved["number"],
@@ -131,6 +155,7 @@ def restore_run(source: TaskSource, saved: dict[str, Any], device: torch.device)
         inner.to(device),
         saved["horizon"],
         saved["known"],
+        saved["judged_elsewhere"],
         saved["window"],
         saved["first_window"],
         generator,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,40 +17,99 @@ from gmn_opt.meta.gradients import flat_gradients
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Batch, Split, Task
 from gmn_opt.metanet import blocked
+from gmn_opt.optim.directions import MOMENTS
+from gmn_opt.optim.step import StepInputs
 
 if TYPE_CHECKING:
     from gmn_opt.meta.rules import UpdateFunction
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
 _SMALLEST_LOSS = 0.02
+#: The end of a run is its last 1 / _TAIL.
+_TAIL = 20
+#: What an estimator remembers of a run from window to window, beyond its networks.
+Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class InnerState:
-    """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, 3, P]``.
+    """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, M, P]``.
 
-    Both are flat, in the block order of the task's graph. ``step`` updates were made so far.
+    Both are flat, in the block order of the task's graph. ``step`` updates were made so far;
+    ``thought`` [count, T] is what the rule keeps for the next one, if it keeps anything.
     """
 
     theta: Tensor
     moments: Tensor
     step: int = 0
+    thought: Tensor | None = None
 
     @staticmethod
-    def initial(task: Task, count: int, generator: torch.Generator) -> InnerState:
-        """Fresh networks before the first step."""
+    def initial(
+        task: Task, count: int, generator: torch.Generator, moment_names: Sequence[str] = MOMENTS
+    ) -> InnerState:
+        """Fresh networks before the first step of a rule with these moments."""
         theta = blocked(task.graph).flatten(task.initial_params(count, generator))
-        return InnerState(theta, theta.new_zeros(count, 3, theta.shape[-1]))
+        return InnerState(theta, theta.new_zeros(count, len(moment_names), theta.shape[-1]))
+
+    @staticmethod
+    def join(states: Sequence[InnerState]) -> InnerState:
+        """The networks of all ``states``, which stand at the same step, one after the other."""
+        pairs = [(s.theta, s.moments) for s in states]
+        theta, moments = (torch.cat(t) for t in zip(*pairs, strict=True))
+        thoughts = [s.thought for s in states if s.thought is not None]
+        return InnerState(theta, moments, states[0].step, torch.cat(thoughts) if thoughts else None)
+
+    def split(self, counts: Sequence[int]) -> list[InnerState]:
+        """The inverse of :meth:`join`."""
+        sizes = list(counts)
+        thoughts: Sequence[Tensor | None] = [None] * len(sizes)
+        if self.thought is not None:
+            thoughts = self.thought.split(sizes)
+        parts = zip(self.theta.split(sizes), self.moments.split(sizes), thoughts, strict=True)
+        return [InnerState(theta, moments, self.step, kept) for theta, moments, kept in parts]
 
     def detach(self) -> InnerState:
         """Cut the graph of differentiation, so that what lies behind is freed."""
-        return replace(self, theta=self.theta.detach(), moments=self.moments.detach())
+        return self._each(Tensor.detach)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> InnerState:
         """On another device, in another precision."""
-        return replace(
-            self, theta=self.theta.to(device, dtype), moments=self.moments.to(device, dtype)
-        )
+        return self._each(lambda t: t.to(device, dtype))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> InnerState:
+        kept = None if self.thought is None else change(self.thought)
+        return InnerState(change(self.theta), change(self.moments), self.step, kept)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of an inner run, and how it is judged.
+
+    Attributes:
+        task: what is trained.
+        state: where the window starts.
+        steps: its length.
+        generator: of the run; all that is random in the window is drawn from it.
+        horizon: what the rule is told about the length of the run, None for nothing.
+        last_weight: weight of the last step relative to the others.
+        largest_loss: a loss above it (that of the untrained network, say) does not lower the
+            weight of its network any further, see :func:`unroll`.
+        memory: what the estimator gave back after the run's window before.
+        split: where batches are drawn from.
+        last_split: where the last one is drawn from, which no update reads; None for the same.
+    """
+
+    task: Task
+    state: InnerState
+    steps: int
+    generator: torch.Generator
+    horizon: int | None = None
+    last_weight: float = 1.0
+    largest_loss: float = math.inf
+    memory: Memory = field(default_factory=dict)
+    split: Split = "inner_train"
+    last_split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +131,14 @@ def _own_randomness(generator: torch.Generator, state: InnerState) -> AbstractCo
 
 
 def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
-    """``[steps]``: the part of each step in the meta-loss; the last one counts otherwise."""
+    """``[steps]``: the part of each step in the meta-loss.
+
+    The last twentieth of the steps, at least one, shares the weight ``last_weight``: the loss of a
+    single batch is a noisy judge of a whole run.
+    """
     weights = torch.ones(steps, device=like.device, dtype=like.dtype)
-    weights[-1] = last_weight
+    count = max(1, steps // _TAIL)
+    weights[-count:] = max(last_weight / count, 1.0) if count > 1 else last_weight
     return weights / weights.sum()
 
 
@@ -92,17 +156,19 @@ class _Batches:
     With ``copies`` > 1 the networks ``i``, ``i + count / copies``, ... see the same data.
     """
 
-    def __init__(
-        self, task: Task, split: Split, state: InnerState, generator: torch.Generator, copies: int
-    ) -> None:
-        count = state.theta.shape[0]
+    def __init__(self, window: Window, copies: int) -> None:
+        count, task = window.state.theta.shape[0], window.task
         if count % copies:
             raise ValueError(f"{count} networks cannot share their data {copies} by {copies}.")
-        self._draw = lambda: task.batch(split, count // copies, generator)
-        self._copies, self._device = copies, state.theta.device
+        self._draw = lambda split: task.batch(split, count // copies, window.generator)
+        self._copies, self._device = copies, window.state.theta.device
+        self._split, self._last = window.split, window.state.step + window.steps - 1
+        self._last_split = window.last_split or window.split
 
-    def __call__(self) -> Batch:
-        batch = {name: t.to(self._device) for name, t in self._draw().items()}
+    def __call__(self, step: int) -> Batch:
+        """The batch that judges update number ``step``."""
+        drawn = self._draw(self._last_split if step == self._last else self._split)
+        batch = {name: t.to(self._device) for name, t in drawn.items()}
         if self._copies == 1:
             return batch
         return {name: torch.cat([t] * self._copies) for name, t in batch.items()}
@@ -110,25 +176,17 @@ class _Batches:
 
 def unroll(
     rule: UpdateFunction,
-    task: Task,
-    state: InnerState,
-    steps: int,
-    generator: torch.Generator,
-    horizon: int | None = None,
+    window: Window,
     second_order: bool = False,
-    split: Split = "inner_train",
-    last_weight: float = 1.0,
-    largest_loss: float = float("inf"),
     chunk: int | None = None,
     copies: int = 1,
 ) -> Unrolled:
-    """Train for ``steps`` steps with ``rule`` and judge every step on a fresh batch.
+    """Train through ``window`` with ``rule`` and judge every step on a fresh batch.
 
     The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
     next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
     weighted by 1 / its mean loss in the window: in effect, the log loss, except that a loss above
-    ``largest_loss`` (that of the untrained network, say) does not lower the weight any further.
-    ``last_weight`` is the weight of the final step relative to the others.
+    the window's ``largest_loss`` does not lower the weight any further.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
@@ -141,12 +199,13 @@ def unroll(
 
     With ``copies`` > 1 networks ``i``, ``i + count / copies``, ... see the same batches.
     """
+    task, state, steps = window.task, window.state, window.steps
     if steps < 1:
         raise ValueError(f"An unroll needs at least one step, received steps={steps}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"A chunk needs at least one step, received chunk={chunk}.")
     gradients = flat_gradients(task, second_order)
-    fresh = _Batches(task, split, state, generator, copies)
+    fresh = _Batches(window, copies)
 
     def evaluate(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         if second_order:
@@ -159,21 +218,28 @@ def unroll(
         return grad, value + (grad * (theta - theta.detach())).sum(-1)
 
     def stretch(
-        first: int, batches: Iterable[Batch], theta: Tensor, moments: Tensor, grad: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first: int,
+        batches: Iterable[Batch],
+        theta: Tensor,
+        moments: Tensor,
+        thought: Tensor | None,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         values = []
         for i, batch in enumerate(batches, first):
-            delta, moments = rule.flat_update(
-                task.graph, theta, grad, moments, i, horizon, not second_order
+            delta, moments, thought = rule.flat_update(
+                StepInputs(
+                    task.graph, theta, grad, moments, i, window.horizon, not second_order, thought
+                )
             )
             theta = theta + delta
             grad, value = evaluate(theta, batch)
             values.append(value)
-        return theta, moments, grad, torch.stack(values)
+        return theta, moments, thought, grad, torch.stack(values)
 
-    theta, moments = state.theta, state.moments
-    with _own_randomness(generator, state):
-        first_batch = fresh()
+    theta, moments, thought = state.theta, state.moments, state.thought
+    with _own_randomness(window.generator, state):
+        first_batch = fresh(state.step - 1)
         if chunk is not None:
             # torch.func does not work under the hooks of a checkpoint; recorded operators do
             gradients.trace(theta, first_batch)
@@ -184,20 +250,24 @@ def unroll(
             count = min(size, steps - start)
             first = state.step + start
             if chunk is None:
-                drawn = (fresh() for _ in range(count))
-                theta, moments, grad, values = stretch(first, drawn, theta, moments, grad)
+                drawn = (fresh(first + i) for i in range(count))
+                theta, moments, thought, grad, values = stretch(
+                    first, drawn, theta, moments, thought, grad
+                )
             else:
-                kept = [fresh() for _ in range(count)]  # drawn once, read twice
-                theta, moments, grad, values = checkpoint(
-                    partial(stretch, first, kept), theta, moments, grad, use_reentrant=False
+                kept = [fresh(first + i) for i in range(count)]  # drawn once, read twice
+                theta, moments, thought, grad, values = checkpoint(
+                    partial(stretch, first, kept),
+                    *(theta, moments, thought, grad),
+                    use_reentrant=False,
                 )
             losses.append(values)
     stacked = torch.cat(losses)
     detached = stacked.detach()
-    scale = relative_scale(detached, largest_loss)
-    weights = step_weights(steps, last_weight, stacked)
+    scale = relative_scale(detached, window.largest_loss)
+    weights = step_weights(steps, window.last_weight, stacked)
     meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
-    return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps))
+    return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps, thought))
 
 
 @torch.no_grad()
@@ -219,7 +289,7 @@ def train_inner(
             f"A run needs a step and a network, received steps={steps}, count={count}."
         )
     generator = torch.Generator().manual_seed(seed)
-    state = InnerState.initial(task, count, generator).to(device)
+    state = InnerState.initial(task, count, generator, rule.moment_names).to(device)
     gradients = flat_gradients(task)
     losses = []
     with _own_randomness(generator, state):
@@ -227,8 +297,11 @@ def train_inner(
             fresh = task.batch("inner_train", count, generator)
             grad, value = gradients(state.theta, {n: t.to(device) for n, t in fresh.items()})
             losses.append(value)
-            delta, moments = rule.flat_update(
-                task.graph, state.theta, grad, state.moments, step, horizon
+            delta, moments, thought = rule.flat_update(
+                StepInputs(
+                    *(task.graph, state.theta, grad, state.moments, step, horizon),
+                    thought=state.thought,
+                )
             )
-            state = InnerState(state.theta + delta, moments, step + 1)
+            state = InnerState(state.theta + delta, moments, step + 1, thought)
     return state, torch.stack(losses)

@@ -1,137 +1,127 @@
 """What the rule reads: gradient accumulators and the update directions made from them.
 
 All parameters stand in one flat vector, block after block, each block in its ``[D, E]`` form (see
-``gmn_opt.metanet.layout``). The channels of a step are the weights and five directions:
+``gmn_opt.metanet.layout``). The channels of a step are the weights and four directions:
 
     gradient    g / sqrt(v)
-    fast, slow  m / sqrt(v) at two momenta (Adam; Kingma and Ba 2015)
-    factored    m / sqrt(row mean x column mean of v) (Adafactor; Shazeer and Stern 2018)
-    orthogonal  the mean of both momenta, orthogonalized (Muon; Jordan et al. 2024)
-
-Directions are used at a root-mean-square of 1 per block times a fixed width factor (muP, Yang et
-al. 2022; the spectral one, Bernstein and Newhouse 2024), so that what is left to learn is of order
-one and carries over from narrow networks to wide ones.
+    fast        m / sqrt(v) with Nesterov's look-ahead (Adam, Kingma and Ba 2015; Dozat 2016)
+    slow        m / sqrt(v) at a slower momentum
+    orthogonal  the look-ahead of the fast momentum, orthogonalized (Muon, Jordan et al. 2024);
+                zero for blocks that the base does not orthogonalize
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from math import sqrt
 
 import torch
 from torch import Tensor
 
-from gmn_opt.metanet import BlockedGraph, BlockLayout
-from gmn_opt.optim.orthogonalize import orthogonalize
+from gmn_opt.metanet import BlockedGraph
+from gmn_opt.optim.base import base_constants
+from gmn_opt.optim.constants import layout_constants
+from gmn_opt.optim.orthogonalize import orthogonalize_all
 
-#: Decay of the fast and of the slow first moment, and of the second moment.
-DECAYS = (0.9, 0.98, 0.99)
+#: Names of the accumulators, in the order of their rows: two first moments and the second one.
+MOMENTS = ("fast", "slow", "second")
+#: Their decays.
+DECAYS = (0.95, 0.99, 0.99)
 #: sqrt(v + eps^2): finite second derivatives at exactly zero gradients, unlike sqrt(v) + eps.
 EPS = 1e-10
-CHANNELS = ("weight", "gradient", "fast", "slow", "factored", "orthogonal")
-DIRECTIONS = CHANNELS[1:]
+CHANNELS = ("weight", "gradient", "fast", "slow", "orthogonal")
+FAST, ORTHOGONAL = CHANNELS.index("fast"), CHANNELS.index("orthogonal")
 _PAIRS = [(i, j) for i in range(len(CHANNELS)) for j in range(i)]
 #: Scalars per block made of its values.
-BLOCK_SCALARS = len(_PAIRS) + 4
+BLOCK_SCALARS = len(_PAIRS) + 6
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the rule reads at one step.
+class Statistics:
+    """What the metanet is told of the values of every block.
 
-    channels: ``[..., len(CHANNELS), P]``, block after block, unscaled; inverse_rms: ``[...,
-    blocks, len(CHANNELS)]``; scalars: ``[..., blocks, BLOCK_SCALARS]``.
+    rms: of every channel, ``[..., blocks, len(CHANNELS)]``; scalars: ``[..., blocks,
+    BLOCK_SCALARS]``.
     """
 
-    channels: Tensor
-    inverse_rms: Tensor
+    rms: Tensor
     scalars: Tensor
 
 
-def update_moments(moments: Tensor, grad: Tensor) -> Tensor:
-    """``moments`` [..., 3, P] (fast, slow, second) after one more gradient [..., P]."""
-    seen = torch.stack([grad, grad, grad.square()], -2)
-    rate = moments.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1)
-    return torch.lerp(moments, seen, rate)
+@dataclass(frozen=True)
+class _Constants:
+    """Of a layout.
 
-
-def width_factors(layout: BlockLayout) -> tuple[float, float]:
-    """Factors of the Adam-like and of the orthogonalized direction of a block, both of RMS 1.
-
-    Adam-like: 4/fan-in, because the entries of such an update are aligned and their effects on a
-    neuron add up. Orthogonalized: the matrix of spectral norm sqrt(fan-out/fan-in). A table of
-    embeddings has fan-in 1: one row is read at a time.
+    rates: one minus each decay, ``[len(MOMENTS), 1]``; pairs: where the pairs of channels stand in
+    a flattened Gram matrix; root_fan_in: ``[blocks]``.
     """
-    m, n = layout.dst.size, layout.fan_in
-    if layout.block.kind == "embedding":
-        n = 1
-    adam = 4.0 / max(n, 50)
-    return adam, adam if min(m, n) == 1 else sqrt(m / n) / sqrt(max(m, n))
+
+    rates: Tensor
+    pairs: Tensor
+    root_fan_in: Tensor
 
 
-def direction_factors(layout: BlockedGraph, like: Tensor) -> tuple[Tensor, list[float]]:
-    """Width factors per block and direction, ``[blocks, len(DIRECTIONS)]``, and the Adam-like."""
-    rows = []
-    for block in layout.blocks:
-        adam, orthogonal = width_factors(block)
-        rows.append([adam] * (len(DIRECTIONS) - 1) + [orthogonal])
-    return like.new_tensor(rows), [row[0] for row in rows]
+def _make_constants(layout: BlockedGraph, like: Tensor) -> _Constants:
+    return _Constants(
+        like.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1),
+        torch.tensor([i * len(CHANNELS) + j for i, j in _PAIRS], device=like.device),
+        like.new_tensor([float(b.fan_in) for b in layout.blocks]).sqrt(),
+    )
 
 
-@cache
-def _pair_index(device: torch.device) -> Tensor:
-    """Where the pairs of channels stand in a flattened Gram matrix."""
-    return torch.tensor([i * len(CHANNELS) + j for i, j in _PAIRS], device=device)
+def update_moments(layout: BlockedGraph, moments: Tensor, grad: Tensor) -> Tensor:
+    """``moments`` [..., len(MOMENTS), P] after one more gradient [..., P]."""
+    seen = torch.stack([grad, grad, grad.square()], -2)
+    return torch.lerp(moments, seen, layout_constants(layout, grad, _make_constants).rates)
 
 
-def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, step: int) -> Reading:
-    """Channels and scalars from flat ``theta``, ``grad`` [..., P] and ``moments`` [..., 3, P].
+def channels(
+    layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, step: int
+) -> Tensor:
+    """``[..., len(CHANNELS), P]`` from flat ``theta``, ``grad`` [..., P] and ``moments``.
 
-    ``moments`` have seen ``step`` gradients (at least 1), ``grad`` being the latest.
+    ``moments`` [..., M, P] have seen ``step`` gradients (at least 1), ``grad`` being the latest.
     """
     fast, slow, second = moments.unbind(-2)
     c_fast, c_slow, c_second = (1 / (1 - d**step) for d in DECAYS)
-    second = second * c_second
-    scale = (second + EPS**2).rsqrt()
-    mean = torch.add(fast, slow, alpha=c_slow / c_fast)
+    scale = (second * c_second + EPS**2).rsqrt()
+    ahead = torch.add(fast * (DECAYS[0] * c_fast), grad, alpha=1 - DECAYS[0])
+    given = [theta, grad * scale, ahead * scale, slow * (scale * c_slow)]
+    return torch.stack([*given, _orthogonal(layout, ahead)], -2)
 
-    factored, orthogonal = [], []
-    for block, f, m, v in zip(
-        layout.blocks,
-        layout.blocks_of_flat(fast),
-        layout.blocks_of_flat(mean),
-        layout.blocks_of_flat(second),
-        strict=True,
-    ):
-        rows, columns = v.mean(-1, keepdim=True), v.mean(-2, keepdim=True)
-        overall = rows.mean(-2, keepdim=True)
-        rows = ((overall + EPS**2) / (rows + EPS**2)).sqrt()
-        factored.append((f * rows * (columns + EPS**2).rsqrt()).flatten(-2))
-        if block.block.kind == "embedding":
-            made = m * (m.square().mean(-2, keepdim=True) + EPS**2).rsqrt()
-        else:
-            made = orthogonalize(m)
-        orthogonal.append(made.flatten(-2))
-    flat = torch.stack(
-        [
-            theta,
-            grad * scale,
-            fast * scale,
-            slow * scale,
-            torch.cat(factored, -1),
-            torch.cat(orthogonal, -1),
-        ],
-        -2,
-    )
 
-    grams = [part @ part.mT / part.shape[-1] for part in flat.split(layout.edge_counts, -1)]
+def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> Tensor:
+    numbers = base_constants(layout, ahead).orthogonal
+    blocks = layout.blocks_of_flat(ahead)
+    made = dict(zip(numbers, orthogonalize_all([blocks[i] for i in numbers]), strict=True))
+    parts = [
+        made[i].flatten(-2) if i in made else torch.zeros_like(block).flatten(-2)
+        for i, block in enumerate(blocks)
+    ]
+    return torch.cat(parts, -1)
+
+
+def statistics(layout: BlockedGraph, values: Tensor) -> Statistics:
+    """Sizes of the channels ``values`` [..., len(CHANNELS), P] and the angles between them."""
+    constants = layout_constants(layout, values, _make_constants)
+    base = base_constants(layout, values)
+    grams = [part @ part.mT / part.shape[-1] for part in values.split(layout.edge_counts, -1)]
     gram = torch.stack(grams, -3)
     rms = (gram.diagonal(dim1=-2, dim2=-1) + EPS**2).sqrt()
     cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
-    pairs = cosine.flatten(-2)[..., _pair_index(gram.device)]
-    fan_in = rms.new_tensor([float(b.fan_in) for b in layout.blocks])
-    n, f, s = rms[..., 1:4].unbind(-1)  # the bias corrections scale no direction, but these
-    known = torch.stack([rms[..., 0] * fan_in.sqrt(), n, f * c_fast, s * c_slow], -1)
-    scalars = torch.cat([pairs, torch.asinh(0.5 * (known + 1e-6).log())], -1)
-    return Reading(flat, 1 / rms, scalars)
+    weight, gradient, fast, slow, _ = rms.unbind(-1)
+    sizes = [
+        weight * constants.root_fan_in,
+        gradient,
+        fast,
+        slow,
+        base.sizes * base_rms(base.is_orthogonal, rms) / (weight + 1e-4),
+        slow / fast,
+    ]
+    logs = torch.asinh(0.5 * (torch.stack(sizes, -1) + 1e-6).log())
+    pairs = cosine.flatten(-2)[..., constants.pairs]
+    return Statistics(rms, torch.cat([pairs, logs], -1))
+
+
+def base_rms(is_orthogonal: Tensor, rms: Tensor) -> Tensor:
+    """RMS of the base's direction, ``[..., blocks]``, of those of all channels."""
+    return torch.where(is_orthogonal, rms[..., ORTHOGONAL], rms[..., FAST])

@@ -20,6 +20,7 @@ from gmn_opt.optim.capture import InputCapture
 from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.rule import LearnedRule
 from gmn_opt.optim.shipped import load_rule
+from gmn_opt.optim.step import StepInputs
 
 _STATE_VERSION = 1
 _EXTRA = "gmn_opt"
@@ -84,6 +85,7 @@ class GMNOptimizer(Optimizer):
         self._rules: dict[tuple[torch.dtype, torch.device], LearnedRule] = {}
         self._rule = load_rule(weights)
         self._step = 0
+        self._thoughts: dict[int, Tensor] = {}
         self._warned = False
         self._model = model if model is not None else found
         self._example = _as_call(example_inputs)
@@ -256,21 +258,29 @@ class GMNOptimizer(Optimizer):
         first = next(iter(tensors.values()))
         dtype = max((_compute_dtype(p) for p in tensors.values()), key=lambda d: d.itemsize)
         rule = self._rule_for(dtype, first.device)
+        count = len(rule.moment_names)
         theta, grad, moments = {}, {}, {}
         for name, p in tensors.items():
             theta[name] = p.detach().to(dtype)
             given = grads.get(id(p))
             grad[name] = torch.zeros_like(theta[name]) if given is None else _dense(given, dtype)
             kept = self.state[p]["moments"] if p in self.state else None
-            moments[name] = theta[name].new_zeros(3, *p.shape) if kept is None else kept.to(dtype)
-        delta, after = rule.flat_update(
-            binding.graph,
-            layout.flatten(theta),
-            layout.flatten(grad),
-            layout.flatten(moments),
-            self._step,
-            self.param_groups[0]["total_steps"],
+            if kept is None:
+                kept = theta[name].new_zeros(count, *p.shape)
+            moments[name] = kept.to(dtype)
+        delta, after, thought = rule.flat_update(
+            StepInputs(
+                binding.graph,
+                layout.flatten(theta),
+                layout.flatten(grad),
+                layout.flatten(moments),
+                self._step,
+                self.param_groups[0]["total_steps"],
+                thought=self._thoughts.get(id(binding)),
+            )
         )
+        if thought is not None:
+            self._thoughts[id(binding)] = thought
         deltas, kept_moments = layout.unflatten(delta), layout.unflatten(after)
         name_of = {id(p): name for name, p in tensors.items()}
         for group in self.param_groups:

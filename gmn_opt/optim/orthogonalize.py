@@ -1,44 +1,102 @@
-"""Approximate orthogonalization of matrices by Newton-Schulz iteration, in Gram form.
+"""Approximate orthogonalization of matrices by Newton-Schulz iteration.
 
 The nearest (semi-)orthogonal matrix of X is ``U V^T`` of its singular value decomposition. The
 quintic Newton-Schulz iteration of Muon (Jordan et al. 2024, with its coefficients) gets near it by
-matrix products alone: ``X <- a X + b (X X^T) X + c (X X^T)^2 X``. Every iterate is a polynomial
-in ``G = X X^T`` times the first X, so we iterate on the small square matrix and multiply by X once
-at the end. For a wide matrix this saves most of the work.
+matrix products alone: ``X <- a X + b (X X^T) X + c (X X^T)^2 X``.
+
+Every iterate is a polynomial in ``G = X X^T`` times the first X, so in float32 and float64 we
+iterate on the small square matrix and multiply by X once at the end (Gram form), which saves most
+of the work for a wide matrix. In bfloat16 that squares the condition number away; there the plain
+iteration runs, on large matrices and where the hardware multiplies bfloat16 fast.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+
 import torch
 from torch import Tensor
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_A, _B, _C = 3.4445, -4.7750, 2.0315
 _EPS = 1e-12
+#: Iterations, as in Muon.
+STEPS = 5
+#: Matrices whose smaller side has at least this many rows may be iterated on in bfloat16.
+BFLOAT16_ROWS = 192
 
 
-def orthogonalize(matrix: Tensor, steps: int = 4) -> Tensor:
-    """Push all singular values of ``matrix`` [..., m, n] towards one another; RMS 1 per matrix.
+def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
+    """Push all singular values of ``matrix`` [..., m, n] towards 1 (between 0.7 and 1.2).
 
     Singular values below about ``3.4 ** -steps`` of the Frobenius norm stay small. A zero matrix
     stays zero. Commutes with orthogonal maps of rows and columns, permutations among them.
     """
-    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    m, n = wide.shape[-2:]
-    x = wide.reshape(-1, m, n)
-    x = x / (x.square().sum((-2, -1), keepdim=True) + _EPS**2).sqrt()
-    if m > 1:
-        a, b, c = _COEFFICIENTS
-        gram = torch.bmm(x, x.mT)
-        scaled_eye = a * torch.eye(m, dtype=gram.dtype, device=gram.device)
-        product = None
-        for step in range(steps):
-            linear = torch.add(scaled_eye, gram, alpha=b)
-            p = torch.baddbmm(linear, gram, gram, alpha=c)
-            product = p if product is None else torch.bmm(p, product)
-            if step + 1 < steps:
-                gram = torch.bmm(torch.bmm(p, gram), p)
-        assert product is not None
-        x = torch.bmm(product, x)
-    x = x / (x.square().mean((-2, -1), keepdim=True) + _EPS**2).sqrt()
-    x = x.view(wide.shape)
-    return x if wide is matrix else x.mT
+    return orthogonalize_all([matrix], steps)[0]
+
+
+def orthogonalize_all(
+    matrices: Sequence[Tensor], steps: int = STEPS, fast: bool = False
+) -> list[Tensor]:
+    """:func:`orthogonalize` of every one of ``matrices``; those of one shape are batched.
+
+    With ``fast`` large float32 matrices are iterated on in bfloat16 where the hardware is made for
+    it, as ``torch.optim.Muon`` does everywhere. Nothing can be differentiated through that.
+    """
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    wide = [m if m.shape[-2] <= m.shape[-1] else m.mT for m in matrices]
+    for i, matrix in enumerate(wide):
+        by_shape[matrix.shape].append(i)
+    found: list[Tensor] = [torch.empty(0)] * len(wide)
+    for indices in by_shape.values():
+        x = torch.stack([wide[i] for i in indices])
+        half = fast and _is_served_in_bfloat16(x)
+        made = _plain(x, steps) if half else _gram(x, steps)
+        for i, y in zip(indices, made.unbind(0), strict=True):
+            found[i] = y if wide[i] is matrices[i] else y.mT
+    return found
+
+
+def _normalized(x: Tensor) -> Tensor:
+    return x / (x.square().sum((-2, -1), keepdim=True) + _EPS**2).sqrt()
+
+
+def _gram(x: Tensor, steps: int) -> Tensor:
+    """All iterations at once: a polynomial in the Gram matrix times ``x`` [..., m, n], m <= n."""
+    m, n = x.shape[-2:]
+    flat = _normalized(x).reshape(-1, m, n)
+    gram = torch.bmm(flat, flat.mT)
+    scaled_eye = _A * torch.eye(m, dtype=gram.dtype, device=gram.device)
+    product = None
+    for step in range(steps):
+        linear = torch.add(scaled_eye, gram, alpha=_B)
+        p = torch.baddbmm(linear, gram, gram, alpha=_C)
+        product = p if product is None else torch.bmm(p, product)
+        if step + 1 < steps:
+            gram = torch.bmm(torch.bmm(p, gram), p)
+    return flat.view(x.shape) if product is None else torch.bmm(product, flat).view(x.shape)
+
+
+def _plain(x: Tensor, steps: int) -> Tensor:
+    """The iteration as it is written, in bfloat16."""
+    m, n = x.shape[-2:]
+    flat = _normalized(x).reshape(-1, m, n).bfloat16()
+    for _ in range(steps):
+        gram = torch.bmm(flat, flat.mT)
+        p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        flat = torch.baddbmm(flat, p, flat, beta=_A)
+    return flat.to(x.dtype).view(x.shape)
+
+
+def _is_served_in_bfloat16(x: Tensor) -> bool:
+    if x.dtype != torch.float32 or x.shape[-2] < BFLOAT16_ROWS:
+        return False
+    return torch.cuda.is_bf16_supported() if x.is_cuda else _cpu_has_bfloat16()
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    checks = (getattr(torch.cpu, name, None) for name in
+              ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))  # fmt: skip
+    return any(bool(check()) for check in checks if check is not None)

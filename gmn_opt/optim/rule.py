@@ -3,68 +3,97 @@
 Everything here is out of place, differentiable, and batched: all tensors may have leading
 dimensions, one network per index. ``GMNOptimizer`` is a shell around it, and so is the unroll of
 meta-training.
+
+The rule is a strong hand-made one (:mod:`gmn_opt.optim.base`) and what a graph metanetwork changes
+about it: per block the size of the step and the mixture of directions, per neuron a gain. What is
+changed is bounded, and starts from nothing: over its first steps and at initialization the rule is
+its base. The metanet does not run at every step: what it has thought serves for some steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.metanet.backends.plain import mix
 from gmn_opt.metanet.execution import at_ends
+from gmn_opt.optim.base import ROLES, base_constants, schedule
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
-    DIRECTIONS,
-    direction_factors,
-    read,
+    FAST,
+    MOMENTS,
+    ORTHOGONAL,
+    base_rms,
+    channels,
+    statistics,
     update_moments,
 )
+from gmn_opt.optim.step import StepInputs, StepOutputs
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
+    from gmn_opt.metanet import BlockedGraph
 
 #: How many :func:`time_features` gives.
-TIME_FEATURES = 9
-#: Size of a step before width factors and what is learned, and how far its log may move.
-BASE_STEP = 0.1
-MAX_LOG_STEP = 4.0
+TIME_FEATURES = 10
+#: Bounds of the log step size, of the weight of a direction, and of the log gain of a neuron.
+MAX_LOG_SIZE = 1.4
+MAX_WEIGHT = 1.5
+MAX_LOG_GAIN = 1.0
+#: Weight decay of a hidden matrix at weight 1, relative to the size of its step.
+DECAY = 0.1
+#: Steps over which the rule leaves its base at the start of a training.
+RAMP = 10.0
 
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """Sizes of the rule's metanet; saved beside the weights."""
+    """Sizes of the rule; saved beside the weights.
 
-    hidden: int = 32
+    Attributes:
+        hidden, edge_hidden, layers: of the metanet.
+        every: steps for which one thought serves.
+        neurons: whether neurons have gains.
+    """
+
+    hidden: int = 16
     edge_hidden: int = 4
     layers: int = 2
+    every: int = 10
+    neurons: bool = False
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class RuleState:
-    """Gradients seen so far, and the moments ``[..., 3, *shape]`` per parameter name."""
+class Thought(NamedTuple):
+    """What the metanet decided, for some steps.
 
-    step: int
-    moments: dict[str, Tensor]
+    coefficients: of the channels in the update at the peak of the schedule, ``[..., blocks,
+    len(CHANNELS)]``; gains: of the neurons as (destination, source), ``[..., N, 2]``, None for a
+    rule without them.
+    """
+
+    coefficients: Tensor
+    gains: Tensor | None
+
+    def flatten(self) -> Tensor:
+        """As one ``[..., T]``."""
+        parts = [t.flatten(-2) for t in self if t is not None]
+        return torch.cat(parts, -1)
 
     @staticmethod
-    def initial(params: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> RuleState:
-        """The state before the first step of ``params`` [..., *shape]."""
-        moments = {}
-        for name, p in params.items():
-            lead = p.dim() - len(shapes[name])
-            moments[name] = p.new_zeros(*p.shape[:lead], 3, *shapes[name])
-        return RuleState(0, moments)
+    def unflatten(flat: Tensor, layout: BlockedGraph) -> Thought:
+        """The inverse of :meth:`flatten`."""
+        size = len(layout.blocks) * len(CHANNELS)
+        gains = flat[..., size:].unflatten(-1, (-1, 2)) if flat.shape[-1] > size else None
+        return Thought(flat[..., :size].unflatten(-1, (-1, len(CHANNELS))), gains)
 
 
 def time_features(step: int, horizon: int | None, like: Tensor) -> Tensor:
@@ -74,10 +103,11 @@ def time_features(step: int, horizon: int | None, like: Tensor) -> Tensor:
     """
     known = [math.log1p(step) / 5.0 - 1.0, *(math.exp(-step / t) for t in (10.0, 100.0, 1000.0))]
     if horizon is None:
-        return like.new_tensor(known + [0.0] * 5)
+        return like.new_tensor(known + [0.0] * 6)
     done = min(step / horizon, 1.0)
     size = math.log(horizon / 300.0) / 3.0
-    return like.new_tensor([*known, 1.0, done, (1.0 - done) ** 4, done**8, size])
+    left = [1.0, done, (1.0 - done) ** 4, done**8, math.cos(math.pi * done), size]
+    return like.new_tensor(known + left)
 
 
 def _bounded(x: Tensor, bound: float) -> Tensor:
@@ -85,99 +115,93 @@ def _bounded(x: Tensor, bound: float) -> Tensor:
 
 
 class LearnedRule(nn.Module):
-    """A graph metanetwork that turns directions into an update.
+    """A graph metanetwork that bends a hand-made rule.
 
-    For every block the metanet gives a log step size, signed weights of the directions (see
-    ``directions.DIRECTIONS``), a log gain per neuron at either end, and per edge a factor and an
-    additive correction. All are bounded. All heads are zero at first: then the rule is Adam at a
-    constant step, scaled by the fan-in.
+    All heads are zero at first: then the rule is its base.
     """
+
+    #: What the rule accumulates, one number each per parameter.
+    moment_names: ClassVar[tuple[str, ...]] = MOMENTS
 
     def __init__(self, config: RuleConfig | None = None) -> None:
         super().__init__()
         self.config = config or RuleConfig()
-        c, f = self.config.hidden, self.config.edge_hidden
+        c = self.config.hidden
+        inputs = BLOCK_SCALARS + len(ROLES) + TIME_FEATURES
         self.metanet = GraphMetanet(
-            len(CHANNELS), 0, c, f, self.config.layers, BLOCK_SCALARS + TIME_FEATURES
+            len(CHANNELS), 0, c, self.config.edge_hidden, self.config.layers, inputs
         )
-        self.block_head = nn.Linear(c, 1 + len(DIRECTIONS))
-        self.node_head = nn.Linear(c, 2)
-        self.edge_head = nn.Linear(f, 2, bias=False)
-        for head in (self.block_head, self.node_head, self.edge_head):
-            for parameter in head.parameters():
-                nn.init.zeros_(parameter)
+        self.block_head = nn.Linear(c, 1 + len(CHANNELS))
+        self.node_head = nn.Linear(c, 2) if self.config.neurons else None
+        for head in (self.block_head, self.node_head):
+            if head is not None:
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
 
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """What to add to ``theta`` (at ``lr`` 1), ``[..., P]``, and the next moments.
+    def thought_size(self, graph: ParameterGraph) -> int:
+        """Numbers of a flattened thought about ``graph``."""
+        layout = blocked(graph)
+        gains = 2 * sum(layout.group_sizes) if self.node_head is not None else 0
+        return len(layout.blocks) * len(CHANNELS) + gains
 
-        theta, grad: ``[..., P]`` in the order of ``blocked(graph)``; moments ``[..., 3, P]``;
-        ``step`` gradients were seen before this one. With ``first_order`` nothing is
-        differentiated through these inputs, only through the metanet's parameters: the
-        meta-gradient without second-order terms.
+    def thinks(self, step: int) -> bool:
+        """Whether the metanet runs at ``step``: often at first, then every so many steps."""
+        return step % self.config.every == 0 or step in (1, 2, 4)
+
+    def think(self, inputs: StepInputs, values: Tensor) -> Thought:
+        """What to do from this step on; ``values`` are the channels ``[..., channels, P]``."""
+        layout = blocked(inputs.graph)
+        base = base_constants(layout, values)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not inputs.first_order):
+            seen = statistics(layout, values)
+            lead = seen.scalars.shape[:-1]
+            time = time_features(inputs.step, inputs.horizon, values)
+            known = (base.roles.expand(*lead, -1), time.expand(*lead, -1))
+            block_inputs = torch.cat([seen.scalars, *known], -1)
+            inverse = 1 / seen.rms
+            ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) * inverse
+        states = self.metanet.states(inputs.graph, values, block_inputs, inverse, keep_edges=False)
+        ramp = 1.0 - math.exp(-inputs.step / RAMP)
+        out = ramp * self.block_head(states.blocks)
+        size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
+        weights = _bounded(out[..., 1:], MAX_WEIGHT)
+        orthogonal = base.is_orthogonal.to(weights.dtype)
+        mixed = list((weights * ratios).unbind(-1))
+        mixed[0] = DECAY * weights[..., 0] * orthogonal
+        mixed[FAST] = mixed[FAST] + (1 - orthogonal)
+        mixed[ORTHOGONAL] = (mixed[ORTHOGONAL] + 1) * orthogonal
+        gains = None
+        if self.node_head is not None:
+            gains = torch.exp(_bounded(ramp * self.node_head(states.nodes), MAX_LOG_GAIN))
+        return Thought(size.unsqueeze(-1) * torch.stack(mixed, -1), gains)
+
+    def flat_update(self, inputs: StepInputs) -> StepOutputs:
+        """What to add to ``theta`` (at ``lr`` 1), the next moments and the thought behind it.
+
+        With ``first_order`` nothing is differentiated through the tensors in ``inputs`` but the
+        thought, only through the metanet's parameters: the meta-gradient without second-order
+        terms.
         """
-        layout = blocked(graph)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-            moments = update_moments(moments, grad)
-            reading = read(layout, theta, grad, moments, step + 1)
-            time = time_features(step, horizon, theta)
-            time = time.expand(*reading.scalars.shape[:-1], -1)
-            block_inputs = torch.cat([reading.scalars, time], -1)
-            factors, adam_scales = direction_factors(layout, theta)
+        layout = blocked(inputs.graph)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not inputs.first_order):
+            moments = update_moments(layout, inputs.moments, inputs.grad)
+            values = channels(layout, inputs.theta, inputs.grad, moments, inputs.step + 1)
+        if inputs.thought is None or self.thinks(inputs.step):
+            thought = self.think(inputs, values)
+        else:
+            thought = Thought.unflatten(inputs.thought, layout)
+        delta = apply(inputs.graph, thought, values, -schedule(inputs.step, inputs.horizon))
+        return StepOutputs(delta, moments, thought.flatten())
 
-        states = self.metanet.states(graph, reading.channels, block_inputs, reading.inverse_rms)
-        per_block = self.block_head(states.blocks)
-        per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
-        gains = [(dst.squeeze(-2), src.squeeze(-2)) for dst, src in at_ends(graph, per_node)]
-        size = -BASE_STEP * torch.exp(_bounded(per_block[..., 0], MAX_LOG_STEP))
-        raw = _bounded(per_block[..., 1:], 2.0)
-        start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
-        weights = (start + raw) * factors * reading.inverse_rms[..., 1:]
 
-        bent = torch.tanh(mix(self.edge_head.weight, states.edges)).split(layout.edge_counts, -1)
-        channels = reading.channels[..., 1:, :].split(layout.edge_counts, -1)
-        block_weights = weights.unsqueeze(-2).unbind(-3)
-        sizes = size.unsqueeze(-1).unbind(-2)
-        updates = []
-        for i, (rows, columns) in enumerate(gains):
-            mixed = (block_weights[i] @ channels[i]).squeeze(-2)
-            mixed = torch.addcmul(mixed, mixed, bent[i][..., 0, :])
-            mixed = torch.add(mixed, bent[i][..., 1, :], alpha=adam_scales[i])
-            gained = mixed.unflatten(-1, layout.sizes[i]) * (rows * sizes[i]).unsqueeze(-1)
-            updates.append((gained * columns.unsqueeze(-2)).flatten(-2))
-        return torch.cat(updates, -1), moments
-
-    def update(
-        self,
-        graph: ParameterGraph,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        state: RuleState,
-        horizon: int | None = None,
-    ) -> tuple[dict[str, Tensor], RuleState]:
-        """Like :meth:`flat_update` on named tensors ``[..., *shape]``."""
-        layout = blocked(graph)
-        layout.check(params)
-        layout.check(grads)
-        moments = {
-            name: m.movedim(-1 - len(graph.shapes[name]), 0) for name, m in state.moments.items()
-        }
-        delta, flat = self.flat_update(
-            graph,
-            layout.flatten(params),
-            layout.flatten(grads),
-            layout.flatten(moments).movedim(0, -2),
-            state.step,
-            horizon,
-        )
-        named = layout.unflatten(flat.movedim(-2, 0))
-        after = {name: m.movedim(0, -1 - len(graph.shapes[name])) for name, m in named.items()}
-        return layout.unflatten(delta), RuleState(state.step + 1, after)
+def apply(graph: ParameterGraph, thought: Thought, values: Tensor, factor: float) -> Tensor:
+    """The update ``[..., P]`` that a thought makes of the channels ``[..., channels, P]``."""
+    layout = blocked(graph)
+    parts = values.split(layout.edge_counts, -1)
+    rows = (factor * thought.coefficients).unsqueeze(-2).unbind(-3)
+    mixed = [(row @ part).squeeze(-2) for row, part in zip(rows, parts, strict=True)]
+    if thought.gains is not None:
+        for i, (own, across) in enumerate(at_ends(graph, thought.gains)):
+            shaped = mixed[i].unflatten(-1, layout.sizes[i])
+            mixed[i] = (shaped * own.mT * across).flatten(-2)
+    return torch.cat(mixed, -1)

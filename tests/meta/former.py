@@ -15,6 +15,7 @@ from gmn_opt.meta import InnerState, Task
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
+from gmn_opt.optim import StepInputs
 
 
 def former_unroll(
@@ -45,15 +46,17 @@ def former_unroll(
             grad, value = gradients(theta, batch)
         return grad, value + (grad * (theta - theta.detach())).sum(-1)
 
-    theta, moments = state.theta, state.moments
+    theta, moments, thought = state.theta, state.moments, state.thought
     losses = []
     with seeded((generator.initial_seed() + state.step) % 2**63):
         grad, value = evaluate(theta)
         losses.append(value)
         for i in range(steps):
-            delta, moments = rule.flat_update(
-                task.graph, theta, grad, moments, state.step + i, horizon, not second_order
+            inputs = StepInputs(
+                *(task.graph, theta, grad, moments, state.step + i, horizon, not second_order),
+                thought=thought,
             )
+            delta, moments, thought = rule.flat_update(inputs)
             theta = theta + delta
             grad, value = evaluate(theta)
             losses.append(value)
@@ -64,4 +67,4 @@ def former_unroll(
     weights[-1] = last_weight
     weights = weights / weights.sum()
     meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
-    return meta_loss, detached, InnerState(theta, moments, state.step + steps)
+    return meta_loss, detached, InnerState(theta, moments, state.step + steps, thought)

@@ -1,74 +1,82 @@
-"""The update rule: equivariant, batched, and Adam-like before any meta-training."""
+"""The update rule: equivariant, batched, and its hand-made base before any meta-training."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import blocked
-from gmn_opt.optim import LearnedRule, RuleConfig, RuleState
-from gmn_opt.optim.directions import DECAYS, DIRECTIONS, read, update_moments
-from gmn_opt.optim.orthogonalize import orthogonalize
+from gmn_opt.metanet import BlockedGraph, blocked
+from gmn_opt.optim import LearnedRule, RuleConfig, StepInputs
+from gmn_opt.optim.base import base_constants
+from gmn_opt.optim.directions import update_moments
+from gmn_opt.optim.rule import Thought
 from tests.cases import Case
+from tests.optim.named import NamedState, named_step
 from tests.traced import PLAIN, largest_difference, permute, random_tensors, traced
 
 cases = pytest.mark.parametrize("case", PLAIN, ids=lambda c: c.name)
 
 
-def busy_rule(seed: int = 0) -> LearnedRule:
+def busy_rule(seed: int = 0, neurons: bool = True) -> LearnedRule:
     """A small rule in float64 whose heads are far from zero."""
     torch.manual_seed(seed)
-    rule = LearnedRule(RuleConfig(hidden=8, edge_hidden=4, layers=2)).double()
+    rule = LearnedRule(RuleConfig(hidden=8, edge_hidden=4, layers=2, neurons=neurons)).double()
     with torch.no_grad():
         for p in rule.parameters():
             p.add_(0.2 * torch.randn_like(p))
     return rule.requires_grad_(False)
 
 
-def permute_state(graph: ParameterGraph, state: RuleState) -> RuleState:
+def permute_state(graph: ParameterGraph, state: NamedState) -> NamedState:
     """Moments permuted like the parameters, moment by moment."""
-    parts = []
-    for i in range(3):
-        one = {n: m.select(m.dim() - len(graph.shapes[n]) - 1, i) for n, m in state.moments.items()}
-        parts.append(permute(graph, one))
-    moments = {n: torch.stack([p[n] for p in parts], 0) for n in state.moments}
-    return RuleState(state.step, moments)
+    return NamedState(state.step, {n: permute(graph, m) for n, m in state.moments.items()})
 
 
-def start(graph: ParameterGraph) -> tuple[dict[str, Tensor], RuleState]:
+def start(graph: ParameterGraph) -> tuple[dict[str, Tensor], NamedState]:
     """Parameters and a state that has seen some gradients."""
     params = random_tensors(graph, seed=1)
-    moments = {}
+    moments: dict[str, dict[str, Tensor]] = {"fast": {}, "slow": {}, "second": {}}
     for i, (name, p) in enumerate(params.items()):
         torch.manual_seed(i)
-        m = torch.randn(3, *p.shape, dtype=torch.float64)
-        m[2] = m[:2].square().sum(0) + 0.1
-        moments[name] = m
-    return params, RuleState(5, moments)
+        fast, slow = torch.randn(2, *p.shape, dtype=torch.float64)
+        second = fast.square() + slow.square() + 0.1
+        for key, m in (("fast", fast), ("slow", slow), ("second", second)):
+            moments[key][name] = m
+    return params, NamedState(5, moments)
+
+
+def seen_once(layout: BlockedGraph, grad: Tensor) -> Tensor:
+    """Moments ``[..., 3, P]`` after their first gradient."""
+    zeros = torch.zeros(*grad.shape[:-1], 3, grad.shape[-1], dtype=grad.dtype)
+    return update_moments(layout, zeros, grad)
 
 
 @cases
 @pytest.mark.parametrize("horizon", [None, 20])
-def test_a_step_is_equivariant(case: Case, horizon: int | None) -> None:
-    """Permute, step, and step, permute agree; gradients and state are permuted, not recomputed."""
+def test_two_steps_are_equivariant(case: Case, horizon: int | None) -> None:
+    """Permute, step, and step, permute agree; gradients and state are permuted, not recomputed.
+
+    The second step reuses the thought of the first one, whose gains belong to neurons.
+    """
     graph = traced(case.name, contracted=True)[1]
     rule = busy_rule()
     params, state = start(graph)
-    grads = random_tensors(graph, seed=2)
-    delta, after = rule.update(graph, params, grads, state, horizon)
-    moved, moved_after = rule.update(
-        graph,
-        permute(graph, params),
-        permute(graph, grads),
-        permute_state(graph, state),
-        horizon,
-    )
-    assert largest_difference(permute(graph, delta), moved) < 1e-10
-    expected = permute_state(graph, after).moments
-    assert largest_difference(expected, moved_after.moments) < 1e-10
-    assert any(float(d.abs().max()) > 1e-6 for d in delta.values())
+    moved_params, moved_state = permute(graph, params), permute_state(graph, state)
+    for seed in (2, 3):
+        grads = random_tensors(graph, seed=seed)
+        delta, state = named_step(rule, graph, params, grads, state, horizon)
+        moved, moved_state = named_step(
+            rule, graph, moved_params, permute(graph, grads), moved_state, horizon
+        )
+        assert largest_difference(permute(graph, delta), moved) < 1e-10
+        expected = permute_state(graph, state).moments
+        for name, moment in expected.items():
+            assert largest_difference(moment, moved_state.moments[name]) < 1e-10
+        assert any(float(d.abs().max()) > 1e-6 for d in delta.values())
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "attention"])
@@ -77,12 +85,44 @@ def test_batched_equals_one_by_one(name: str) -> None:
     layout = blocked(graph)
     rule = busy_rule()
     theta, grad = (layout.flatten(random_tensors(graph, 3, seed=s)) for s in (1, 2))
-    moments = update_moments(torch.zeros(3, 3, theta.shape[-1], dtype=torch.float64), grad)
-    delta, after = rule.flat_update(graph, theta, grad, moments, 1, 10)
+    moments = seen_once(layout, grad)
+    first = rule.flat_update(StepInputs(graph, theta, grad, moments, 10, 30))
+    assert first.thought is not None
+    known = StepInputs(graph, theta, grad, first.moments, 11, 30, False, first.thought)
+    second = rule.flat_update(known)
     for i in range(3):
-        one, one_after = rule.flat_update(graph, theta[i], grad[i], moments[i], 1, 10)
-        assert torch.allclose(one, delta[i], rtol=1e-11, atol=1e-14)
-        assert torch.allclose(one_after, after[i], rtol=1e-12)
+        own = rule.flat_update(StepInputs(graph, theta[i], grad[i], moments[i], 10, 30))
+        assert own.thought is not None
+        assert torch.allclose(own.delta, first.delta[i], rtol=1e-11, atol=1e-14)
+        assert torch.allclose(own.moments, first.moments[i], rtol=1e-12)
+        assert torch.allclose(own.thought, first.thought[i], rtol=1e-11, atol=1e-14)
+        given = StepInputs(graph, theta[i], grad[i], own.moments, 11, 30, False, own.thought)
+        assert torch.allclose(
+            rule.flat_update(given).delta, second.delta[i], rtol=1e-11, atol=1e-14
+        )
+
+
+def test_the_metanet_runs_at_the_first_steps_and_then_every_so_many() -> None:
+    rule = LearnedRule(RuleConfig(every=4))
+    assert [step for step in range(14) if rule.thinks(step)] == [0, 1, 2, 4, 8, 12]
+
+
+def test_a_thought_serves_until_the_next_one() -> None:
+    graph = traced("mlp", contracted=True)[1]
+    layout = blocked(graph)
+    rule = busy_rule()
+    theta, grad = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
+    moments = seen_once(layout, grad)
+    made = rule.flat_update(StepInputs(graph, theta, grad, moments, 10)).thought
+    assert made is not None
+    assert made.shape == (rule.thought_size(graph),)
+    other = Thought.unflatten(2 * made, layout).flatten()
+    kept = rule.flat_update(StepInputs(graph, theta, grad, moments, 11, thought=other)).thought
+    assert kept is not None
+    assert torch.equal(kept, other)
+    fresh = rule.flat_update(StepInputs(graph, theta, grad, moments, 20, thought=other)).thought
+    assert fresh is not None
+    assert not torch.equal(fresh, other)
 
 
 def test_recording_gradients_changes_nothing() -> None:
@@ -90,41 +130,56 @@ def test_recording_gradients_changes_nothing() -> None:
     params, state = start(graph)
     grads = random_tensors(graph, seed=2)
     rule = busy_rule()
-    plain, _ = rule.update(graph, params, grads, state)
+    plain, _ = named_step(rule, graph, params, grads, state)
     rule.requires_grad_(True)
-    recorded, _ = rule.update(graph, params, grads, state)
+    recorded, _ = named_step(rule, graph, params, grads, state)
     assert largest_difference(plain, recorded) < 1e-13
 
 
-def test_untrained_rule_is_adam_in_direction() -> None:
-    """With all heads at zero, every block moves along its fast Adam direction."""
-    graph = traced("mlp", contracted=True)[1]
-    rule = LearnedRule().double()
-    params = random_tensors(graph, seed=1)
-    state = RuleState.initial(params, graph.shapes)
-    moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in params.items()}
-    for step in range(1, 4):
-        grads = random_tensors(graph, seed=step)
-        delta, state = rule.update(graph, params, grads, state)
-        for name, g in grads.items():
-            m, v = moments[name]
-            m = DECAYS[0] * m + (1 - DECAYS[0]) * g
-            v = DECAYS[2] * v + (1 - DECAYS[2]) * g.square()
-            moments[name] = m, v
-            adam = (m / (1 - DECAYS[0] ** step)) / (v / (1 - DECAYS[2] ** step)).sqrt()
-            cosine = (adam * -delta[name]).sum() / (adam.norm() * delta[name].norm())
-            assert float(cosine.detach()) > 1 - 1e-9
+@pytest.mark.parametrize("neurons", [False, True])
+def test_the_first_step_is_the_base_whatever_was_learned(neurons: bool) -> None:
+    """Learning enters over some steps: at the first one nothing of the run is known."""
+    graph = traced("cnn", contracted=True)[1]
+    layout = blocked(graph)
+    theta, grad = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
+    zeros = torch.zeros(3, theta.shape[-1], dtype=theta.dtype)
+    given = StepInputs(graph, theta, grad, zeros, 0, 50)
+    base = LearnedRule().double().requires_grad_(False)
+    one = base.flat_update(given).delta
+    assert torch.allclose(busy_rule(neurons=neurons).flat_update(given).delta, one, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "attention"])
+def test_what_is_learned_is_bounded(name: str) -> None:
+    """Heads beyond all bounds change the length of a step by a bounded factor."""
+    graph = traced(name, contracted=True)[1]
+    layout = blocked(graph)
+    rule = busy_rule()
+    rule.block_head.weight.mul_(1e6)
+    params, state = start(graph)
+    theta, grad = layout.flatten(params), layout.flatten(random_tensors(graph, seed=2))
+    flat = torch.stack([layout.flatten(state.moments[m]) for m in rule.moment_names])
+    base = LearnedRule().double().requires_grad_(False)
+    given = StepInputs(graph, theta, grad, flat, 50)
+    wild, tame = (r.flat_update(given).delta.split(layout.edge_counts) for r in (rule, base))
+    sizes = base_constants(layout, theta).sizes
+    for i, (a, b) in enumerate(zip(wild, tame, strict=True)):
+        decay = float(0.15 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
+        # size e^1.4, gains e^2, four directions of weight 1.5 beside the base's own
+        assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
 
 
 def test_update_does_not_depend_on_the_scale_of_the_loss() -> None:
     graph = traced("mlp", contracted=True)[1]
     rule = busy_rule()
     params = random_tensors(graph, seed=1)
-    grads = random_tensors(graph, seed=2)
-    state = RuleState.initial(params, graph.shapes)
-    one, _ = rule.update(graph, params, grads, state)
-    scaled, _ = rule.update(graph, params, {n: 1e4 * g for n, g in grads.items()}, state)
-    assert largest_difference(one, scaled) < 1e-6
+    one_state = scaled_state = NamedState.initial(rule, params)
+    for seed in (2, 3, 4):
+        grads = random_tensors(graph, seed=seed)
+        one, one_state = named_step(rule, graph, params, grads, one_state)
+        more = {n: 1e4 * g for n, g in grads.items()}
+        scaled, scaled_state = named_step(rule, graph, params, more, scaled_state)
+        assert largest_difference(one, scaled) < 1e-6
 
 
 def test_zero_gradients_are_harmless() -> None:
@@ -133,48 +188,8 @@ def test_zero_gradients_are_harmless() -> None:
     layout = blocked(graph)
     theta = layout.flatten(random_tensors(graph))
     grad = torch.zeros_like(theta).requires_grad_()
-    delta, _ = rule.flat_update(graph, theta, grad, torch.zeros(3, len(theta)).double(), 0)
+    moments = torch.zeros(3, len(theta)).double()
+    delta = rule.flat_update(StepInputs(graph, theta, grad, moments, 0)).delta
     (slope,) = torch.autograd.grad(delta.sum(), grad)
     assert torch.isfinite(delta).all()
     assert torch.isfinite(slope).all()
-
-
-def test_directions_have_unit_scale() -> None:
-    graph = traced("cnn", contracted=True)[1]
-    layout = blocked(graph)
-    theta, grad = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
-    moments = update_moments(torch.zeros(3, len(theta), dtype=torch.float64), grad)
-    reading = read(layout, theta, grad, moments, 1)
-    for i, channels in enumerate(reading.channels.split(layout.edge_counts, -1)):
-        scaled = channels[1:] * reading.inverse_rms[i, 1:, None]
-        rms = scaled.square().mean(-1).sqrt()
-        assert torch.allclose(rms, torch.ones(len(DIRECTIONS), dtype=torch.float64), atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5), (3, 2, 7, 5)])
-def test_orthogonalize_evens_out_singular_values(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(shape, dtype=torch.float64)
-    y = orthogonalize(x, steps=6)
-    values = torch.linalg.svdvals(y)
-    assert float((values.amax(-1) / values.amin(-1)).max()) < 2.5
-    assert torch.allclose(y.square().mean((-2, -1)), torch.ones(shape[:-2]).double())
-    u, _, vh = torch.linalg.svd(x, full_matrices=False)
-    exact = u @ vh
-    cosine = (exact * y).sum((-2, -1)) / (exact.norm(dim=(-2, -1)) * y.norm(dim=(-2, -1)))
-    assert float(cosine.min()) > 0.97
-
-
-def test_orthogonalize_keeps_zero() -> None:
-    assert not orthogonalize(torch.zeros(3, 4)).any()
-
-
-def test_gram_form_equals_plain_newton_schulz() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(4, 7, dtype=torch.float64)
-    plain = x / x.norm()
-    for _ in range(4):
-        gram = plain @ plain.T
-        plain = 3.4445 * plain - 4.7750 * gram @ plain + 2.0315 * gram @ gram @ plain
-    plain = plain / plain.square().mean().sqrt()
-    assert torch.allclose(orthogonalize(x), plain, rtol=1e-9)

@@ -1,0 +1,102 @@
+"""The hand-made rule that learning starts from: a direction and a step size by role.
+
+Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
+al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
+fan-out / fan-in)). All else (biases, norms, embeddings, positions, the output layer, blocks with a
+single row or column) moves along the Adam direction (Kingma and Ba 2015) at 0.003. A tensor with
+several uses, an embedding that is the output layer as well, takes the Adam step: the more careful
+of the two.
+
+Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
+then a cosine to zero. Where it is not: 20 steps of warmup, then a fall with the square root of
+the steps, which never needs an end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gmn_opt.graph.roles import Role, block_roles
+from gmn_opt.optim.constants import layout_constants
+
+if TYPE_CHECKING:
+    from gmn_opt.graph import Block
+    from gmn_opt.metanet import BlockedGraph
+
+#: Spectral norm of a step of a square hidden matrix, and entry of an Adam step, at the peak.
+MATRIX_STEP = 0.02
+ADAM_STEP = 0.003
+#: Share of the run, and steps where its length is unknown, of linear warmup.
+WARMUP_SHARE = 0.05
+OPEN_WARMUP = 20
+#: The open schedule falls as 1 / sqrt(1 + step / OPEN_TIME).
+OPEN_TIME = 100.0
+
+_MATRIX = frozenset({Role.MATRIX, Role.CONVOLUTION, Role.INPUT})
+_CAREFUL = frozenset(
+    {Role.OUTPUT, Role.EMBEDDING, Role.POSITION, Role.SCALE, Role.SHIFT, Role.BIAS}
+)
+#: In this order among the features of a block.
+ROLES = tuple(Role)
+
+
+@dataclass(frozen=True)
+class BaseConstants:
+    """What the base needs of a layout.
+
+    orthogonal: numbers of the blocks that move along the orthogonalized direction; is_orthogonal:
+    the same as ``[blocks]`` of bool; sizes: factor on the direction of every block at the peak of
+    the schedule, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
+    """
+
+    orthogonal: tuple[int, ...]
+    is_orthogonal: Tensor
+    sizes: Tensor
+    roles: Tensor
+
+
+def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
+    known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
+    roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
+    flags, sizes = [], []
+    for block, own in zip(layout.blocks, roles, strict=True):
+        m, n = block.dst.size, block.fan_in
+        flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
+        sizes.append(MATRIX_STEP * math.sqrt(max(1.0, m / n)) if flags[-1] else ADAM_STEP)
+    return BaseConstants(
+        tuple(i for i, flag in enumerate(flags) if flag),
+        torch.tensor(flags, dtype=torch.bool, device=like.device),
+        like.new_tensor(sizes),
+        like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
+    )
+
+
+def _roles_of(piece: Block, known: list[tuple[Block, frozenset[Role]]]) -> frozenset[Role]:
+    """The roles of a block, or of the block that a layout cut ``piece`` from."""
+    for block, roles in known:
+        same = (block.tensor, block.src, block.dst) == (piece.tensor, piece.src, piece.dst)
+        ends = zip(piece.index, block.index, strict=True)
+        if same and all(not len(part) or part[0] in whole for part, whole in ends):
+            return roles
+    return frozenset({Role.OTHER})
+
+
+def base_constants(layout: BlockedGraph, like: Tensor) -> BaseConstants:
+    """The constants of ``layout`` in the dtype and on the device of ``like``, made once."""
+    return layout_constants(layout, like, _make)
+
+
+def schedule(step: int, horizon: int | None) -> float:
+    """Factor on the step size at ``step`` (from 0) of a training of ``horizon`` steps."""
+    if horizon is None:
+        return min(1.0, (step + 1) / OPEN_WARMUP) / math.sqrt(1.0 + step / OPEN_TIME)
+    warmup = max(1.0, WARMUP_SHARE * horizon)
+    if step < warmup:
+        return (step + 1) / max(warmup, step + 1.0)
+    done = (step - warmup) / max(1.0, horizon - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))

@@ -1,0 +1,120 @@
+"""The rule before learning: Muon on matrices, Adam on the rest, by role."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmn_opt import trace
+from gmn_opt.metanet import blocked
+from gmn_opt.optim import LearnedRule
+from gmn_opt.optim.base import ADAM_STEP, MATRIX_STEP, base_constants, schedule
+from tests.cases import CASES
+from tests.optim.named import NamedState, named_step
+from tests.optim.test_orthogonalize import plain
+from tests.traced import random_tensors, traced
+import itertools
+
+FAST, SECOND = 0.95, 0.99
+
+
+class Tied(nn.Module):
+    """Token and position tables, one hidden layer, and the token table again at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Embedding(11, 6)
+        self.place = nn.Embedding(5, 6)
+        self.hidden = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.token(x) + self.place(torch.arange(x.shape[1]))
+        return self.norm(torch.relu(self.hidden(h))) @ self.token.weight.T
+
+
+def orthogonal_by_tensor(model: nn.Module, *inputs: Tensor) -> dict[str, bool]:
+    """Which tensors the base orthogonalizes."""
+    layout = blocked(trace(model, *inputs).contract())
+    flags = base_constants(layout, torch.zeros(1)).is_orthogonal.tolist()
+    return {b.block.tensor: flag for b, flag in zip(layout.blocks, flags, strict=True)}
+
+
+def test_hidden_matrices_and_kernels_are_orthogonalized_and_nothing_else() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3),
+    ).eval()  # fmt: skip
+    found = orthogonal_by_tensor(model, torch.randn(2, 1, 6, 6))
+    assert {n for n, flag in found.items() if flag} == {"0.weight", "3.weight", "6.weight"}
+
+
+def test_a_table_that_is_the_output_layer_as_well_takes_the_careful_step() -> None:
+    found = orthogonal_by_tensor(Tied(), torch.randint(11, (2, 5)))
+    assert {n for n, flag in found.items() if flag} == {"hidden.weight"}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
+def test_thin_matrices_take_the_adam_step(shape: tuple[int, int]) -> None:
+    model = nn.Sequential(nn.Linear(shape[1], shape[0]), nn.Tanh(), nn.Linear(shape[0], 2))
+    assert not any(orthogonal_by_tensor(model, torch.randn(3, shape[1])).values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_every_case_model_has_a_base(case: object) -> None:
+    graph = traced(case.name, contracted=True)[1]  # type: ignore[attr-defined]
+    base = base_constants(blocked(graph), torch.zeros(1))
+    assert base.roles.any(-1).all()
+    assert torch.isfinite(base.sizes).all()
+    assert (base.sizes > 0).all()
+
+
+def test_it_equals_muon_and_adam_written_out() -> None:
+    """An MLP, twelve steps, tensor by tensor without any package code."""
+    graph = traced("mlp", contracted=True)[1]
+    rule = LearnedRule().double().requires_grad_(False)
+    params = random_tensors(graph, seed=1)
+    state = NamedState.initial(rule, params)
+    last = max(n for n, shape in graph.shapes.items() if len(shape) == 2)
+    moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in params.items()}
+    horizon = 40
+    for step in range(12):
+        grads = random_tensors(graph, seed=2 + step)
+        delta, state = named_step(rule, graph, params, grads, state, horizon)
+        factor = min((step + 1) / 2, 1.0)  # five percent of the run
+        if step >= 2:
+            factor = 0.5 * (1 + math.cos(math.pi * (step - 2) / (horizon - 2)))
+        for name, g in grads.items():
+            m, v = moments[name]
+            m, v = FAST * m + (1 - FAST) * g, SECOND * v + (1 - SECOND) * g.square()
+            moments[name] = m, v
+            ahead = FAST * m / (1 - FAST ** (step + 1)) + (1 - FAST) * g
+            if g.dim() == 2 and name != last:
+                rows, columns = g.shape
+                wide = ahead if rows <= columns else ahead.T
+                made = plain(wide) if rows <= columns else plain(wide).T
+                expected = MATRIX_STEP * math.sqrt(max(1.0, rows / columns)) * made
+            else:
+                expected = ADAM_STEP * ahead / (v / (1 - SECOND ** (step + 1))).sqrt()
+            assert torch.allclose(-delta[name], factor * expected, rtol=1e-7, atol=1e-10)
+
+
+def test_the_schedule_warms_up_and_comes_down() -> None:
+    known = [schedule(step, 200) for step in range(200)]
+    assert known[0] == pytest.approx(0.1)
+    assert max(known) == pytest.approx(1.0)
+    assert known.index(max(known)) in (9, 10)
+    assert known[-1] < 1e-3
+    assert schedule(500, 200) == pytest.approx(0.0)
+    assert all(a >= b for a, b in itertools.pairwise(known))
+    assert schedule(0, 1) > 0
+
+
+def test_the_open_schedule_never_ends() -> None:
+    open_ended = [schedule(step, None) for step in range(3000)]
+    assert open_ended[0] == pytest.approx(1 / 20)
+    assert all(a >= b for a, b in itertools.pairwise(open_ended))
+    assert 0.15 < open_ended[-1] < 0.25
