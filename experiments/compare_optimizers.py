@@ -23,11 +23,12 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.common import command_line, environment, keep_freed_memory, numbers, refusing
 from experiments.comparison import pictures, report, summary
-from experiments.comparison.cells import Plan, ordered
+from experiments.comparison.cells import Cell, Plan, Results, ordered
 from experiments.comparison.pool import Work, work_here, work_in_pool
 from experiments.comparison.running import Settings
 from experiments.comparison.store import Store, read_baselines
@@ -217,10 +218,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Added to all seeds.")] = 2024,
 ) -> None:
     """Compare optimizers on a suite of tasks."""
-    began = time.time()
     console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(1)
-    keep_freed_memory()
     settings = Settings(weights=weights, probes=probes, seed=seed)
     if quick:
         lengths, long, seeds = str(_QUICK_STEPS), "", 1
@@ -228,29 +226,46 @@ def main(
     request = Request(
         suite, tasks, optimizers, tuple(rates or ()), lengths, long, long_tasks, seeds
     )
+    count = usable_cores() if workers is None else workers
+    compare(console, request, settings, out, baselines, resume, count, minutes)
+
+
+def compare(
+    console: Console,
+    request: Request,
+    settings: Settings,
+    out: Path,
+    baselines: Path | None,
+    resume: bool,
+    workers: int,
+    minutes: float | None,
+) -> None:
+    """Run what is asked for and write what came of it; leaves with 1 after a failure."""
+    began = time.time()
+    torch.set_num_threads(1)
+    keep_freed_memory()
     with refusing(console):
-        if probes < 1 or (workers is not None and workers < 0):
+        if settings.probes < 1 or workers < 0:
             raise ValueError("--probes is at least 1, --workers at least 0.")
         plan, by_name = plan_of(request)
-        protocol = protocol_of(suite, settings)
+        protocol = protocol_of(request.suite, settings)
         earlier = read_baselines(baselines, protocol) if baselines is not None else {}
         store = Store(out, protocol, resume)
         for cell in plan_cells(plan, earlier):
             if cell not in store.results:
                 store.add(dict(earlier[cell]))
     specs = {name: task.spec() for name, task in by_name.items()}
-    count = usable_cores() if workers is None else workers
     with LiveView(console) as view:
         deadline = None if minutes is None else began + 60 * minutes
         work = Work(plan, specs, settings, store, view, deadline)
-        stopped = _run(work, count)
+        stopped = _run(work, workers)
     facts = {
         "command": command_line(),
-        "suite": suite,
+        "suite": request.suite,
         "request": asdict(request),
         "settings": asdict(settings),
         "optimizers": [asdict(c) for c in plan.contestants],
-        "workers": max(1, count),
+        "workers": max(1, workers),
         "seconds": round(time.time() - began, 1),
         "environment": environment(),
     }
@@ -260,7 +275,7 @@ def main(
         raise typer.Exit(1)
 
 
-def plan_cells(plan: Plan, results: Any) -> list[Any]:
+def plan_cells(plan: Plan, results: Results) -> list[Cell]:
     """The cells of the plan that ``results`` holds."""
     return [cell for on in plan.workloads for cell in plan.cells(on, results) if cell in results]
 
@@ -287,7 +302,10 @@ def _tell(console: Console, work: Work, text: str, out: Path, stopped: str) -> N
     """The main tables, and where the rest is."""
     done = [part for part in text.split("\n## ") if part.startswith(("Training", "Performance"))]
     for part in done:
-        console.print("\n" + part.strip(), markup=False)
+        if console.is_terminal:
+            console.print(Markdown(f"## {part}"))
+        else:
+            console.print("\n" + part.strip(), markup=False)
     if stopped:
         console.print(stopped, style="red", markup=False)
     open_ = [on for on in work.plan.workloads if not work.plan.is_complete(on, work.store.results)]
