@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.locate import kind_of, locate
 
 if TYPE_CHECKING:
     import torch
@@ -193,43 +193,21 @@ def _prepare(
 
 
 def _load(where: str) -> nn.Module:
-    """The model behind ``package.module:factory``; looks in the current folder first."""
+    """The model behind ``package.module:factory`` or ``file.py:factory``."""
     from torch import nn
 
-    home, colon, name = where.partition(":")
-    if not colon or not home or not name:
-        fail(f"not MODULE:FACTORY: {where!r}; an example is torchvision.models:resnet18")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        found: Any = importlib.import_module(home)
-    except ModuleNotFoundError as error:
-        if error.name and (home == error.name or home.startswith(f"{error.name}.")):
-            fail(f"no module {home!r} here or among the installed packages")
-        fail(f"importing {home} failed: {error}")
-    except Exception as error:
-        fail(f"importing {home} failed: {type(error).__name__}: {error}")
-    for part in name.split("."):
-        if not hasattr(found, part):
-            fail(f"{home} has no {name!r}")
-        found = getattr(found, part)
+    found = locate(where, "torchvision.models:resnet18")
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        fail(f"{where} is {_a(found)}, neither a torch.nn.Module nor something that makes one")
+        fail(f"{where} is {kind_of(found)}, neither a torch.nn.Module nor something that makes one")
     try:
         network = found()
     except Exception as error:
         fail(f"{where} could not be called without arguments: {type(error).__name__}: {error}")
     if not isinstance(network, nn.Module):
-        fail(f"{where} gave {_a(network)}, not a torch.nn.Module")
+        fail(f"{where} gave {kind_of(network)}, not a torch.nn.Module")
     return network
-
-
-def _a(value: object) -> str:
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 # ---------------------------------------------------------------------- what is done with it
