@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def mlp(width: int) -> nn.Module:
     """Three hidden layers, as in the paper's MLP."""
     sizes = [784, width, width, width]
     layers: list[nn.Module] = [nn.Flatten()]
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
@@ -268,25 +269,25 @@ def main(
                 f"received {preset!r} and {kinds!r}."
             )
         chosen = PRESETS[preset]
-        data = load(chosen)
+        data, machine = load(chosen), environment()
         results: dict[str, list[dict[str, Any]]] = {}
         for kind in kinds.split(","):
             for number in range(chosen.pairs):
                 results.setdefault(kind, []).append(pair(kind, chosen, data, seed + number))
                 console.print(f"{kind} {number}: {results[kind][-1]['barriers']}")
-                write(results, chosen, out)
+                write(results, chosen, machine, out)
     plot(results, out / "paths.png")
     console.print(table(results))
 
 
-def write(results: dict[str, Any], preset: Preset, out: Path) -> None:
+def write(results: dict[str, Any], preset: Preset, machine: dict[str, Any], out: Path) -> None:
     """The record so far."""
     record = {
         "command": command_line(),
         "data": "fashion_mnist",
-        "preset": {k: v for k, v in vars(preset).items()},
+        "preset": dict(vars(preset)),
         "networks": _rounded(results),
-        "environment": environment(),
+        "environment": machine,
     }
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))

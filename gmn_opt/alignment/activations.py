@@ -98,10 +98,9 @@ def _record(
     network = copy.deepcopy(model).eval()
     network.load_state_dict(state)
     rows: dict[str, list[Tensor]] = {}
-    handles = []
+    share = max(1, samples // len(inputs))
     for name, (axis, _) in sites.items():
         generator = torch.Generator().manual_seed(seed)
-        share = max(1, samples // len(inputs))
 
         def keep(
             _: nn.Module,
@@ -117,7 +116,7 @@ def _record(
             rows.setdefault(name, []).append(flat.to(torch.float64))
 
         module = network.get_submodule(name.rpartition(".")[0])
-        handles.append(module.register_forward_hook(keep))
+        module.register_forward_hook(keep)
     run(network, inputs)
     return {name: _standardized(torch.cat(found)) for name, found in rows.items()}
 
