@@ -4,8 +4,8 @@
 from another seed and another order of the data. Along the straight line between both, train and
 test loss as they are, after :func:`gmn_opt.align` by weights and by activations, and with
 statistics renewed (``renormalize`` where there are running statistics, ``repair`` where not).
-The *barrier* is the largest rise above the line between the losses of both ends. Writes
-``result.json`` and ``paths.png`` to --out.
+The *barrier* is the largest rise above the line between the losses of both ends. Writes a record
+per kind of network (``mlp.json``) to --out, and ``paths.png`` of all that are there.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ PRESETS = {
         1, {"mlp": 1, "cnn": 1, "resnet": 1}, 256, 128, {"mlp": 16, "cnn": 4, "resnet": 4}, points=3
     ),
     "cpu": Preset(
-        5, {"mlp": 10, "cnn": 10, "resnet": 5}, 10_000, 1_000,
-        {"mlp": 512, "cnn": 32, "resnet": 32},
+        5, {"mlp": 10, "cnn": 5, "resnet": 3}, 10_000, 1_000,
+        {"mlp": 512, "cnn": 32, "resnet": 24},
     ),
 }  # fmt: skip
 
@@ -270,27 +270,40 @@ def main(
             )
         chosen = PRESETS[preset]
         data, machine = load(chosen), environment()
-        results: dict[str, list[dict[str, Any]]] = {}
         for kind in kinds.split(","):
+            pairs: list[dict[str, Any]] = []
             for number in range(chosen.pairs):
-                results.setdefault(kind, []).append(pair(kind, chosen, data, seed + number))
-                console.print(f"{kind} {number}: {results[kind][-1]['barriers']}")
-                write(results, chosen, machine, out)
+                pairs.append(pair(kind, chosen, data, seed + number))
+                console.print(f"{kind} {number}: {pairs[-1]['barriers']}")
+                write(kind, pairs, chosen, machine, out)
+    results = recorded(out)
     plot(results, out / "paths.png")
     console.print(table(results))
 
 
-def write(results: dict[str, Any], preset: Preset, machine: dict[str, Any], out: Path) -> None:
+def write(
+    kind: str, pairs: list[dict[str, Any]], preset: Preset, machine: dict[str, Any], out: Path
+) -> None:
     """The record so far."""
     record = {
         "command": command_line(),
         "data": "fashion_mnist",
         "preset": dict(vars(preset)),
-        "networks": _rounded(results),
+        "pairs": _rounded(pairs),
         "environment": machine,
     }
     text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(out / f"{kind}.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def recorded(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """The pairs of every kind that has a record."""
+    files = {kind: out / f"{kind}.json" for kind in KINDS}
+    return {
+        kind: json.loads(path.read_text("utf-8"))["pairs"]
+        for kind, path in files.items()
+        if path.exists()
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gmn_opt.alignment.activations import activation_pieces
 from gmn_opt.alignment.assignment import check_scipy
 from gmn_opt.alignment.checks import State, check_states
-from gmn_opt.alignment.matching import Problem, anchored, ascend, begin
+from gmn_opt.alignment.matching import Problem, anchored, ascend, begin, shuffle
 from gmn_opt.alignment.pieces import Moves, Piece, weight_pieces
 from gmn_opt.graph import ParameterGraph, Symmetry
 
@@ -48,7 +48,8 @@ def align(
         model: A module of this architecture, to compute the activations with; left as it is.
         restarts: Starting points; the best result is taken. The first compares axes of unknown
             order sorted, the second begins with the order that ``other`` has, further ones draw
-            the order in which spaces are assigned. A permuted copy is found at the first.
+            the order in which spaces are assigned, or the order of the neurons, in turn. A
+            permuted copy is found at the first.
         seed: Of the restarts, and of the positions that are kept of large activations.
 
     Returns:
@@ -98,6 +99,8 @@ def best_of(
         problem = Problem(list(pieces), parents, sizes)
         if attempt == 0:
             begin(problem, anchored(problem))
+        elif attempt > 1 and attempt % 2:
+            shuffle(problem, generator)
         elif attempt > 1:
             roots = problem.roots
             begin(problem, [roots[i] for i in torch.randperm(len(roots), generator=generator)])

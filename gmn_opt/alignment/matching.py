@@ -12,13 +12,15 @@ that paper:
   not known yet is compared sorted: the value is what the best order of it could reach. For a
   permuted copy of a network with distinct weights that is exact, so the copy is found at once.
 - *A space twice in one piece* (a recurrent layer, a shared one) makes the problem quadratic. Its
-  linear part proposes a permutation, which is taken only if the objective rises.
+  linear part proposes a permutation, which is taken, whole or cycle by cycle, only if the
+  objective rises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from gmn_opt.alignment.pieces import Moves, Parents, Piece, moved
 
 EPS = 1e-12
 MAX_SWEEPS = 100
+MAX_CYCLES = 64
 
 
 @dataclass
@@ -213,16 +216,35 @@ def ascend(problem: Problem, generator: torch.Generator | None = None) -> None:
     for _ in range(MAX_SWEEPS):
         order = torch.randperm(len(roots), generator=generator) if generator else range(len(roots))
         for position in order:
-            moves = proposal(problem, roots[int(position)])
-            after = sum(p.product() for p in problem.moved(moves))
-            if after > value + tolerance:
-                problem.apply(moves)
-                value, stale = after, 0
-                problem.trail.append(value)
-            else:
-                stale += 1
+            root = roots[int(position)]
+            moves = proposal(problem, root)
+            rose = False
+            for part in (moves, *_cycles(problem, root, moves)):
+                after = sum(p.product() for p in problem.moved(part))
+                if after > value + tolerance:
+                    problem.apply(part)
+                    value, rose = after, True
+                    problem.trail.append(value)
+                    break
+            stale = 0 if rose else stale + 1
             if stale >= len(roots):
                 return
+
+
+def _cycles(problem: Problem, root: int, moves: Moves) -> Iterator[Moves]:
+    """The cycles of a proposal for a space that stands twice in some piece, one by one."""
+    if problem.inner[root] or not any(p.legs.count(root) > 1 for p in problem.pieces):
+        return
+    left = {i: j for i, j in enumerate(moves[root].tolist()) if i != j}
+    for _ in range(MAX_CYCLES):
+        if not left:
+            return
+        alone = torch.arange(problem.sizes[root])
+        i = next(iter(left))
+        while i in left:
+            alone[i] = left.pop(i)
+            i = int(alone[i])
+        yield {root: alone}
 
 
 def anchored(problem: Problem) -> list[int]:
@@ -243,6 +265,17 @@ def _known(problem: Problem, root: int, loose: set[int]) -> float:
     return sum(p.reference.numel() for p in pieces) / problem.sizes[root]
 
 
+def shuffle(problem: Problem, generator: torch.Generator) -> None:
+    """Bring the second network into a random order."""
+    moves: Moves = {}
+    for f, above in problem.parents.items():
+        lead = [problem.sizes[p] for p in above]
+        size = problem.sizes[f]
+        rows = [torch.randperm(size, generator=generator) for _ in range(prod(lead))]
+        moves[f] = torch.stack(rows).reshape(*lead, size)
+    problem.apply(moves)
+
+
 def solve(problem: Problem) -> Problem:
     """One start and the ascent from it, in place."""
     begin(problem, anchored(problem))
@@ -250,4 +283,4 @@ def solve(problem: Problem) -> Problem:
     return problem
 
 
-__all__ = ["Problem", "anchored", "ascend", "begin", "proposal", "solve"]
+__all__ = ["Problem", "anchored", "ascend", "begin", "proposal", "shuffle", "solve"]

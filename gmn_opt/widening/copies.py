@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -190,7 +191,7 @@ def groups_along(graph: ParameterGraph, block: Block, space: int) -> bool:
 def _run(index: Sequence[int]) -> Index:
     """A range where the numbers are one."""
     step = index[1] - index[0] if len(index) > 1 else 1
-    if step > 0 and all(b - a == step for a, b in zip(index, index[1:], strict=False)):
+    if step > 0 and all(b - a == step for a, b in pairwise(index)):
         return range(index[0], index[-1] + 1, step) if index else range(0)
     return tuple(index)
 

@@ -178,9 +178,7 @@ class Growth:
         sizes = [self.graph.factors[f].size for dim in block.dims for f in dim]
         return tensor[place].reshape(*tensor.shape[:lead], *sizes), place  # type: ignore[index]
 
-    def _put(
-        self, tensor: Tensor, block: Block, part: Tensor, place: tuple[object, ...]
-    ) -> Tensor:
+    def _put(self, tensor: Tensor, block: Block, part: Tensor, place: tuple[object, ...]) -> Tensor:
         lead = tensor.dim() - len(block.index)
         out = tensor.clone()
         out[place] = part.reshape(*tensor.shape[:lead], *block.shape)  # type: ignore[index]

@@ -54,6 +54,8 @@ def _set_plain(module: nn.Module) -> None:
         m.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
         m.num_parameters = module.weight.numel()
+    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # of transformers
+        m.nx, m.nf = m.weight.shape
     elif isinstance(module, nn.RNNBase):
         m.input_size = module.weight_ih_l0.shape[1]
         m.hidden_size = module.weight_hh_l0.shape[1]

@@ -16,6 +16,7 @@ from gmn_opt.graph import Factor, ParameterGraph
 from gmn_opt.graph.verify import Checker
 from gmn_opt.widening.copies import WidenError
 from gmn_opt.widening.growth import Gain, Growth, grown_weights
+from gmn_opt.widening.optimizers import widened_state
 from gmn_opt.widening.sizes import norm_over, own_sizes, set_sizes
 
 TOLERANCE = 1e-9
@@ -53,6 +54,13 @@ class Plan:
         for name, attribute, value in self.edits:
             setattr(wide.get_submodule(name), attribute, value)
         return wide
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
+        """The state of an optimizer of ``model``, for one of the widened model.
+
+        See :func:`gmn_opt.widening.optimizers.widened_state`.
+        """
+        return widened_state(self.growths, optimizer, model)
 
 
 def widen(
@@ -202,9 +210,10 @@ def _checked(
         failures.append(f"the outputs changed by {change:.1e}")
     names = ", ".join(f"{g.space} ({growths[0].before.factors[g.space].name})" for g in growths)
     raise WidenError(
-        f"Space {names} cannot be widened by itself: {failures[0]}. The model may use its size as "
-        "a number of its own, read it in a sum, a softmax or a tied weight, or need other spaces "
-        "widened along with it: pass several spaces."
+        f"Widening {'space' if len(growths) == 1 else 'spaces'} {names} does not keep the function:"
+        f" {failures[0]}. The model may have the size written in its code, or read the space in a "
+        "sum, a softmax or a tied weight. Where other spaces must be widened along with it (a "
+        "residual stream and its heads, all parts of a packed projection), pass them together."
     )
 
 
@@ -233,11 +242,11 @@ def _edits(model: nn.Module, growths: Sequence[Growth]) -> Iterator[Edits]:
         for a, b in zip(shape, after.shapes[name], strict=True)
         if a != b
     }
+    along = [g.factors for g in before.groups if any(s.space in g.factors for s in growths)]
     products = {
-        prod(before.factors[f].size for f in g.factors): prod(after.factors[f].size for f in g.factors)
-        for g in before.groups
-        if any(s.space in g.factors for s in growths)
-    }  # fmt: skip
+        prod(before.factors[f].size for f in fs): prod(after.factors[f].size for f in fs)
+        for fs in along
+    }
     seen: set[Edits] = set()
     for renamed in ({}, spaces, {**products, **spaces}, {**axes, **products, **spaces}):
         edits = tuple(own_sizes(model, renamed))
