@@ -101,8 +101,8 @@ PRESETS = {
         1, {"mlp": 1, "cnn": 1, "resnet": 1}, 256, 128, {"mlp": 16, "cnn": 4, "resnet": 4}, points=3
     ),
     "cpu": Preset(
-        5, {"mlp": 10, "cnn": 5, "resnet": 3}, 10_000, 1_000,
-        {"mlp": 512, "cnn": 32, "resnet": 24},
+        5, {"mlp": 10, "cnn": 10, "resnet": 5}, 10_000, 1_000,
+        {"mlp": 512, "cnn": 32, "resnet": 32},
     ),
 }  # fmt: skip
 

@@ -133,6 +133,8 @@ def run(
         mean = average([states[0], other])
         if batches is not None:
             mean = renormalize(network, mean, batches)
+        elif any(name.endswith("running_mean") for name in mean):
+            console.print("running statistics are averaged; --data would renew them")
         write_state(merged, mean)
         console.print(f"mean of both: {merged}")
     if plot is not None and examples is not None:

@@ -165,10 +165,11 @@ class Growth:
         part, place = self._part(tensor, block)
         spread = noise * float(part.detach().square().mean().sqrt())
         extra = torch.randn(part.shape, generator=generator, dtype=torch.float64)
-        old = int(self.copies.max()) + 1
-        total = extra.new_zeros(*extra.shape[: legs[0]], old, *extra.shape[legs[0] + 1 :])
-        mean = total.index_reduce(legs[0], self.copies, extra, "mean", include_self=False)
-        extra = (extra - mean.index_select(legs[0], self.copies)) * spread
+        axis, counts = legs[0], self.copies.bincount()
+        total = extra.new_zeros(*extra.shape[:axis], len(counts), *extra.shape[axis + 1 :])
+        total = total.index_add(axis, self.copies, extra).movedim(axis, -1) / counts
+        mean = total.movedim(-1, axis).index_select(axis, self.copies)
+        extra = (extra - mean) * spread
         return self._put(tensor, block, part + extra.to(part), place)
 
     def _part(self, tensor: Tensor, block: Block) -> tuple[Tensor, tuple[object, ...]]:

@@ -38,7 +38,11 @@ class Plan:
 
     @property
     def graph(self) -> ParameterGraph:
-        """The graph of the widened model."""
+        """The graph of the widened model, as the plan sees it.
+
+        Code that splits an axis by a number written into it (``h=2``) may split the wider axis
+        otherwise; the outputs are the same, but :func:`gmn_opt.trace` then finds other spaces.
+        """
         return self.growths[-1].graph
 
     def apply(
@@ -168,8 +172,9 @@ def _ids(graph: ParameterGraph, space: Space | Sequence[Space]) -> list[int]:
 
 def _growths(graph: ParameterGraph, ids: Sequence[int], factor: float) -> Iterator[Growth]:
     for space in ids:
-        size = round(graph.factors[space].size * float(factor))
-        if not 1 < float(factor) < 1e6 or size <= graph.factors[space].size:
+        usable = 1 < float(factor) < 1e6
+        size = round(graph.factors[space].size * float(factor)) if usable else 0
+        if size <= graph.factors[space].size:
             raise WidenError(
                 f"factor {factor} does not make {graph.factors[space].size} neurons more. "
                 "It is the new size over the old one, such as 2."

@@ -191,7 +191,7 @@ def wrong(state: State, name: str, value: Tensor | None) -> State:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: wrong(s, "0.weight", torch.zeros(7, 4)), r"other: '0.weight' has shape \[7, 4\]"),
+        (lambda s: wrong(s, "0.weight", torch.zeros(7, 4)), r"'0.weight' has shape \[7, 4\]"),
         (lambda s: wrong(s, "2.bias", None), r"other has no '2.bias' \(1 of 6"),
         (lambda s: wrong(s, "2.bias", torch.full((5,), torch.nan)), "'2.bias' holds NaN"),
         (lambda s: m.MLPBatchNorm().state_dict(), "other has no '2.weight'.*instead"),
