@@ -182,7 +182,7 @@ def pair(kind: str, preset: Preset, data: Data, seed: int) -> dict[str, Any]:
     aligned: dict[str, State] = {}
     for method in ("weights", "activations"):
         started = time.perf_counter()
-        symmetry = align(graph, a, b, method, batches, model=model)  # type: ignore[arg-type]
+        symmetry = align(graph, a, b, method, batches, model=model)
         seconds[f"aligning by {method}"] = time.perf_counter() - started
         aligned[method] = graph.permute(b, symmetry)
     renew = renewal(model, graph, a, aligned["weights"], batches)

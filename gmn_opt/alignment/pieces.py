@@ -68,12 +68,12 @@ class Piece:
             return self
         rest = [k for k in range(len(self.legs)) if k not in loose]
         shape = [self.reference.shape[k] for k in rest] + [-1]
-        sides = (
+        reference, other = (
             x.permute([*rest, *loose]).reshape(shape).sort(-1).values
             for x in (self.reference, self.other)
         )
         legs = (*(self.legs[k] for k in rest), PLAIN)
-        return Piece(*sides, legs, (*(self.dims[k] for k in rest), PLAIN))
+        return Piece(reference, other, legs, (*(self.dims[k] for k in rest), PLAIN))
 
     def along(self, leg: int) -> tuple[Tensor, Tensor]:
         """Both sides as matrices ``[size of the leg, rest]``."""

@@ -57,8 +57,7 @@ def _set_plain(module: nn.Module) -> None:
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # of transformers
         m.nx, m.nf = m.weight.shape
     elif isinstance(module, nn.RNNBase):
-        m.input_size = module.weight_ih_l0.shape[1]
-        m.hidden_size = module.weight_hh_l0.shape[1]
+        m.input_size, m.hidden_size = m.weight_ih_l0.shape[1], m.weight_hh_l0.shape[1]
     elif isinstance(module, nn.RNNCellBase):
         m.input_size, m.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
 
@@ -76,9 +75,8 @@ def _set_attention(module: nn.MultiheadAttention, growth: Growth) -> None:
     module.embed_dim = module.out_proj.weight.shape[0]
     if growth.before.factors[growth.space].size == module.num_heads and _heads(module, growth):
         module.num_heads = growth.size
-    source = module.in_proj_weight if module.in_proj_weight is not None else None
-    if source is not None:
-        module.kdim = module.vdim = source.shape[1]
+    if module._qkv_same_embed_dim:
+        module.kdim = module.vdim = module.in_proj_weight.shape[1]
     else:
         module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
     module.head_dim = module.out_proj.weight.shape[1] // module.num_heads

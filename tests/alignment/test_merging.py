@@ -122,17 +122,17 @@ def test_repaired_neurons_have_the_spread_of_the_ends(name: str) -> None:
 
 def test_losses_along_a_path(tmp_path: Path) -> None:
     model = nn.Linear(1, 1, bias=False)
-    ends = [{"weight": torch.tensor([[w]])} for w in (-1.0, 1.0)]
+    a, b = ({"weight": torch.tensor([[w]])} for w in (-1.0, 1.0))
 
     def loss(network: nn.Module) -> float:
         return 1 - float(network(torch.ones(1, 1))) ** 2
 
-    losses = losses_along_path(model, *ends, loss, points=5)
+    losses = losses_along_path(model, a, b, loss, points=5)
     assert losses == pytest.approx([0, 0.75, 1, 0.75, 0])
     assert barrier(losses) == pytest.approx(1)
     assert barrier([1.0, 1.2, 2.0]) == 0
     moved = losses_along_path(
-        model, *ends, loss, points=5, renew=lambda s, t: {"weight": s["weight"] * 0 + t}
+        model, a, b, loss, points=5, renew=lambda s, t: {"weight": s["weight"] * 0 + t}
     )
     assert moved == pytest.approx([0, 1 - 0.25**2, 0.75, 1 - 0.75**2, 0])
     plot_paths({"as they are": losses}, tmp_path / "path.svg")
@@ -140,6 +140,6 @@ def test_losses_along_a_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must end in"):
         plot_paths({}, tmp_path / "path.txt")
     with pytest.raises(ValueError, match="at least its two ends"):
-        losses_along_path(model, *ends, loss, points=1)
+        losses_along_path(model, a, b, loss, points=1)
     with pytest.raises(ValueError, match="at least its two ends"):
         barrier([1.0])
