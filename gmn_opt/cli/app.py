@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import gmn_opt
+from gmn_opt.cli.align import align
 from gmn_opt.cli.bench.command import bench
 from gmn_opt.cli.demo.command import demo
 from gmn_opt.cli.environment import env
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(bench)
 app.command()(graph)
+app.command()(align)
 app.command()(env)
 app.add_typer(inr_app, name="inr", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
