@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 import gmn_opt
+from gmn_opt.cli.align import align
+from gmn_opt.cli.bench.command import bench
 from gmn_opt.cli.demo.command import demo
 from gmn_opt.cli.environment import env
 from gmn_opt.cli.graph import graph
@@ -21,7 +23,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
+app.command()(bench)
 app.command()(graph)
+app.command()(align)
 app.command()(env)
 app.add_typer(inr_app, name="inr", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
