@@ -45,6 +45,7 @@ from gmn_opt.meta.estimators.evolution import draw_perturbations, own_parameters
 from gmn_opt.meta.rules import Rule, flat_vector, named_like
 from gmn_opt.meta.unroll import relative_scale, step_weights
 from gmn_opt.metanet import blocked
+from gmn_opt.optim import StepInputs
 from gmn_opt.optim.rule import RuleConfig
 from tasks.classification import ImageClassification
 
@@ -114,9 +115,9 @@ def loop_backprop(rule: Rule, window: Window) -> tuple[list[Tensor], InnerState]
             grad, loss = _lonely_step(task, theta.detach(), {n: t[k] for n, t in batch.items()})
             values.append(loss + (grad * (theta - theta.detach())).sum())
             if i < window.steps:
-                delta, moment = rule.flat_update(
-                    task.graph, theta, grad, moment, window.state.step + i, window.horizon, True
-                )
+                step = window.state.step + i
+                inputs = StepInputs(task.graph, theta, grad, moment, step, window.horizon, True)
+                delta, moment = rule.flat_update(inputs)
                 theta = theta + delta
         losses = torch.stack(values)[:, None]
         scale = relative_scale(losses.detach(), window.largest_loss)
@@ -151,10 +152,10 @@ def loop_pes(
             grad, loss = _lonely_step(task, theta, {n: t[k % pairs] for n, t in batch.items()})
             values.append(loss)
             if i < window.steps:
+                step = window.state.step + i
+                inputs = StepInputs(task.graph, theta, grad, moment, step, window.horizon)
                 with torch.no_grad():
-                    delta, moment = perturbed.flat_update(
-                        task.graph, theta, grad, moment, window.state.step + i, window.horizon
-                    )
+                    delta, moment = perturbed.flat_update(inputs)
                 theta = theta + delta
         columns.append(torch.stack(values))
         thetas.append(theta)

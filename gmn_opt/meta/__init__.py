@@ -11,7 +11,6 @@ from gmn_opt.meta.estimators import (
     PersistentES,
     TruncatedBackprop,
     TruncatedES,
-    Window,
 )
 from gmn_opt.meta.reports import MetaStep, WindowReport
 from gmn_opt.meta.rules import StackedRule, build_rule
@@ -19,7 +18,7 @@ from gmn_opt.meta.runs import InnerRun
 from gmn_opt.meta.small_rule import SmallRule, SmallRuleConfig
 from gmn_opt.meta.task import Batch, Split, Task, TaskSource
 from gmn_opt.meta.trainer import MetaTrainer
-from gmn_opt.meta.unroll import InnerState, Unrolled, train_inner, unroll
+from gmn_opt.meta.unroll import InnerState, Unrolled, Window, train_inner, unroll
 from gmn_opt.meta.validation import Validation
 from gmn_opt.meta.windows import Constant, Growing, LogUniform, Uniform, Windows
 from gmn_opt.meta.world import LostRankError, World

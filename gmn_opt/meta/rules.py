@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,7 @@ from torch.func import functional_call, vmap
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.small_rule import SmallRule, SmallRuleConfig
 from gmn_opt.optim.rule import LearnedRule, RuleConfig
-
-if TYPE_CHECKING:
-    from gmn_opt.graph import ParameterGraph
+from gmn_opt.optim.step import StepInputs
 
 #: Tensors by the name of a rule's parameter.
 MetaParameters = dict[str, Tensor]
@@ -25,17 +24,13 @@ AnyRuleConfig = RuleConfig | SmallRuleConfig
 class UpdateFunction(Protocol):
     """All that an unroll asks of a rule."""
 
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """What to add to ``theta`` [..., P], and the next moments, ``[..., 3, P]``."""
+    @property
+    def moment_names(self) -> tuple[str, ...]:
+        """What the rule accumulates, one number each per parameter: M names."""
+        ...
+
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """What to add to ``theta`` [..., P], and the next moments, ``[..., M, P]``."""
         ...
 
 
@@ -72,8 +67,8 @@ class _Update(nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, *args: Any) -> tuple[Tensor, Tensor]:
-        out: tuple[Tensor, Tensor] = self.rule.flat_update(*args)
+    def forward(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = self.rule.flat_update(inputs)
         return out
 
 
@@ -92,31 +87,25 @@ class StackedRule:
         stacked = getattr(rule, "stacked", None)
         self._own: UpdateFunction | None = None if stacked is None else stacked(parameters)
         assert isinstance(rule, nn.Module)
+        self.moment_names = rule.moment_names
         self._module = _Update(rule)
         self._parameters = {f"rule.{name}": p for name, p in parameters.items()}
 
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Like a rule's, with ``theta`` and ``grad`` [count, P] and ``moments`` [count, 3, P]."""
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """Like a rule's, with ``theta`` and ``grad`` [count, P] and ``moments`` [count, M, P]."""
         if self._own is not None:
-            return self._own.flat_update(graph, theta, grad, moments, step, horizon, first_order)
+            return self._own.flat_update(inputs)
 
         def one(
             parameters: MetaParameters, theta: Tensor, grad: Tensor, moments: Tensor
         ) -> tuple[Tensor, Tensor]:
-            args = (graph, theta, grad, moments, step, horizon, first_order)
-            out: tuple[Tensor, Tensor] = functional_call(self._module, parameters, args)
+            own = replace(inputs, theta=theta, grad=grad, moments=moments)
+            out: tuple[Tensor, Tensor] = functional_call(self._module, parameters, (own,))
             return out
 
-        done: tuple[Tensor, Tensor] = vmap(one)(self._parameters, theta, grad, moments)
+        done: tuple[Tensor, Tensor] = vmap(one)(
+            self._parameters, inputs.theta, inputs.grad, inputs.moments
+        )
         return done
 
 

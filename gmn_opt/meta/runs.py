@@ -13,7 +13,7 @@ from gmn_opt.meta.config import MetaConfig
 from gmn_opt.meta.estimators import Memory
 from gmn_opt.meta.rules import Rule
 from gmn_opt.meta.task import Task, TaskSource
-from gmn_opt.meta.unroll import InnerState
+from gmn_opt.meta.unroll import InnerState, Window
 from gmn_opt.metanet import blocked
 
 
@@ -38,10 +38,21 @@ class InnerRun:
     memory: Memory = field(default_factory=dict)
     first_loss: float | None = None
 
-    def next_window(self) -> int:
-        """Steps of the window that comes now."""
+    def next_window(self, last_weight: float) -> Window:
+        """The window that comes now; ``last_weight`` counts at the end of a known horizon."""
         wanted = self.first_window if self.state.step == 0 else self.window
-        return min(wanted, self.horizon - self.state.step)
+        steps = min(wanted, self.horizon - self.state.step)
+        ends = self.state.step + steps >= self.horizon
+        return Window(
+            self.task,
+            self.state,
+            steps,
+            self.generator,
+            self.horizon if self.known else None,
+            last_weight if ends and self.known else 1.0,
+            math.inf if self.first_loss is None else self.first_loss,
+            self.memory,
+        )
 
 
 def run_seed(seed: int, slot: int, number: int) -> int:

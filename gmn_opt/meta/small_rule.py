@@ -13,23 +13,29 @@ baseline without message passing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.kept import kept
-from gmn_opt.metanet import blocked
-from gmn_opt.optim.directions import DECAYS, EPS, update_moments, width_factors
+from gmn_opt.metanet import BlockedGraph, blocked
+from gmn_opt.optim.constants import layout_constants
+from gmn_opt.optim.directions import (
+    DECAYS,
+    EPS,
+    MOMENTS,
+    direction_constants,
+    update_moments,
+    width_factors,
+)
 from gmn_opt.optim.rule import BASE_STEP, MAX_LOG_STEP, TIME_FEATURES, time_features
+from gmn_opt.optim.step import StepInputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gmn_opt.graph import ParameterGraph
-
 #: Gradient, fast and slow momentum over sqrt(v); weight times sqrt(fan-in); bias or not.
-_INPUTS = 5
+_FEATURES = 5
 #: Log step size, and weights of the three directions.
 _OUTPUTS = 4
 _MAX_WEIGHT = 2.0
@@ -53,34 +59,30 @@ class SmallRule(nn.Module):
     :class:`~gmn_opt.optim.LearnedRule`.
     """
 
+    #: What the rule accumulates, one number each per parameter.
+    moment_names: ClassVar[tuple[str, ...]] = MOMENTS
+
     def __init__(self, config: SmallRuleConfig | None = None) -> None:
         super().__init__()
         self.config = config or SmallRuleConfig()
         h = self.config.hidden
-        self.first = nn.Parameter(torch.randn(h, _INPUTS) / _INPUTS**0.5)
+        self.first = nn.Parameter(torch.randn(h, _FEATURES) / _FEATURES**0.5)
         self.time = nn.Parameter(torch.randn(h, TIME_FEATURES) / TIME_FEATURES**0.5)
         self.bias = nn.Parameter(torch.zeros(h))
         self.head = nn.Parameter(torch.zeros(_OUTPUTS, h))
         self.offset = nn.Parameter(torch.zeros(_OUTPUTS))
 
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """What to add to ``theta`` [..., P], and the next moments, ``[..., 3, P]``."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-            root, is_bias, width = _constants(graph, theta)
-            moments = update_moments(moments, grad)
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        """What to add to ``theta`` [..., P], and the next moments, ``[..., M, P]``."""
+        theta, grad, layout = inputs.theta, inputs.grad, blocked(inputs.graph)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not inputs.first_order):
+            root, is_bias, width = _constants(layout, theta)
+            rates = direction_constants(layout, theta).rates
+            moments = update_moments(inputs.moments, grad, rates)
             fast, slow, second = moments.unbind(-2)
-            c_fast, c_slow, c_second = _corrections(step)
+            c_fast, c_slow, c_second = _corrections(inputs.step)
             scale = (second * c_second + EPS**2).rsqrt()  # see directions.EPS
-            inputs = torch.stack(
+            features = torch.stack(
                 [
                     grad * scale,
                     c_fast * fast * scale,
@@ -90,12 +92,12 @@ class SmallRule(nn.Module):
                 ],
                 -2,
             )
-            time = time_features(step, horizon, theta)
-        hidden = torch.relu(self.first @ inputs + (self.time @ time + self.bias).unsqueeze(-1))
+            time = time_features(inputs.step, inputs.horizon, theta)
+        hidden = torch.relu(self.first @ features + (self.time @ time + self.bias).unsqueeze(-1))
         out = self.head @ hidden + self.offset.unsqueeze(-1)
         size = out[..., 0, :].clamp(-MAX_LOG_STEP, MAX_LOG_STEP).exp()
         weights = out[..., 1:, :].clamp(-_MAX_WEIGHT, _MAX_WEIGHT)
-        directions = inputs[..., :3, :]
+        directions = features[..., :3, :]
         mixed = (weights * directions).sum(-2) + directions[..., 1, :]
         return -BASE_STEP * width * size * mixed, moments
 
@@ -112,34 +114,28 @@ class StackedSmallRule:
     of an input that is always 1, and the corrections of the moments are moved into the weights.
     """
 
+    moment_names: ClassVar[tuple[str, ...]] = MOMENTS
+
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         p = {name: t.detach() for name, t in parameters.items()}
         self._first, self._time, self._bias = p["first"], p["time"], p["bias"]
         self._head, self._offset = p["head"], p["offset"].unsqueeze(-1)
-        self._inputs: Tensor | None = None
+        self._features: Tensor | None = None
 
     def _buffer(self, theta: Tensor, is_bias: Tensor) -> Tensor:
-        """``[count, _INPUTS + 1, P]`` whose last two rows are constant."""
-        shape = (theta.shape[0], _INPUTS + 1, theta.shape[1])
-        if self._inputs is None or self._inputs.shape != shape:
-            self._inputs = theta.new_ones(shape)
-            self._inputs[:, _INPUTS - 1] = is_bias
-        return self._inputs
+        """``[count, _FEATURES + 1, P]`` whose last two rows are constant."""
+        shape = (theta.shape[0], _FEATURES + 1, theta.shape[1])
+        if self._features is None or self._features.shape != shape:
+            self._features = theta.new_ones(shape)
+            self._features[:, _FEATURES - 1] = is_bias
+        return self._features
 
     @torch.no_grad()
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
         """As :meth:`SmallRule.flat_update`, ``theta`` and ``grad`` being ``[count, P]``."""
-        root, is_bias, width = _constants(graph, theta)
-        c_fast, c_slow, c_second = _corrections(step)
+        theta, grad, moments = inputs.theta, inputs.grad, inputs.moments
+        root, is_bias, width = _constants(blocked(inputs.graph), theta)
+        c_fast, c_slow, c_second = _corrections(inputs.step)
         after = torch.empty_like(moments)
         for i in range(2):
             torch.lerp(moments[:, i], grad, 1 - DECAYS[i], out=after[:, i])
@@ -147,19 +143,19 @@ class StackedSmallRule:
         second.addcmul_(grad, grad, value=1 - DECAYS[2])
         scale = second.mul(c_second).add_(EPS**2).rsqrt_()
 
-        inputs = self._buffer(theta, is_bias)
-        torch.mul(grad, scale, out=inputs[:, 0])
-        torch.mul(after[:, :2], scale.unsqueeze(1), out=inputs[:, 1:3])
-        torch.mul(theta, root, out=inputs[:, 3])
-        time = time_features(step, horizon, theta)
+        features = self._buffer(theta, is_bias)
+        torch.mul(grad, scale, out=features[:, 0])
+        torch.mul(after[:, :2], scale.unsqueeze(1), out=features[:, 1:3])
+        torch.mul(theta, root, out=features[:, 3])
+        time = time_features(inputs.step, inputs.horizon, theta)
         bias = (self._time @ time + self._bias).unsqueeze(-1)
         columns = theta.new_tensor([1.0, c_fast, c_slow, 1.0, 1.0])
-        hidden = torch.bmm(torch.cat([self._first * columns, bias], -1), inputs).relu_()
+        hidden = torch.bmm(torch.cat([self._first * columns, bias], -1), features).relu_()
         out = torch.baddbmm(self._offset, self._head, hidden)
         out[:, 1:].clamp_(-_MAX_WEIGHT, _MAX_WEIGHT)
-        mixed = out[:, 1] * inputs[:, 0]
-        mixed.addcmul_(out[:, 2].add_(1.0), inputs[:, 1], value=c_fast)
-        mixed.addcmul_(out[:, 3], inputs[:, 2], value=c_slow)
+        mixed = out[:, 1] * features[:, 0]
+        mixed.addcmul_(out[:, 2].add_(1.0), features[:, 1], value=c_fast)
+        mixed.addcmul_(out[:, 3], features[:, 2], value=c_slow)
         size = out[:, 0].clamp_(-MAX_LOG_STEP, MAX_LOG_STEP).exp_()
         return mixed.mul_(size).mul_(width).mul_(-BASE_STEP), after
 
@@ -170,17 +166,19 @@ def _corrections(step: int) -> tuple[float, float, float]:
     return fast, slow, second
 
 
-def _constants(graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per parameter: sqrt(fan-in), whether it is a bias, width factor. Each ``[P]``, cached."""
+_PerParameter = tuple[Tensor, Tensor, Tensor]
 
-    def make() -> tuple[Tensor, Tensor, Tensor]:
-        layout = blocked(graph)
-        sizes = torch.tensor(layout.edge_counts)
-        rows = torch.tensor(
-            [(b.fan_in**0.5, float(b.fan_in == 1), width_factors(b)[0]) for b in layout.blocks],
-            dtype=torch.float64,
-        )
-        root, is_bias, width = rows.repeat_interleave(sizes, 0).to(like).unbind(-1)
-        return root.contiguous(), is_bias.contiguous(), width.contiguous()
 
-    return kept(graph, ("small rule", like.dtype, like.device), make)
+def _make_constants(layout: BlockedGraph, like: Tensor) -> _PerParameter:
+    rows = torch.tensor(
+        [(b.fan_in**0.5, float(b.fan_in == 1), width_factors(b)[0]) for b in layout.blocks],
+        dtype=torch.float64,
+    )
+    spread = rows.repeat_interleave(torch.tensor(layout.edge_counts), 0).to(like)
+    root, is_bias, width = spread.unbind(-1)
+    return root.contiguous(), is_bias.contiguous(), width.contiguous()
+
+
+def _constants(layout: BlockedGraph, like: Tensor) -> _PerParameter:
+    """Per parameter: sqrt(fan-in), whether it is a bias, width factor. Each ``[P]``, made once."""
+    return layout_constants(layout, like, _make_constants)

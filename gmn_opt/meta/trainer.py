@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from gmn_opt.meta.config import MetaConfig
-from gmn_opt.meta.estimators import GradientEstimator, Mixture, Window
+from gmn_opt.meta.estimators import GradientEstimator, Mixture
 from gmn_opt.meta.reports import MetaStep, WindowReport
 from gmn_opt.meta.rules import MetaParameters, build_rule, flat_vector, named_like
 from gmn_opt.meta.runs import InnerRun, restore_run, save_run, start_run
@@ -121,26 +121,14 @@ class MetaTrainer:
     def _window(self, slot: int) -> tuple[WindowReport, MetaParameters | None]:
         """Advance a run by one window: what happened, and the meta-gradient if it is finite."""
         run, config = self.runs[slot], self.config
-        started, steps = run.state.step, run.next_window()
-        ends = started + steps >= run.horizon
-        out = config.estimator.estimate(
-            self.rule,
-            Window(
-                run.task,
-                run.state,
-                steps,
-                run.generator,
-                run.horizon if run.known else None,
-                config.last_weight if ends and run.known else 1.0,
-                math.inf if run.first_loss is None else run.first_loss,
-                run.memory,
-            ),
-        )
+        window = run.next_window(config.last_weight)
+        started, steps = window.state.step, window.steps
+        out = config.estimator.estimate(self.rule, window)
         if run.first_loss is None:
             run.first_loss = float(out.losses[0].mean())
         run.state, run.memory = out.state, out.memory
         last = float(out.losses[-1].mean())
-        event = "finished" if ends else "ok"
+        event = "finished" if started + steps >= run.horizon else "ok"
         if not math.isfinite(last):
             event = "non-finite"
         elif last > config.diverged * run.first_loss:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,21 @@ from gmn_opt.meta.gradients import flat_gradients
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Batch, Split, Task
 from gmn_opt.metanet import blocked
+from gmn_opt.optim.directions import MOMENTS
+from gmn_opt.optim.step import StepInputs
 
 if TYPE_CHECKING:
     from gmn_opt.meta.rules import UpdateFunction
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
 _SMALLEST_LOSS = 0.02
+#: What an estimator remembers of a run from window to window, beyond its networks.
+Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class InnerState:
-    """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, 3, P]``.
+    """``count`` networks in training: parameters ``[count, P]`` and moments ``[count, M, P]``.
 
     Both are flat, in the block order of the task's graph. ``step`` updates were made so far.
     """
@@ -37,10 +41,23 @@ class InnerState:
     step: int = 0
 
     @staticmethod
-    def initial(task: Task, count: int, generator: torch.Generator) -> InnerState:
-        """Fresh networks before the first step."""
+    def initial(
+        task: Task, count: int, generator: torch.Generator, moment_names: Sequence[str] = MOMENTS
+    ) -> InnerState:
+        """Fresh networks before the first step of a rule with these moments."""
         theta = blocked(task.graph).flatten(task.initial_params(count, generator))
-        return InnerState(theta, theta.new_zeros(count, 3, theta.shape[-1]))
+        return InnerState(theta, theta.new_zeros(count, len(moment_names), theta.shape[-1]))
+
+    @staticmethod
+    def join(states: Sequence[InnerState]) -> InnerState:
+        """The networks of all ``states``, which stand at the same step, one after the other."""
+        theta = torch.cat([s.theta for s in states])
+        return InnerState(theta, torch.cat([s.moments for s in states]), states[0].step)
+
+    def split(self, counts: Sequence[int]) -> list[InnerState]:
+        """The inverse of :meth:`join`."""
+        parts = zip(self.theta.split(list(counts)), self.moments.split(list(counts)), strict=True)
+        return [replace(self, theta=theta, moments=moments) for theta, moments in parts]
 
     def detach(self) -> InnerState:
         """Cut the graph of differentiation, so that what lies behind is freed."""
@@ -51,6 +68,34 @@ class InnerState:
         return replace(
             self, theta=self.theta.to(device, dtype), moments=self.moments.to(device, dtype)
         )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of an inner run, and how it is judged.
+
+    Attributes:
+        task: what is trained.
+        state: where the window starts.
+        steps: its length.
+        generator: of the run; all that is random in the window is drawn from it.
+        horizon: what the rule is told about the length of the run, None for nothing.
+        last_weight: weight of the last step relative to the others.
+        largest_loss: a loss above it (that of the untrained network, say) does not lower the
+            weight of its network any further, see :func:`unroll`.
+        memory: what the estimator gave back after the run's window before.
+        split: where batches are drawn from.
+    """
+
+    task: Task
+    state: InnerState
+    steps: int
+    generator: torch.Generator
+    horizon: int | None = None
+    last_weight: float = 1.0
+    largest_loss: float = math.inf
+    memory: Memory = field(default_factory=dict)
+    split: Split = "inner_train"
 
 
 @dataclass(frozen=True)
@@ -92,14 +137,12 @@ class _Batches:
     With ``copies`` > 1 the networks ``i``, ``i + count / copies``, ... see the same data.
     """
 
-    def __init__(
-        self, task: Task, split: Split, state: InnerState, generator: torch.Generator, copies: int
-    ) -> None:
-        count = state.theta.shape[0]
+    def __init__(self, window: Window, copies: int) -> None:
+        count, task = window.state.theta.shape[0], window.task
         if count % copies:
             raise ValueError(f"{count} networks cannot share their data {copies} by {copies}.")
-        self._draw = lambda: task.batch(split, count // copies, generator)
-        self._copies, self._device = copies, state.theta.device
+        self._draw = lambda: task.batch(window.split, count // copies, window.generator)
+        self._copies, self._device = copies, window.state.theta.device
 
     def __call__(self) -> Batch:
         batch = {name: t.to(self._device) for name, t in self._draw().items()}
@@ -110,25 +153,17 @@ class _Batches:
 
 def unroll(
     rule: UpdateFunction,
-    task: Task,
-    state: InnerState,
-    steps: int,
-    generator: torch.Generator,
-    horizon: int | None = None,
+    window: Window,
     second_order: bool = False,
-    split: Split = "inner_train",
-    last_weight: float = 1.0,
-    largest_loss: float = float("inf"),
     chunk: int | None = None,
     copies: int = 1,
 ) -> Unrolled:
-    """Train for ``steps`` steps with ``rule`` and judge every step on a fresh batch.
+    """Train through ``window`` with ``rule`` and judge every step on a fresh batch.
 
     The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
     next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
     weighted by 1 / its mean loss in the window: in effect, the log loss, except that a loss above
-    ``largest_loss`` (that of the untrained network, say) does not lower the weight any further.
-    ``last_weight`` is the weight of the final step relative to the others.
+    the window's ``largest_loss`` does not lower the weight any further.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
@@ -141,12 +176,13 @@ def unroll(
 
     With ``copies`` > 1 networks ``i``, ``i + count / copies``, ... see the same batches.
     """
+    task, state, steps = window.task, window.state, window.steps
     if steps < 1:
         raise ValueError(f"An unroll needs at least one step, received steps={steps}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"A chunk needs at least one step, received chunk={chunk}.")
     gradients = flat_gradients(task, second_order)
-    fresh = _Batches(task, split, state, generator, copies)
+    fresh = _Batches(window, copies)
 
     def evaluate(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         if second_order:
@@ -163,16 +199,17 @@ def unroll(
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         values = []
         for i, batch in enumerate(batches, first):
-            delta, moments = rule.flat_update(
-                task.graph, theta, grad, moments, i, horizon, not second_order
+            inputs = StepInputs(
+                task.graph, theta, grad, moments, i, window.horizon, not second_order
             )
+            delta, moments = rule.flat_update(inputs)
             theta = theta + delta
             grad, value = evaluate(theta, batch)
             values.append(value)
         return theta, moments, grad, torch.stack(values)
 
     theta, moments = state.theta, state.moments
-    with _own_randomness(generator, state):
+    with _own_randomness(window.generator, state):
         first_batch = fresh()
         if chunk is not None:
             # torch.func does not work under the hooks of a checkpoint; recorded operators do
@@ -194,8 +231,8 @@ def unroll(
             losses.append(values)
     stacked = torch.cat(losses)
     detached = stacked.detach()
-    scale = relative_scale(detached, largest_loss)
-    weights = step_weights(steps, last_weight, stacked)
+    scale = relative_scale(detached, window.largest_loss)
+    weights = step_weights(steps, window.last_weight, stacked)
     meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
     return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps))
 
@@ -219,7 +256,7 @@ def train_inner(
             f"A run needs a step and a network, received steps={steps}, count={count}."
         )
     generator = torch.Generator().manual_seed(seed)
-    state = InnerState.initial(task, count, generator).to(device)
+    state = InnerState.initial(task, count, generator, rule.moment_names).to(device)
     gradients = flat_gradients(task)
     losses = []
     with _own_randomness(generator, state):
@@ -227,8 +264,7 @@ def train_inner(
             fresh = task.batch("inner_train", count, generator)
             grad, value = gradients(state.theta, {n: t.to(device) for n, t in fresh.items()})
             losses.append(value)
-            delta, moments = rule.flat_update(
-                task.graph, state.theta, grad, state.moments, step, horizon
-            )
+            inputs = StepInputs(task.graph, state.theta, grad, state.moments, step, horizon)
+            delta, moments = rule.flat_update(inputs)
             state = InnerState(state.theta + delta, moments, step + 1)
     return state, torch.stack(losses)

@@ -2,15 +2,16 @@
 
 from gmn_opt.optim.binding import GraphWarning
 from gmn_opt.optim.optimizer import GMNOptimizer
-from gmn_opt.optim.rule import LearnedRule, RuleConfig, RuleState
+from gmn_opt.optim.rule import LearnedRule, RuleConfig
 from gmn_opt.optim.shipped import load_rule, save_rule
+from gmn_opt.optim.step import StepInputs
 
 __all__ = [
     "GMNOptimizer",
     "GraphWarning",
     "LearnedRule",
     "RuleConfig",
-    "RuleState",
+    "StepInputs",
     "load_rule",
     "save_rule",
 ]

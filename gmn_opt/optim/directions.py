@@ -16,16 +16,18 @@ one and carries over from narrow networks to wide ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from gmn_opt.metanet import BlockedGraph, BlockLayout
+from gmn_opt.optim.constants import layout_constants
 from gmn_opt.optim.orthogonalize import orthogonalize
 
-#: Decay of the fast and of the slow first moment, and of the second moment.
+#: Names of the accumulators, in the order of their rows: two first moments and the second one.
+MOMENTS = ("fast", "slow", "second")
+#: Their decays.
 DECAYS = (0.9, 0.98, 0.99)
 #: sqrt(v + eps^2): finite second derivatives at exactly zero gradients, unlike sqrt(v) + eps.
 EPS = 1e-10
@@ -49,11 +51,44 @@ class Reading:
     scalars: Tensor
 
 
-def update_moments(moments: Tensor, grad: Tensor) -> Tensor:
-    """``moments`` [..., 3, P] (fast, slow, second) after one more gradient [..., P]."""
+@dataclass(frozen=True)
+class DirectionConstants:
+    """What the directions of a layout need of it.
+
+    factors: width factors, ``[blocks, len(DIRECTIONS)]``; adam_factors: those of the Adam-like
+    directions; root_fan_in: ``[blocks]``; pairs: where the pairs of channels stand in a flattened
+    Gram matrix; rates: one minus each decay, ``[len(MOMENTS), 1]``.
+    """
+
+    factors: Tensor
+    adam_factors: list[float]
+    root_fan_in: Tensor
+    pairs: Tensor
+    rates: Tensor
+
+
+def _make_constants(layout: BlockedGraph, like: Tensor) -> DirectionConstants:
+    rows = []
+    for block in layout.blocks:
+        adam, orthogonal = width_factors(block)
+        rows.append([adam] * (len(DIRECTIONS) - 1) + [orthogonal])
+    fan_in = like.new_tensor([float(b.fan_in) for b in layout.blocks])
+    pairs = torch.tensor([i * len(CHANNELS) + j for i, j in _PAIRS], device=like.device)
+    rates = like.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1)
+    return DirectionConstants(
+        like.new_tensor(rows), [row[0] for row in rows], fan_in.sqrt(), pairs, rates
+    )
+
+
+def direction_constants(layout: BlockedGraph, like: Tensor) -> DirectionConstants:
+    """The constants of ``layout`` in the dtype and on the device of ``like``, made once."""
+    return layout_constants(layout, like, _make_constants)
+
+
+def update_moments(moments: Tensor, grad: Tensor, rates: Tensor) -> Tensor:
+    """``moments`` [..., len(MOMENTS), P] after one more gradient [..., P]."""
     seen = torch.stack([grad, grad, grad.square()], -2)
-    rate = moments.new_tensor([1 - d for d in DECAYS]).unsqueeze(-1)
-    return torch.lerp(moments, seen, rate)
+    return torch.lerp(moments, seen, rates)
 
 
 def width_factors(layout: BlockLayout) -> tuple[float, float]:
@@ -70,26 +105,12 @@ def width_factors(layout: BlockLayout) -> tuple[float, float]:
     return adam, adam if min(m, n) == 1 else sqrt(m / n) / sqrt(max(m, n))
 
 
-def direction_factors(layout: BlockedGraph, like: Tensor) -> tuple[Tensor, list[float]]:
-    """Width factors per block and direction, ``[blocks, len(DIRECTIONS)]``, and the Adam-like."""
-    rows = []
-    for block in layout.blocks:
-        adam, orthogonal = width_factors(block)
-        rows.append([adam] * (len(DIRECTIONS) - 1) + [orthogonal])
-    return like.new_tensor(rows), [row[0] for row in rows]
-
-
-@cache
-def _pair_index(device: torch.device) -> Tensor:
-    """Where the pairs of channels stand in a flattened Gram matrix."""
-    return torch.tensor([i * len(CHANNELS) + j for i, j in _PAIRS], device=device)
-
-
 def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, step: int) -> Reading:
-    """Channels and scalars from flat ``theta``, ``grad`` [..., P] and ``moments`` [..., 3, P].
+    """Channels and scalars from flat ``theta``, ``grad`` [..., P] and ``moments`` [..., M, P].
 
     ``moments`` have seen ``step`` gradients (at least 1), ``grad`` being the latest.
     """
+    constants = direction_constants(layout, theta)
     fast, slow, second = moments.unbind(-2)
     c_fast, c_slow, c_second = (1 / (1 - d**step) for d in DECAYS)
     second = second * c_second
@@ -129,9 +150,8 @@ def read(layout: BlockedGraph, theta: Tensor, grad: Tensor, moments: Tensor, ste
     gram = torch.stack(grams, -3)
     rms = (gram.diagonal(dim1=-2, dim2=-1) + EPS**2).sqrt()
     cosine = gram / (rms.unsqueeze(-1) * rms.unsqueeze(-2))
-    pairs = cosine.flatten(-2)[..., _pair_index(gram.device)]
-    fan_in = rms.new_tensor([float(b.fan_in) for b in layout.blocks])
+    pairs = cosine.flatten(-2)[..., constants.pairs]
     n, f, s = rms[..., 1:4].unbind(-1)  # the bias corrections scale no direction, but these
-    known = torch.stack([rms[..., 0] * fan_in.sqrt(), n, f * c_fast, s * c_slow], -1)
+    known = torch.stack([rms[..., 0] * constants.root_fan_in, n, f * c_fast, s * c_slow], -1)
     scalars = torch.cat([pairs, torch.asinh(0.5 * (known + 1e-6).log())], -1)
     return Reading(flat, 1 / rms, scalars)

@@ -20,6 +20,7 @@ from gmn_opt.optim.capture import InputCapture
 from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.rule import LearnedRule
 from gmn_opt.optim.shipped import load_rule
+from gmn_opt.optim.step import StepInputs
 
 _STATE_VERSION = 1
 _EXTRA = "gmn_opt"
@@ -256,20 +257,25 @@ class GMNOptimizer(Optimizer):
         first = next(iter(tensors.values()))
         dtype = max((_compute_dtype(p) for p in tensors.values()), key=lambda d: d.itemsize)
         rule = self._rule_for(dtype, first.device)
+        count = len(rule.moment_names)
         theta, grad, moments = {}, {}, {}
         for name, p in tensors.items():
             theta[name] = p.detach().to(dtype)
             given = grads.get(id(p))
             grad[name] = torch.zeros_like(theta[name]) if given is None else _dense(given, dtype)
             kept = self.state[p]["moments"] if p in self.state else None
-            moments[name] = theta[name].new_zeros(3, *p.shape) if kept is None else kept.to(dtype)
+            if kept is None:
+                kept = theta[name].new_zeros(count, *p.shape)
+            moments[name] = kept.to(dtype)
         delta, after = rule.flat_update(
-            binding.graph,
-            layout.flatten(theta),
-            layout.flatten(grad),
-            layout.flatten(moments),
-            self._step,
-            self.param_groups[0]["total_steps"],
+            StepInputs(
+                binding.graph,
+                layout.flatten(theta),
+                layout.flatten(grad),
+                layout.flatten(moments),
+                self._step,
+                self.param_groups[0]["total_steps"],
+            )
         )
         deltas, kept_moments = layout.unflatten(delta), layout.unflatten(after)
         name_of = {id(p): name for name, p in tensors.items()}

@@ -8,9 +8,8 @@ meta-training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,12 @@ from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
     DIRECTIONS,
-    direction_factors,
+    MOMENTS,
+    direction_constants,
     read,
     update_moments,
 )
-
-if TYPE_CHECKING:
-    from gmn_opt.graph import ParameterGraph
+from gmn_opt.optim.step import StepInputs
 
 #: How many :func:`time_features` gives.
 TIME_FEATURES = 9
@@ -48,23 +46,6 @@ class RuleConfig:
     def to_dict(self) -> dict[str, int]:
         """For JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class RuleState:
-    """Gradients seen so far, and the moments ``[..., 3, *shape]`` per parameter name."""
-
-    step: int
-    moments: dict[str, Tensor]
-
-    @staticmethod
-    def initial(params: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> RuleState:
-        """The state before the first step of ``params`` [..., *shape]."""
-        moments = {}
-        for name, p in params.items():
-            lead = p.dim() - len(shapes[name])
-            moments[name] = p.new_zeros(*p.shape[:lead], 3, *shapes[name])
-        return RuleState(0, moments)
 
 
 def time_features(step: int, horizon: int | None, like: Tensor) -> Tensor:
@@ -93,6 +74,9 @@ class LearnedRule(nn.Module):
     constant step, scaled by the fan-in.
     """
 
+    #: What the rule accumulates, one number each per parameter.
+    moment_names: ClassVar[tuple[str, ...]] = MOMENTS
+
     def __init__(self, config: RuleConfig | None = None) -> None:
         super().__init__()
         self.config = config or RuleConfig()
@@ -107,31 +91,20 @@ class LearnedRule(nn.Module):
             for parameter in head.parameters():
                 nn.init.zeros_(parameter)
 
-    def flat_update(
-        self,
-        graph: ParameterGraph,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
         """What to add to ``theta`` (at ``lr`` 1), ``[..., P]``, and the next moments.
 
-        theta, grad: ``[..., P]`` in the order of ``blocked(graph)``; moments ``[..., 3, P]``;
-        ``step`` gradients were seen before this one. With ``first_order`` nothing is
-        differentiated through these inputs, only through the metanet's parameters: the
-        meta-gradient without second-order terms.
+        Out of place and differentiable; leading dimensions as in :class:`StepInputs`.
         """
+        graph, theta = inputs.graph, inputs.theta
         layout = blocked(graph)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-            moments = update_moments(moments, grad)
-            reading = read(layout, theta, grad, moments, step + 1)
-            time = time_features(step, horizon, theta)
+        constants = direction_constants(layout, theta)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not inputs.first_order):
+            moments = update_moments(inputs.moments, inputs.grad, constants.rates)
+            reading = read(layout, theta, inputs.grad, moments, inputs.step + 1)
+            time = time_features(inputs.step, inputs.horizon, theta)
             time = time.expand(*reading.scalars.shape[:-1], -1)
             block_inputs = torch.cat([reading.scalars, time], -1)
-            factors, adam_scales = direction_factors(layout, theta)
 
         states = self.metanet.states(graph, reading.channels, block_inputs, reading.inverse_rms)
         per_block = self.block_head(states.blocks)
@@ -140,7 +113,7 @@ class LearnedRule(nn.Module):
         size = -BASE_STEP * torch.exp(_bounded(per_block[..., 0], MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
-        weights = (start + raw) * factors * reading.inverse_rms[..., 1:]
+        weights = (start + raw) * constants.factors * reading.inverse_rms[..., 1:]
 
         bent = torch.tanh(mix(self.edge_head.weight, states.edges)).split(layout.edge_counts, -1)
         channels = reading.channels[..., 1:, :].split(layout.edge_counts, -1)
@@ -150,34 +123,7 @@ class LearnedRule(nn.Module):
         for i, (rows, columns) in enumerate(gains):
             mixed = (block_weights[i] @ channels[i]).squeeze(-2)
             mixed = torch.addcmul(mixed, mixed, bent[i][..., 0, :])
-            mixed = torch.add(mixed, bent[i][..., 1, :], alpha=adam_scales[i])
+            mixed = torch.add(mixed, bent[i][..., 1, :], alpha=constants.adam_factors[i])
             gained = mixed.unflatten(-1, layout.sizes[i]) * (rows * sizes[i]).unsqueeze(-1)
             updates.append((gained * columns.unsqueeze(-2)).flatten(-2))
         return torch.cat(updates, -1), moments
-
-    def update(
-        self,
-        graph: ParameterGraph,
-        params: Mapping[str, Tensor],
-        grads: Mapping[str, Tensor],
-        state: RuleState,
-        horizon: int | None = None,
-    ) -> tuple[dict[str, Tensor], RuleState]:
-        """Like :meth:`flat_update` on named tensors ``[..., *shape]``."""
-        layout = blocked(graph)
-        layout.check(params)
-        layout.check(grads)
-        moments = {
-            name: m.movedim(-1 - len(graph.shapes[name]), 0) for name, m in state.moments.items()
-        }
-        delta, flat = self.flat_update(
-            graph,
-            layout.flatten(params),
-            layout.flatten(grads),
-            layout.flatten(moments).movedim(0, -2),
-            state.step,
-            horizon,
-        )
-        named = layout.unflatten(flat.movedim(-2, 0))
-        after = {name: m.movedim(0, -1 - len(graph.shapes[name])) for name, m in named.items()}
-        return layout.unflatten(delta), RuleState(state.step + 1, after)

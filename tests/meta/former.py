@@ -15,6 +15,7 @@ from gmn_opt.meta import InnerState, Task
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.twice import twice_differentiable
 from gmn_opt.metanet import blocked
+from gmn_opt.optim import StepInputs
 
 
 def former_unroll(
@@ -51,9 +52,10 @@ def former_unroll(
         grad, value = evaluate(theta)
         losses.append(value)
         for i in range(steps):
-            delta, moments = rule.flat_update(
+            inputs = StepInputs(
                 task.graph, theta, grad, moments, state.step + i, horizon, not second_order
             )
+            delta, moments = rule.flat_update(inputs)
             theta = theta + delta
             grad, value = evaluate(theta)
             losses.append(value)

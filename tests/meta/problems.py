@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gmn_opt.meta import Batch, InnerState, Split, Task
 from gmn_opt.meta.estimators import GradientEstimator, Window
+from gmn_opt.optim import StepInputs
 
 
 class Weights(nn.Module):
@@ -56,22 +57,15 @@ class Quadratic(Task):
 class Descent(nn.Module):
     """Gradient descent: ``delta = -exp(log_rate) grad + drift``. Two meta-parameters."""
 
+    moment_names = ("unused",)
+
     def __init__(self, log_rate: float = -1.5, drift: float = 0.02) -> None:
         super().__init__()
         self.log_rate = nn.Parameter(torch.tensor(log_rate, dtype=torch.float64))
         self.drift = nn.Parameter(torch.tensor([drift], dtype=torch.float64))
 
-    def flat_update(
-        self,
-        graph: Any,
-        theta: Tensor,
-        grad: Tensor,
-        moments: Tensor,
-        step: int,
-        horizon: int | None = None,
-        first_order: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        return -self.log_rate.exp() * grad + self.drift, moments
+    def flat_update(self, inputs: StepInputs) -> tuple[Tensor, Tensor]:
+        return -self.log_rate.exp() * inputs.grad + self.drift, inputs.moments
 
 
 def start(

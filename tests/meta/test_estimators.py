@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -109,10 +109,10 @@ def test_checkpoints_save_memory() -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             generator = torch.Generator().manual_seed(1)
-            gradients = unroll(rule, task, state, 1, generator, chunk=1)  # records the gradients
-            del gradients
+            unroll(rule, Window(task, state, 1, generator), chunk=1)  # records the gradients
             seen.clear()
-            out = unroll(rule, task, state, 12, torch.Generator().manual_seed(1), chunk=chunk)
+            long = Window(task, state, 12, torch.Generator().manual_seed(1))
+            out = unroll(rule, long, chunk=chunk)
         assert out.meta_loss.requires_grad
         return sum(seen.values())
 
@@ -175,7 +175,7 @@ def test_every_slope_is_a_directional_derivative(kind: type[EvolutionStrategy], 
     """Perturbed GMN rules, run as one batch, against the exact gradient of each pair's loss."""
     task, rule, sigma = shared_batch(SMALL[name]), busy_rule(), 1e-6
     one = double_state(task, 1)
-    state = InnerState(one.theta.repeat(3, 1), one.moments.repeat(3, 1, 1), one.step)
+    state = InnerState.join([one] * 3)
     estimator = kind(sigma=sigma)
     found = estimator.samples(rule, window(task, state, 3))
     exact = FullBackprop(chunk=None).estimate(rule, window(task, one, 3))
@@ -195,14 +195,14 @@ def test_pes_credits_the_perturbations_of_all_windows() -> None:
     task, rule, sigma = shared_batch(MLP), busy_rule(), 1e-6
     estimator = PersistentES(sigma=sigma)
     state, memory = start(estimator, rule, task, 6)
-    state = InnerState(state.theta[:1].repeat(6, 1), state.moments[:1].repeat(6, 1, 1), state.step)
+    begin = state.split([1] * 6)[0]
+    state = InnerState.join([begin] * 6)
     first = estimator.samples(rule, window(task, state, 2, memory, seed=1))
     second = estimator.samples(rule, window(task, first.state, 3, first.memory, seed=2))
 
     early, late = copy.deepcopy(rule), copy.deepcopy(rule)
-    begin = InnerState(state.theta[:1], state.moments[:1])
-    middle = unroll(early, task, begin, 2, torch.Generator(), 30, second_order=True)
-    end = unroll(late, task, middle.state, 3, torch.Generator(), 30, second_order=True)
+    middle = unroll(early, Window(task, begin, 2, torch.Generator(), 30), second_order=True)
+    end = unroll(late, Window(task, middle.state, 3, torch.Generator(), 30), second_order=True)
     grads = torch.autograd.grad(
         end.meta_loss, [*early.parameters(), *late.parameters()], allow_unused=True
     )
@@ -330,10 +330,7 @@ def test_a_mixture_is_the_weighted_sum() -> None:
     assert state.theta.shape[0] == 4
     task = shared_batch(MLP)
     out = mixture.estimate(rule, window(task, state, 3, memory))
-    halves = [
-        InnerState(t, m, 0)
-        for t, m in zip(state.theta.split(2), state.moments.split(2), strict=True)
-    ]
+    halves = state.split([2, 2])
     alone = [p.estimate(rule, window(task, s, 3)) for p, s in zip(parts, halves, strict=True)]
     expected = 0.75 * flat_vector(alone[0].gradient) + 0.25 * flat_vector(alone[1].gradient)
     assert torch.allclose(flat_vector(out.gradient), expected, rtol=1e-12, atol=1e-15)
@@ -353,6 +350,31 @@ def test_a_mixture_remembers_for_its_parts() -> None:
     assert bool(out.memory["1/accumulated"].any())
     later = mixture.estimate(rule, window(MLP, out.state, 2, out.memory))
     assert later.state.step == 4
+
+
+@dataclass(frozen=True)
+class Noting(FullBackprop):
+    """Remembers what it was given, under names that look like those of other parts."""
+
+    def start(self, rule: Any, task: Any, count: int, generator: torch.Generator) -> Any:
+        state, _ = super().start(rule, task, count, generator)
+        return state, {"0/0/mine": torch.tensor(count)}
+
+    def estimate(self, rule: Any, window: Window) -> Any:
+        return replace(super().estimate(rule, window), memory=dict(window.memory))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_mixture_keeps_the_memories_of_its_parts_apart(place: int) -> None:
+    """Also where a part is a mixture itself, whose own names begin with numbers."""
+    rule = busy_rule()
+    parts: list[GradientEstimator] = [FullBackprop(), FullBackprop(), FullBackprop()]
+    parts[place] = Mixture((Noting(), FullBackprop()), (1.0, 1.0))
+    mixture = Mixture(tuple(parts), (1.0, 1.0, 1.0))
+    state, memory = start(mixture, rule, MLP, mixture.network_count(6))
+    out = mixture.estimate(rule, window(MLP, state, 1, memory))
+    assert out.memory.keys() == memory.keys()
+    assert f"{place}/0/0/0/mine" in memory
 
 
 @pytest.mark.parametrize(

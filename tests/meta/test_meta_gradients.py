@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gmn_opt.meta import InnerState, Unrolled, unroll
+from gmn_opt.meta import InnerState, Unrolled, Window, unroll
 from gmn_opt.metanet import blocked
-from gmn_opt.optim import LearnedRule, RuleState
+from gmn_opt.optim import LearnedRule
 from tests.meta.small_tasks import NOISY, SMALL, Float64, ZeroInputs, busy_rule, double_state
+from tests.optim.named import NamedState, named_step
 
 STEPS, COUNT, HORIZON = 3, 2, 9
 tasks = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL.keys())
@@ -27,7 +28,7 @@ def window(
     horizon: int | None = HORIZON,
 ) -> Unrolled:
     generator = torch.Generator().manual_seed(11)
-    return unroll(rule, task, state, steps, generator, horizon, second_order, last_weight=3.0)
+    return unroll(rule, Window(task, state, steps, generator, horizon, 3.0), second_order)
 
 
 def objective(losses: Tensor, scale: Tensor) -> Tensor:
@@ -136,11 +137,8 @@ def first_order_reference(
     columns = []
     for k in range(COUNT):
         params = layout.unflatten(state.theta[k])
-        moments = {
-            n: torch.stack([layout.unflatten(state.moments[k, j])[n] for j in range(3)])
-            for n in params
-        }
-        inner = RuleState(state.step, moments)
+        rows = zip(rule.moment_names, state.moments[k], strict=True)
+        inner = NamedState(state.step, {name: layout.unflatten(row) for name, row in rows})
         reach = {n: torch.zeros_like(p) for n, p in params.items()}  # sum of the updates so far
         pieces, losses = [], []
         for t in range(steps + 1):
@@ -152,8 +150,12 @@ def first_order_reference(
             if t:
                 pieces.append(sum(((grads[n] * reach[n]).sum() for n in grads), torch.zeros(())))
             if t < steps:
-                delta, inner = rule.update(task.graph, params, grads, inner, HORIZON)
-                inner = RuleState(inner.step, {n: m.detach() for n, m in inner.moments.items()})
+                delta, inner = named_step(rule, task.graph, params, grads, inner, HORIZON)
+                moments = {
+                    name: {n: m.detach() for n, m in moment.items()}
+                    for name, moment in inner.moments.items()
+                }
+                inner = NamedState(inner.step, moments)
                 reach = {n: reach[n] + delta[n] for n in reach}
                 params = {n: (params[n] + delta[n]).detach() for n in params}
         column = torch.stack(losses)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from gmn_opt.meta import InnerState, SmallRule, SmallRuleConfig, StackedRule, train_inner, unroll
+from gmn_opt.meta import (
+    InnerState,
+    SmallRule,
+    SmallRuleConfig,
+    StackedRule,
+    Window,
+    train_inner,
+    unroll,
+)
 from gmn_opt.meta.rules import _Update, flat_vector, named_like
-from gmn_opt.optim import LearnedRule
+from gmn_opt.optim import LearnedRule, StepInputs
 from tests.meta.small_tasks import CNN, MLP, Float64, busy_rule, double_state
 
 COUNT = 4
@@ -46,13 +55,12 @@ def test_stacked_versions_equal_one_by_one(make: Any, task: Float64, horizon: in
     parameters = versions(rule)
     stacked = StackedRule(rule, parameters)
     for step in (0, 4):  # the second call reuses what the first one kept
-        args = (grad, state.moments, step, horizon)
-        delta, moments = stacked.flat_update(task.graph, state.theta, *args)
+        both = StepInputs(task.graph, state.theta, grad, state.moments, step, horizon)
+        delta, moments = stacked.flat_update(both)
         for k in range(COUNT):
             rule.load_state_dict({n: p[k] for n, p in parameters.items()})
-            one, after = rule.flat_update(
-                task.graph, state.theta[k], grad[k], state.moments[k], step, horizon
-            )
+            own = replace(both, theta=state.theta[k], grad=grad[k], moments=state.moments[k])
+            one, after = rule.flat_update(own)
             assert torch.allclose(delta[k], one, rtol=1e-9, atol=1e-13)
             assert torch.allclose(moments[k], after, rtol=1e-10, atol=1e-16)
 
@@ -65,8 +73,8 @@ def test_the_fast_stack_of_small_rules_equals_vmap() -> None:
     slow = StackedRule(rule, parameters)
     slow._own = None
     assert isinstance(slow._module, _Update)
-    args = (MLP.graph, state.theta, grad, state.moments, 3, 20)
-    for a, b in zip(fast.flat_update(*args), slow.flat_update(*args), strict=True):
+    given = StepInputs(MLP.graph, state.theta, grad, state.moments, 3, 20)
+    for a, b in zip(fast.flat_update(given), slow.flat_update(given), strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
 
 
@@ -75,7 +83,7 @@ def test_an_untrained_small_rule_is_adam() -> None:
     rule, (state, grad) = SmallRule().double(), inputs(MLP)
     assert sum(p.numel() for p in rule.parameters()) == 156
     zero = torch.zeros_like(state.moments)
-    delta, moments = rule.flat_update(MLP.graph, state.theta, grad, zero, 0)
+    delta, moments = rule.flat_update(StepInputs(MLP.graph, state.theta, grad, zero, 0))
     assert torch.equal(delta.sign(), -grad.sign())
     # after one gradient every entry moves by the same step within a block
     first = delta[0, : 64 * 5].abs()
@@ -85,7 +93,8 @@ def test_an_untrained_small_rule_is_adam() -> None:
 
 def test_a_small_rule_trains_and_has_meta_gradients() -> None:
     task, rule = MLP, small_rule()
-    out = unroll(rule, task, double_state(task, 2), 3, torch.Generator().manual_seed(0), 9, True)
+    window = Window(task, double_state(task, 2), 3, torch.Generator().manual_seed(0), 9)
+    out = unroll(rule, window, second_order=True)
     grads = torch.autograd.grad(out.meta_loss, list(rule.parameters()))
     assert all(bool(g.any()) for g in grads)
 

@@ -14,6 +14,7 @@ from gmn_opt.meta import (
     MetaTrainer,
     TruncatedBackprop,
     Uniform,
+    Window,
     train_inner,
     unroll,
 )
@@ -52,15 +53,15 @@ def alone(task: Float64, count: int, which: int) -> Float64:
 def test_vectorized_equals_one_by_one(task: Float64, second_order: bool) -> None:
     count, steps = 3, 3
     rule, state = busy_rule(), double_state(task, count)
-    out = unroll(
-        rule, task, state, steps, torch.Generator().manual_seed(1), 9, second_order, last_weight=2.0
-    )
+    window = Window(task, state, steps, torch.Generator().manual_seed(1), 9, last_weight=2.0)
+    out = unroll(rule, window, second_order)
     meta = 0.0
     for k in range(count):
         generator = torch.Generator().manual_seed(1)
         single = alone(task, count, k)
         own = InnerState(state.theta[k : k + 1], state.moments[k : k + 1], state.step)
-        one = unroll(rule, single, own, steps, generator, 9, second_order, last_weight=2.0)
+        alike = replace(window, task=single, state=own, generator=generator)
+        one = unroll(rule, alike, second_order)
         assert torch.allclose(one.losses[:, 0], out.losses[:, k], rtol=1e-10, atol=0)
         assert torch.allclose(one.state.theta[0], out.state.theta[k], rtol=1e-10, atol=1e-12)
         assert torch.allclose(one.state.moments[0], out.state.moments[k], rtol=1e-9, atol=1e-14)
@@ -72,10 +73,10 @@ def test_windows_joined_equal_one_long_run() -> None:
     task = like(SameBatch, MLP)
     rule, start = busy_rule(), double_state(task, 2)
     generator = torch.Generator()
-    long = unroll(rule, task, start, 9, generator, 20)
+    long = unroll(rule, Window(task, start, 9, generator, 20))
     state, losses = start, []
     for steps in (2, 4, 3):
-        out = unroll(rule, task, state, steps, generator, 20)
+        out = unroll(rule, Window(task, state, steps, generator, 20))
         state = out.state.detach()
         losses.append(out.losses[:-1])
     losses.append(out.losses[-1:])
@@ -97,7 +98,7 @@ def test_a_run_without_meta_gradients_equals_an_unroll() -> None:
             return {**batch, "x": batch["x"].float()}
 
     task = like(Single, MLP)
-    out = unroll(rule, task, start, 6, generator, 6)
+    out = unroll(rule, Window(task, start, 6, generator, 6))
     state, losses = train_inner(rule, task, 6, 2, 5, 6)
     assert torch.allclose(losses, out.losses[:-1], rtol=1e-5)
     assert torch.allclose(state.theta, out.state.theta.detach(), rtol=1e-4, atol=1e-6)
@@ -106,7 +107,7 @@ def test_a_run_without_meta_gradients_equals_an_unroll() -> None:
 
 
 def test_a_detached_state_keeps_no_graph() -> None:
-    out = unroll(busy_rule(), MLP, double_state(MLP, 2), 2, torch.Generator(), None, True)
+    out = unroll(busy_rule(), Window(MLP, double_state(MLP, 2), 2, torch.Generator()), True)
     assert out.state.theta.requires_grad
     assert out.state.moments.requires_grad
     assert not out.losses.requires_grad
@@ -116,7 +117,7 @@ def test_a_detached_state_keeps_no_graph() -> None:
 
 
 def test_first_order_moments_are_constants() -> None:
-    out = unroll(busy_rule(), MLP, double_state(MLP, 2), 2, torch.Generator(), None)
+    out = unroll(busy_rule(), Window(MLP, double_state(MLP, 2), 2, torch.Generator()))
     assert out.state.theta.requires_grad
     assert not out.state.moments.requires_grad
 
@@ -152,14 +153,14 @@ def test_networks_with_dropout_repeat() -> None:
     task = Dropout("mnist", 8, (6,), batch_size=4)
     rule, state = busy_rule(), double_state(task, 2)
     before = torch.random.get_rng_state()
-    one = unroll(rule, task, state, 2, torch.Generator().manual_seed(1))
+    one = unroll(rule, Window(task, state, 2, torch.Generator().manual_seed(1)))
     torch.random.set_rng_state(before)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(3)
-    two = unroll(rule, task, state, 2, torch.Generator().manual_seed(1))
+    two = unroll(rule, Window(task, state, 2, torch.Generator().manual_seed(1)))
     assert torch.equal(one.losses, two.losses)
     assert torch.equal(one.state.theta, two.state.theta)
-    other = unroll(rule, task, replace(state, step=5), 2, torch.Generator().manual_seed(1))
+    other = unroll(rule, Window(task, replace(state, step=5), 2, torch.Generator().manual_seed(1)))
     assert not torch.equal(one.losses, other.losses)
     # every network drops units of its own
     theta = state.theta[:1].expand(2, -1)
@@ -167,7 +168,7 @@ def test_networks_with_dropout_repeat() -> None:
     drawn = Dropout("mnist", 8, (6,), batch_size=4)
     repeated = {n: t.expand(2, *t.shape[1:]) for n, t in shared.items()}
     object.__setattr__(drawn, "batch", lambda *_: repeated)
-    pair = unroll(rule, drawn, replace(state, theta=theta), 1, torch.Generator())
+    pair = unroll(rule, Window(drawn, replace(state, theta=theta), 1, torch.Generator()))
     assert pair.losses[0, 0] != pair.losses[0, 1]
 
 
@@ -182,7 +183,7 @@ def test_flat_parameters_come_back_as_named_ones() -> None:
 
 def test_zero_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one step, received steps=0"):
-        unroll(busy_rule(), MLP, double_state(MLP, 1), 0, torch.Generator())
+        unroll(busy_rule(), Window(MLP, double_state(MLP, 1), 0, torch.Generator()))
     with pytest.raises(ValueError, match="received steps=0, count=1"):
         train_inner(busy_rule(), MLP, 0, 1, 0)
 
@@ -191,7 +192,7 @@ def test_a_loss_that_is_no_scalar_is_refused() -> None:
     task = Unreduced("mnist", 8, (3,), batch_size=4)
     message = r"mnist8-mlp-3-relu-b4: the loss must be a scalar, received shape \(4,\).*\.mean\(\)"
     with pytest.raises(ValueError, match=message):
-        unroll(busy_rule(), task, double_state(task, 2), 1, torch.Generator())
+        unroll(busy_rule(), Window(task, double_state(task, 2), 1, torch.Generator()))
 
 
 def test_a_loss_that_is_no_tensor_is_refused() -> None:
@@ -201,4 +202,4 @@ def test_a_loss_that_is_no_tensor_is_refused() -> None:
 
     task = Number("mnist", 8, (3,), batch_size=4)
     with pytest.raises(ValueError, match="scalar tensor, received float"):
-        unroll(busy_rule(), task, double_state(task, 2), 1, torch.Generator())
+        unroll(busy_rule(), Window(task, double_state(task, 2), 1, torch.Generator()))

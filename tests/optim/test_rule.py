@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import blocked
-from gmn_opt.optim import LearnedRule, RuleConfig, RuleState
-from gmn_opt.optim.directions import DECAYS, DIRECTIONS, read, update_moments
+from gmn_opt.metanet import BlockedGraph, blocked
+from gmn_opt.optim import LearnedRule, RuleConfig, StepInputs
+from gmn_opt.optim.directions import (
+    DECAYS,
+    DIRECTIONS,
+    direction_constants,
+    read,
+    update_moments,
+)
 from gmn_opt.optim.orthogonalize import orthogonalize
 from tests.cases import Case
+from tests.optim.named import NamedState, named_step
 from tests.traced import PLAIN, largest_difference, permute, random_tensors, traced
 
 cases = pytest.mark.parametrize("case", PLAIN, ids=lambda c: c.name)
@@ -27,26 +34,28 @@ def busy_rule(seed: int = 0) -> LearnedRule:
     return rule.requires_grad_(False)
 
 
-def permute_state(graph: ParameterGraph, state: RuleState) -> RuleState:
+def permute_state(graph: ParameterGraph, state: NamedState) -> NamedState:
     """Moments permuted like the parameters, moment by moment."""
-    parts = []
-    for i in range(3):
-        one = {n: m.select(m.dim() - len(graph.shapes[n]) - 1, i) for n, m in state.moments.items()}
-        parts.append(permute(graph, one))
-    moments = {n: torch.stack([p[n] for p in parts], 0) for n in state.moments}
-    return RuleState(state.step, moments)
+    return NamedState(state.step, {n: permute(graph, m) for n, m in state.moments.items()})
 
 
-def start(graph: ParameterGraph) -> tuple[dict[str, Tensor], RuleState]:
+def start(graph: ParameterGraph) -> tuple[dict[str, Tensor], NamedState]:
     """Parameters and a state that has seen some gradients."""
     params = random_tensors(graph, seed=1)
-    moments = {}
+    moments: dict[str, dict[str, Tensor]] = {"fast": {}, "slow": {}, "second": {}}
     for i, (name, p) in enumerate(params.items()):
         torch.manual_seed(i)
-        m = torch.randn(3, *p.shape, dtype=torch.float64)
-        m[2] = m[:2].square().sum(0) + 0.1
-        moments[name] = m
-    return params, RuleState(5, moments)
+        fast, slow = torch.randn(2, *p.shape, dtype=torch.float64)
+        second = fast.square() + slow.square() + 0.1
+        for key, m in (("fast", fast), ("slow", slow), ("second", second)):
+            moments[key][name] = m
+    return params, NamedState(5, moments)
+
+
+def seen_once(layout: BlockedGraph, grad: Tensor) -> Tensor:
+    """Moments ``[..., 3, P]`` after their first gradient."""
+    zeros = torch.zeros(*grad.shape[:-1], 3, grad.shape[-1], dtype=grad.dtype)
+    return update_moments(zeros, grad, direction_constants(layout, grad).rates)
 
 
 @cases
@@ -57,8 +66,9 @@ def test_a_step_is_equivariant(case: Case, horizon: int | None) -> None:
     rule = busy_rule()
     params, state = start(graph)
     grads = random_tensors(graph, seed=2)
-    delta, after = rule.update(graph, params, grads, state, horizon)
-    moved, moved_after = rule.update(
+    delta, after = named_step(rule, graph, params, grads, state, horizon)
+    moved, moved_after = named_step(
+        rule,
         graph,
         permute(graph, params),
         permute(graph, grads),
@@ -67,7 +77,8 @@ def test_a_step_is_equivariant(case: Case, horizon: int | None) -> None:
     )
     assert largest_difference(permute(graph, delta), moved) < 1e-10
     expected = permute_state(graph, after).moments
-    assert largest_difference(expected, moved_after.moments) < 1e-10
+    for name, moment in expected.items():
+        assert largest_difference(moment, moved_after.moments[name]) < 1e-10
     assert any(float(d.abs().max()) > 1e-6 for d in delta.values())
 
 
@@ -77,12 +88,25 @@ def test_batched_equals_one_by_one(name: str) -> None:
     layout = blocked(graph)
     rule = busy_rule()
     theta, grad = (layout.flatten(random_tensors(graph, 3, seed=s)) for s in (1, 2))
-    moments = update_moments(torch.zeros(3, 3, theta.shape[-1], dtype=torch.float64), grad)
-    delta, after = rule.flat_update(graph, theta, grad, moments, 1, 10)
+    moments = seen_once(layout, grad)
+    delta, after = rule.flat_update(StepInputs(graph, theta, grad, moments, 1, 10))
     for i in range(3):
-        one, one_after = rule.flat_update(graph, theta[i], grad[i], moments[i], 1, 10)
+        one, one_after = rule.flat_update(StepInputs(graph, theta[i], grad[i], moments[i], 1, 10))
         assert torch.allclose(one, delta[i], rtol=1e-11, atol=1e-14)
         assert torch.allclose(one_after, after[i], rtol=1e-12)
+
+
+def test_constants_are_made_once_and_for_every_dtype() -> None:
+    graph = traced("cnn", contracted=True)[1]
+    layout = blocked(graph)
+    with torch.inference_mode():
+        fine = direction_constants(layout, torch.zeros(1, dtype=torch.float64))
+    assert direction_constants(layout, torch.ones(5, dtype=torch.float64)) is fine
+    coarse = direction_constants(layout, torch.zeros(1))
+    assert coarse.factors.dtype == torch.float32
+    assert torch.equal(coarse.factors, fine.factors.float())
+    # what was made in inference mode can be used where gradients are recorded
+    assert (torch.ones(1, requires_grad=True) * fine.factors).requires_grad
 
 
 def test_recording_gradients_changes_nothing() -> None:
@@ -90,9 +114,9 @@ def test_recording_gradients_changes_nothing() -> None:
     params, state = start(graph)
     grads = random_tensors(graph, seed=2)
     rule = busy_rule()
-    plain, _ = rule.update(graph, params, grads, state)
+    plain, _ = named_step(rule, graph, params, grads, state)
     rule.requires_grad_(True)
-    recorded, _ = rule.update(graph, params, grads, state)
+    recorded, _ = named_step(rule, graph, params, grads, state)
     assert largest_difference(plain, recorded) < 1e-13
 
 
@@ -101,11 +125,11 @@ def test_untrained_rule_is_adam_in_direction() -> None:
     graph = traced("mlp", contracted=True)[1]
     rule = LearnedRule().double()
     params = random_tensors(graph, seed=1)
-    state = RuleState.initial(params, graph.shapes)
+    state = NamedState.initial(rule, params)
     moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in params.items()}
     for step in range(1, 4):
         grads = random_tensors(graph, seed=step)
-        delta, state = rule.update(graph, params, grads, state)
+        delta, state = named_step(rule, graph, params, grads, state)
         for name, g in grads.items():
             m, v = moments[name]
             m = DECAYS[0] * m + (1 - DECAYS[0]) * g
@@ -121,9 +145,9 @@ def test_update_does_not_depend_on_the_scale_of_the_loss() -> None:
     rule = busy_rule()
     params = random_tensors(graph, seed=1)
     grads = random_tensors(graph, seed=2)
-    state = RuleState.initial(params, graph.shapes)
-    one, _ = rule.update(graph, params, grads, state)
-    scaled, _ = rule.update(graph, params, {n: 1e4 * g for n, g in grads.items()}, state)
+    state = NamedState.initial(rule, params)
+    one, _ = named_step(rule, graph, params, grads, state)
+    scaled, _ = named_step(rule, graph, params, {n: 1e4 * g for n, g in grads.items()}, state)
     assert largest_difference(one, scaled) < 1e-6
 
 
@@ -133,7 +157,8 @@ def test_zero_gradients_are_harmless() -> None:
     layout = blocked(graph)
     theta = layout.flatten(random_tensors(graph))
     grad = torch.zeros_like(theta).requires_grad_()
-    delta, _ = rule.flat_update(graph, theta, grad, torch.zeros(3, len(theta)).double(), 0)
+    moments = torch.zeros(3, len(theta)).double()
+    delta, _ = rule.flat_update(StepInputs(graph, theta, grad, moments, 0))
     (slope,) = torch.autograd.grad(delta.sum(), grad)
     assert torch.isfinite(delta).all()
     assert torch.isfinite(slope).all()
@@ -143,7 +168,7 @@ def test_directions_have_unit_scale() -> None:
     graph = traced("cnn", contracted=True)[1]
     layout = blocked(graph)
     theta, grad = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
-    moments = update_moments(torch.zeros(3, len(theta), dtype=torch.float64), grad)
+    moments = seen_once(layout, grad)
     reading = read(layout, theta, grad, moments, 1)
     for i, channels in enumerate(reading.channels.split(layout.edge_counts, -1)):
         scaled = channels[1:] * reading.inverse_rms[i, 1:, None]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gmn_opt.meta import unroll
+from gmn_opt.meta import Window, unroll
 from gmn_opt.meta.unroll import InnerState
 from gmn_opt.optim import LearnedRule, RuleConfig
 from tasks.base import DataTask
@@ -198,7 +198,7 @@ def test_sampled_tasks_trace_and_take_a_step() -> None:
         state = InnerState.initial(task, 1, generator)
         assert state.theta.shape == (1, sum(p.numel() for p in task.template.parameters()))
         with torch.no_grad():
-            out = unroll(rule, task, state, 1, generator, 10)
+            out = unroll(rule, Window(task, state, 1, generator, 10))
         assert bool(out.losses.isfinite().all()), family
         assert not torch.equal(out.state.theta, state.theta), family
 

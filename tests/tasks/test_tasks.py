@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tasks as package
-from gmn_opt.meta import Split, Task, unroll
+from gmn_opt.meta import Split, Task, Window, unroll
 from gmn_opt.meta.unroll import InnerState, flat_gradients
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule, RuleConfig
@@ -215,7 +215,7 @@ def test_examples_are_fixed_and_judged(task: DataTask) -> None:
 def test_a_rule_learns_from_it(task: Task, second_order: bool) -> None:
     rule = LearnedRule(RuleConfig(hidden=4, edge_hidden=2, layers=1))
     state = InnerState.initial(task, 2, generator())
-    out = unroll(rule, task, state, 2, generator(), 10, second_order)
+    out = unroll(rule, Window(task, state, 2, generator(), 10), second_order)
     out.meta_loss.backward()
     assert out.losses.shape == (3, 2)
     assert bool(out.losses.isfinite().all())

@@ -15,18 +15,7 @@ def backpropagate(rule: Rule, window: Window, second_order: bool, chunk: int | N
     A window with a loss that is not finite has NaN as its gradient: nothing is differentiated.
     """
     own = dict(rule.named_parameters())
-    out = unroll(
-        rule,
-        window.task,
-        window.state,
-        window.steps,
-        window.generator,
-        window.horizon,
-        second_order,
-        last_weight=window.last_weight,
-        largest_loss=window.largest_loss,
-        chunk=chunk,
-    )
+    out = unroll(rule, window, second_order, chunk)
     if bool(out.losses.isfinite().all()):
         grads = torch.autograd.grad(out.meta_loss, list(own.values()), allow_unused=True)
         # parts of a rule that this task does not use

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,36 +12,8 @@ from torch import Tensor
 from gmn_opt.codec import encode
 from gmn_opt.meta.rules import MetaParameters, Rule
 from gmn_opt.meta.task import Task
-from gmn_opt.meta.unroll import InnerState
+from gmn_opt.meta.unroll import InnerState, Memory, Window
 from gmn_opt.meta.windows import Windows
-
-#: What an estimator remembers of a run from window to window, beyond its networks.
-Memory = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of an inner run, of which the meta-gradient is wanted.
-
-    Attributes:
-        task: what is trained.
-        state: where the window starts.
-        steps: its length.
-        generator: of the run; all that is random in the window is drawn from it.
-        horizon: what the rule is told about the length of the run, None for nothing.
-        last_weight: weight of the last step relative to the others.
-        largest_loss: losses above it count alike, see :func:`gmn_opt.meta.unroll`.
-        memory: what the estimator gave back after the run's window before.
-    """
-
-    task: Task
-    state: InnerState
-    steps: int
-    generator: torch.Generator
-    horizon: int | None = None
-    last_weight: float = 1.0
-    largest_loss: float = float("inf")
-    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,7 +54,7 @@ class GradientEstimator(ABC):
         self, rule: Rule, task: Task, count: int, generator: torch.Generator
     ) -> tuple[InnerState, Memory]:
         """``count`` fresh networks, and what is remembered of them."""
-        return InnerState.initial(task, count, generator), {}
+        return InnerState.initial(task, count, generator, rule.moment_names), {}
 
     @abstractmethod
     def estimate(self, rule: Rule, window: Window) -> Estimate:

@@ -55,11 +55,7 @@ def own_parameters(rule: Rule) -> MetaParameters:
 
 def twice(state: InnerState) -> InnerState:
     """Each network once for either sign."""
-    return replace(
-        state,
-        theta=torch.cat([state.theta, state.theta]),
-        moments=torch.cat([state.moments, state.moments]),
-    )
+    return InnerState.join([state, state])
 
 
 def draw_perturbations(
@@ -88,15 +84,8 @@ def run_pairs(rule: Rule, window: Window, paired: InnerState, eps: Tensor, sigma
     own = own_parameters(rule)
     base = flat_vector(own)
     versions = named_like(torch.cat([base + eps, base - eps]), own)
-    out = unroll(
-        StackedRule(rule, versions),
-        window.task,
-        paired,
-        window.steps,
-        window.generator,
-        window.horizon,
-        copies=2,
-    )
+    run = replace(window, state=paired)
+    out = unroll(StackedRule(rule, versions), run, copies=2)
     pairs = eps.shape[0]
     scale = relative_scale(
         out.losses.unflatten(1, (2, pairs)).mean(1), window.largest_loss

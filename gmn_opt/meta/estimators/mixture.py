@@ -79,12 +79,12 @@ class Mixture(GradientEstimator):
             states.append(state)
             memory |= {f"{i}/{name}": t for name, t in kept.items()}
         memory[_NETWORKS] = torch.tensor([s.theta.shape[0] for s in states])
-        return _join(states), memory
+        return InnerState.join(states), memory
 
     def estimate(self, rule: Rule, window: Window) -> Estimate:
         """The weighted sum; losses are those of all networks."""
         counts = window.memory[_NETWORKS].tolist()
-        thetas, moments = window.state.theta.split(counts), window.state.moments.split(counts)
+        starts = window.state.split(counts)
         gradient: MetaParameters = {}
         memory: Memory = {_NETWORKS: window.memory[_NETWORKS]}
         states: list[InnerState] = []
@@ -93,9 +93,12 @@ class Mixture(GradientEstimator):
         total = sum(self.weights)
         for i, (estimator, weight) in enumerate(zip(self.estimators, self.weights, strict=True)):
             prefix = f"{i}/"
-            own = {n.removeprefix(prefix): t for n, t in window.memory.items() if prefix in n}
-            state = InnerState(thetas[i], moments[i], window.state.step)
-            out = estimator.estimate(rule, replace(window, state=state, memory=own))
+            own = {
+                name.removeprefix(prefix): t
+                for name, t in window.memory.items()
+                if name.startswith(prefix)
+            }
+            out = estimator.estimate(rule, replace(window, state=starts[i], memory=own))
             share = weight / total
             for name, g in out.gradient.items():
                 gradient[name] = share * g + gradient[name] if name in gradient else share * g
@@ -103,12 +106,4 @@ class Mixture(GradientEstimator):
             memory |= {f"{prefix}{name}": t for name, t in out.memory.items()}
             states.append(out.state)
             losses.append(out.losses)
-        return Estimate(gradient, meta_loss, torch.cat(losses, 1), _join(states), memory)
-
-
-def _join(states: list[InnerState]) -> InnerState:
-    return InnerState(
-        torch.cat([s.theta for s in states]),
-        torch.cat([s.moments for s in states]),
-        states[0].step,
-    )
+        return Estimate(gradient, meta_loss, torch.cat(losses, 1), InnerState.join(states), memory)

@@ -52,7 +52,7 @@ class PersistentES(EvolutionStrategy):
         own = own_parameters(rule)
         like = next(iter(own.values()))
         total = sum(p.numel() for p in own.values())
-        state = twice(InnerState.initial(task, count // 2, generator))
+        state = twice(InnerState.initial(task, count // 2, generator, rule.moment_names))
         return state, {_ACCUMULATED: like.new_zeros(count // 2, total)}
 
     def samples(self, rule: Rule, window: Window) -> Samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gmn_opt.meta.estimators.base import Window
 from gmn_opt.meta.estimators.evolution import (
@@ -41,5 +41,5 @@ class TruncatedES(EvolutionStrategy):
         own, pairs = own_parameters(rule), window.state.theta.shape[0]
         eps = draw_perturbations(own, pairs, self.sigma, window.generator)
         out = run_pairs(rule, window, twice(window.state), eps, self.sigma)
-        state = replace(out.state, theta=out.state.theta[:pairs], moments=out.state.moments[:pairs])
+        state = out.state.split([pairs, pairs])[0]
         return Samples(out.slopes, eps, out.meta_loss, out.losses, state, {})
