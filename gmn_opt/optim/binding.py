@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.capture import Inputs
-from gmn_opt.optim.gradients import as_real
+from gmn_opt.optim.gradients import as_real, compute_dtype
 from gmn_opt.optim.twin import traceable_twin
 
 
@@ -105,25 +105,53 @@ def bind_islands(params: Sequence[Tensor]) -> list[Binding]:
     ]
 
 
-def bind_saved(
-    saved: Sequence[Mapping[str, Any]], params: Sequence[Tensor], owned: Mapping[str, Tensor]
-) -> list[Binding]:
-    """Bindings from the graphs of a saved state; none of those that hold unknown tensors.
+def save_binding(
+    binding: Binding, position: Mapping[int, int], thought: Tensor | None, traced: bool
+) -> dict[str, Any]:
+    """A binding and what a rule thinks about its graph, in plain values.
+
+    Args:
+        binding: what is saved.
+        position: of the optimizer's parameters by their ``id``.
+        thought: a flat tensor, if there is one.
+        traced: whether the graph is saved; without it, every tensor is an island.
+    """
+    names = {n: position[id(p)] for n, p in binding.tensors.items() if id(p) in position}
+    return {
+        "graph": binding.graph.to_json() if traced else None,
+        "params": names,
+        "traced": traced,
+        "thought": None if thought is None else thought.detach().double().flatten().tolist(),
+    }
+
+
+def load_binding(
+    saved: Mapping[str, Any], params: Sequence[Tensor], owned: Mapping[str, Tensor]
+) -> Binding | None:
+    """The inverse of :func:`save_binding`; None when its tensors are not all known.
 
     A name means the tensor of that name in ``owned`` if its shape is the same, and otherwise the
     parameter at the position that was saved with it.
     """
-    restored = []
-    for entry in saved:
-        graph = ParameterGraph.from_json(entry["graph"])
-        tensors: dict[str, Tensor] = {}
-        for name, shape in graph.shapes.items():
-            index = entry["params"].get(name)
-            candidates = [owned.get(name), params[index] if index is not None else None]
-            for p in candidates:
-                if p is not None and shape in (tuple(p.shape), tuple(as_real(p).shape)):
-                    tensors[name] = p
-                    break
-        if len(tensors) == len(graph.shapes):
-            restored.append(Binding(graph, tensors))
-    return restored
+    if saved["graph"] is None:
+        chosen = [params[i] for i in saved["params"].values() if i < len(params)]
+        return Binding(ParameterGraph.islands({}), {str(i): p for i, p in enumerate(chosen)})
+    graph = ParameterGraph.from_json(saved["graph"])
+    tensors: dict[str, Tensor] = {}
+    for name, shape in graph.shapes.items():
+        index = saved["params"].get(name, len(params))
+        for p in (owned.get(name), params[index] if index < len(params) else None):
+            if p is not None and shape in (tuple(p.shape), tuple(as_real(p).shape)):
+                tensors[name] = p
+                break
+    return Binding(graph, tensors) if len(tensors) == len(graph.shapes) else None
+
+
+def load_thought(saved: Mapping[str, Any], binding: Binding) -> Tensor | None:
+    """What was saved of a rule's thought, exactly, where the tensors are."""
+    if saved["thought"] is None or not binding.tensors:
+        return None
+    dtypes = [compute_dtype(p) for p in binding.tensors.values()]
+    device = next(iter(binding.tensors.values())).device
+    dtype = max(dtypes, key=lambda d: d.itemsize)
+    return torch.tensor(saved["thought"], dtype=dtype, device=device)

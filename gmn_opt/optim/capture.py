@@ -39,12 +39,15 @@ class InputCapture:
     Attributes:
         inputs: Positional and keyword arguments of the first call, tensors detached and copied;
             None before that call.
+        inner: Captures of modules inside this one, which end when this one has recorded a call.
     """
 
     inputs: Inputs | None
+    inner: list[InputCapture]
 
     def __init__(self, model: nn.Module) -> None:
         self.inputs = None
+        self.inner = []
         self._module: weakref.ref[nn.Module] | None = None
         handles: list[RemovableHandle] = []
         watched = [(shell, model) for shell in _compiled_shells(model)]
@@ -73,6 +76,8 @@ class InputCapture:
             return
         self.inputs = tree_map(_keep, inputs)
         self._module = module
+        for capture in self.inner:
+            capture.remove()
         if compiling:
             # The graph under construction is guarded by the hooks: without them, it would be
             # compiled anew. They stay, and do nothing.

@@ -271,7 +271,7 @@ class GMNOptimizer(Optimizer):
                 moments[name] = torch.stack(moments_of(kept, names, value))
             else:
                 moments[name] = value.new_zeros(len(names), *value.shape)
-        delta, after = self._rule_for(dtype, first.device).flat_update(
+        delta, after, *rest = self._rule_for(dtype, first.device).flat_update(
             StepInputs(
                 binding.graph,
                 bounded(layout.flatten(values)),
@@ -279,8 +279,10 @@ class GMNOptimizer(Optimizer):
                 layout.flatten(moments),
                 self.param_groups[0][STEPS_TAKEN],
                 self.param_groups[0]["total_steps"],
+                thought=self._sources.thought(binding),
             )
         )
+        self._sources.remember(binding, rest[0] if rest else None)
         self._write(mine, layout.unflatten(delta), layout.unflatten(after))
 
     def _write(

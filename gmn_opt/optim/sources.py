@@ -14,8 +14,10 @@ from gmn_opt.optim.binding import (
     Binding,
     GraphWarning,
     bind_islands,
-    bind_saved,
     bind_traced,
+    load_binding,
+    load_thought,
+    save_binding,
 )
 from gmn_opt.optim.capture import InputCapture, Inputs
 from gmn_opt.optim.finder import find_owners, is_callable, same_parameters
@@ -44,6 +46,7 @@ class GraphSources:
         self._traced: list[Binding] = []
         self._islands: list[Binding] = []
         self._signature: _Signature = []
+        self._thoughts: dict[tuple[int, ...], Tensor] = {}
         self._failures: list[str] = []
         self._without = 0
         self._warned = False
@@ -61,16 +64,19 @@ class GraphSources:
         signature: _Signature = [(p, p.shape, p.device) for p in params]
         changed = not _same(signature, self._signature)
         if changed:
-            self._follow(params, first=not self._signature)
+            if self._signature:
+                self._follow(params)
             self._signature = signature
         waiting = bool(self._captures) or self._example is not None
         if changed or (waiting and self._uncovered(params)):
             if self._uncovered(params):
                 self._trace_calls()
             self._islands = bind_islands(self._uncovered(params))
+            current = {_key(b) for b in self._traced + self._islands}
+            self._thoughts = {k: t for k, t in self._thoughts.items() if k in current}
         if not self._islands:
             self._unwatch()
-        elif not idle:
+        if not idle and (self._islands or self._only_pieces()):
             self._complain(params)
         return self._traced + self._islands
 
@@ -79,32 +85,43 @@ class GraphSources:
         """The graphs at work; none before the first step."""
         return [b.graph for b in self._traced + self._islands]
 
+    def thought(self, binding: Binding) -> Tensor | None:
+        """What the rule last gave back to be remembered about this graph."""
+        return self._thoughts.get(_key(binding))
+
+    def remember(self, binding: Binding, thought: Tensor | None) -> None:
+        """Keep a rule's thought until the next step."""
+        if thought is not None:
+            self._thoughts[_key(binding)] = thought
+
     def save(self, params: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """The traced graphs in JSON, with the positions of their tensors among ``params``."""
+        """Everything about the graphs in plain values, with positions of tensors in ``params``."""
         position = {id(p): i for i, p in enumerate(params)}
         return [
-            {
-                "graph": b.graph.to_json(),
-                "params": {n: position[id(p)] for n, p in b.tensors.items() if id(p) in position},
-            }
-            for b in self._traced
+            save_binding(b, position, self.thought(b), b in self._traced)
+            for b in self._traced + self._islands
         ]
 
     def restore(self, saved: Sequence[Mapping[str, Any]], params: Sequence[Tensor]) -> None:
-        """Take over saved graphs, as far as their tensors are known here."""
+        """Take over saved graphs and thoughts, as far as their tensors are known here."""
         owned = {n: p for m in reversed(self.models) for n, p in m.named_parameters()}
-        if found := bind_saved(saved, params, owned):
-            self._traced, self._signature = found, []
+        self._signature, self._thoughts, traced = [], {}, []
+        for entry in saved:
+            binding = load_binding(entry, params, owned)
+            if binding is None:
+                continue
+            if entry["traced"]:
+                traced.append(binding)
+            self.remember(binding, load_thought(entry, binding))
+        self._traced = traced or self._traced
 
     # ------------------------------------------------------------------ changes of the parameters
 
-    def _follow(self, params: Sequence[Tensor], first: bool) -> None:
+    def _follow(self, params: Sequence[Tensor]) -> None:
         """Forget graphs of tensors that are no more, and watch for better ones."""
         kept = [b for b in self._traced if b.is_current and self._is_live(b, params)]
         stale = len(kept) < len(self._traced)
         self._traced = kept
-        if first:
-            return
         known = {id(p) for m in self.models for p in m.parameters()}
         strangers = {id(p) for p in params} - known - self._covered()
         new = [m for m in find_owners(strangers) if all(m is not old for old in self.models)]
@@ -149,6 +166,9 @@ class GraphSources:
             for part in model.modules():
                 if id(part) not in whole and _has_own_graph(part):
                     self._captures[id(part)] = (part, InputCapture(part))
+        for part, capture in self._captures.values():
+            inside = (self._captures.get(id(m)) for m in part.modules() if m is not part)
+            capture.inner = [found[1] for found in inside if found is not None]
 
     def _unwatch(self) -> None:
         for _, capture in self._captures.values():
@@ -165,7 +185,7 @@ class GraphSources:
         for module, _ in called:
             inside |= {id(part) for part in module.modules()} - {id(module)}
         for module, capture in called:
-            del self._captures[id(module)]
+            self._captures.pop(id(module), None)
             if id(module) in inside:
                 continue
             assert capture.inputs is not None
@@ -197,6 +217,7 @@ class GraphSources:
             return
         self._warned = True
         loose = sum(len(b.tensors) for b in self._islands)
+        loose = len(params) if self._only_pieces() else loose
         warnings.warn(
             f"GMNOptimizer treats {loose} parameters without their graph: "
             f"{self._reason(loose, len(params))}. Training goes on, each of these tensors on its "
@@ -205,28 +226,49 @@ class GraphSources:
             stacklevel=8,
         )
 
+    def _only_pieces(self) -> bool:
+        """Whether the parts that were called are so small that nothing in them is connected."""
+        return self._deep and not any(b.graph.spaces for b in self._traced)
+
     def _reason(self, loose: int, total: int) -> str:
         if not self.models:
             return "no module that owns these parameters was found; pass model=..."
         if self._failures:
             return self._failures[-1]
-        if not self._traced:
+        if not self._traced or self._only_pieces():
             names = ", ".join(sorted({type(m).__name__ for m in self.models}))
             return (
                 f"{names} was not called before the step (its forward may have been called "
                 "directly, without hooks); pass example_inputs=(...)"
             )
+        if all(p.is_complex() for b in self._islands for p in b.tensors.values()):
+            return "complex parameters are pairs of real ones, and a graph has one edge for each"
         return f"{loose} of {total} parameters do not belong to what was called and traced"
 
     # ------------------------------------------------------------------ copies and pickles
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_captures": {}, "_signature": [], "_deep": False}
+        # tensors have other ids in a copy
+        thoughts = [(b, self.thought(b)) for b in self._traced + self._islands]
+        return {
+            **self.__dict__,
+            "_captures": {},
+            "_signature": [],
+            "_deep": False,
+            "_thoughts": thoughts,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        thoughts = state["_thoughts"]
+        self.__dict__.update({**state, "_thoughts": {}})
+        for binding, thought in thoughts:
+            self.remember(binding, thought)
         if not self._traced:
             self._watch()
+
+
+def _key(binding: Binding) -> tuple[int, ...]:
+    return tuple(id(p) for p in binding.tensors.values())
 
 
 def _same(one: _Signature, other: _Signature) -> bool:
