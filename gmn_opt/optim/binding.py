@@ -70,7 +70,7 @@ def bind_traced(model: nn.Module, inputs: Inputs) -> Binding | None:
         graph = trace(traceable_twin(model, record=True), *args, **kwargs)
     graph = without_empty(graph.contract())
     named = dict(model.named_parameters())
-    tensors = {name: named[name] for name in graph.shapes}
+    tensors: dict[str, Tensor] = {name: named[name] for name in graph.shapes}
     devices = sorted({str(p.device) for p in tensors.values()})
     if len(devices) > 1:
         raise RuntimeError(f"its parameters are spread over {devices}")

@@ -101,6 +101,11 @@ class GMNOptimizer(Optimizer):
             GRAPH: "",
         }
         check_group(defaults)
+        if isinstance(params, Tensor):
+            raise TypeError(
+                "params must be an iterable of tensors or of parameter groups, received a single "
+                f"tensor of shape {tuple(params.shape)}. Pass [tensor]."
+            )
         items, found = read_params(params)
         if not items:
             raise ValueError(
@@ -271,7 +276,7 @@ class GMNOptimizer(Optimizer):
                 moments[name] = torch.stack(moments_of(kept, names, value))
             else:
                 moments[name] = value.new_zeros(len(names), *value.shape)
-        delta, after, *rest = self._rule_for(dtype, first.device).flat_update(
+        found: tuple[Any, ...] = self._rule_for(dtype, first.device).flat_update(
             StepInputs(
                 binding.graph,
                 bounded(layout.flatten(values)),
@@ -282,7 +287,8 @@ class GMNOptimizer(Optimizer):
                 thought=self._sources.thought(binding),
             )
         )
-        self._sources.remember(binding, rest[0] if rest else None)
+        delta, after, thought = found if len(found) == 3 else (*found, None)
+        self._sources.remember(binding, thought)
         self._write(mine, layout.unflatten(delta), layout.unflatten(after))
 
     def _write(
