@@ -1,9 +1,9 @@
-"""What a rule is given at one step."""
+"""What a rule is given at one step, and what it gives back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ class StepInputs:
         horizon: steps that the whole training will take, None if nobody knows.
         first_order: differentiate nothing through theta, grad and moments, only through the rule's
             own parameters: a meta-gradient without second-order terms.
+        thought: what the rule gave back as such at the step before, ``[..., T]``; None before the
+            first step, and for rules that keep none.
     """
 
     graph: ParameterGraph
@@ -37,3 +39,12 @@ class StepInputs:
     step: int
     horizon: int | None = None
     first_order: bool = False
+    thought: Tensor | None = None
+
+
+class StepOutputs(NamedTuple):
+    """What to add to ``theta`` ``[..., P]``, the next moments ``[..., M, P]``, and the thought."""
+
+    delta: Tensor
+    moments: Tensor
+    thought: Tensor | None = None
