@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.metanet import blocked
@@ -64,6 +65,9 @@ def bind_traced(model: nn.Module, inputs: Inputs) -> Binding | None:
     pass. Raises whatever goes wrong on the way to a graph with a layout, on tensors of one device.
     """
     args, kwargs = inputs
+    if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves(inputs)):
+        # inside torch, an error on their way through a trace would end the process
+        raise RuntimeError("it was called on a nested tensor, which has no one shape to follow")
     try:
         graph = trace(traceable_twin(model), *args, **kwargs)
     except Exception:

@@ -18,7 +18,13 @@ from gmn_opt.optim.binding import Binding
 from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.gradients import Gradients, as_real, bounded, compute_dtype, plain_arithmetic
 from gmn_opt.optim.rule import LearnedRule
-from gmn_opt.optim.settings import LearningRateWatch, check_group, check_keywords, kept_share
+from gmn_opt.optim.settings import (
+    LearningRateWatch,
+    check_group,
+    check_keywords,
+    check_whole,
+    kept_share,
+)
 from gmn_opt.optim.shipped import load_rule
 from gmn_opt.optim.sources import GraphSources
 from gmn_opt.optim.state import (
@@ -70,7 +76,7 @@ class GMNOptimizer(Optimizer):
 
     Raises:
         ValueError: no parameters, or a setting out of range.
-        TypeError: a setting that means nothing here.
+        TypeError: a setting that means nothing here, or sharded parameters.
         gmn_opt.weights.WeightsError: weights that are missing, damaged or of another version.
 
     Accumulators are float32 (float64 for float64 parameters) whatever the parameters are; complex
@@ -128,6 +134,7 @@ class GMNOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group)
+            check_whole(group["params"])
             if group["total_steps"] != self.param_groups[0]["total_steps"]:
                 raise ValueError("total_steps must be the same in all parameter groups.")
         except (TypeError, ValueError):
@@ -243,7 +250,7 @@ class GMNOptimizer(Optimizer):
                 "GMNOptimizer skipped a step: a gradient holds NaN or infinity. Weights and "
                 "accumulators are as they were. Further skipped steps are not reported.",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return False
 

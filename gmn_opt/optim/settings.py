@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from torch import Tensor, nn
 
 #: What ``lr`` 1 is to AdamW: weight decay counts as with AdamW at this learning rate.
 ADAMW_LR = 1e-3
@@ -69,6 +71,18 @@ def check_group(group: Mapping[str, Any]) -> None:
     refuse_foreign(group)
 
 
+def check_whole(params: Iterable[Tensor]) -> None:
+    """Raise TypeError for pieces of matrices: statistics of a piece are not those of the whole."""
+    for p in params:
+        kind = type(p.data).__name__ if type(p) is nn.Parameter else type(p).__name__
+        if kind in ("DTensor", "FlatParameter"):
+            raise TypeError(
+                f"GMNOptimizer cannot train a {kind} (fully_shard, tensor parallel, "
+                "FullyShardedDataParallel): the rule reads whole matrices, and each process has a "
+                "piece. Use DistributedDataParallel, which keeps them whole."
+            )
+
+
 def kept_share(group: Mapping[str, Any]) -> float:
     """What weight decay leaves of a weight in one step: in [0, 1], whatever the settings."""
     return max(0.0, 1.0 - ADAMW_LR * float(group["lr"]) * float(group["weight_decay"]))
@@ -89,7 +103,7 @@ class LearningRateWatch:
 
     def constructed(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Judge the values that the user wrote."""
-        self._judge(max(float(g["lr"]) for g in groups), stacklevel=5)
+        self._judge(max(float(g["lr"]) for g in groups), stacklevel=4)
 
     def resumed(self) -> None:
         """The peak may lie behind, so that nothing can be said any more."""

@@ -223,7 +223,7 @@ class GraphSources:
             f"{self._reason(loose, len(params))}. Training goes on, each of these tensors on its "
             "own.",
             GraphWarning,
-            stacklevel=8,
+            stacklevel=7,
         )
 
     def _only_pieces(self) -> bool:
