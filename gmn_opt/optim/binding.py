@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from gmn_opt.graph import ParameterGraph, TraceError, trace
+from gmn_opt.graph import ParameterGraph, trace
+from gmn_opt.metanet import blocked
+from gmn_opt.optim.capture import Inputs
+from gmn_opt.optim.gradients import as_real, compute_dtype
+from gmn_opt.optim.twin import traceable_twin
+
+
+class GraphWarning(UserWarning):
+    """The optimizer works without the structure of the network."""
 
 
 @dataclass(frozen=True)
@@ -17,64 +26,136 @@ class Binding:
     """A graph and the tensor behind each of its names.
 
     ``tensors`` may hold parameters of the model that the optimizer does not train: the metanet
-    sees them, and they are never changed.
+    sees them, and they are never changed. The same holds for complex parameters in the graph of a
+    model: it has one edge for each number, and they need two.
     """
 
     graph: ParameterGraph
     tensors: dict[str, Tensor]
 
+    @property
+    def trainable(self) -> dict[str, Tensor]:
+        """Those whose real numbers are the edges of the graph."""
+        return {n: p for n, p in self.tensors.items() if as_real(p).shape == self.graph.shapes[n]}
 
-class GraphWarning(UserWarning):
-    """The optimizer works without the structure of the network."""
+    def values(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Numbers for every name of the graph, detached; magnitudes of what is no edge."""
+        shapes = self.graph.shapes
+        return {
+            name: (as_real(p) if as_real(p).shape == shapes[name] else p.abs()).detach().to(dtype)
+            for name, p in self.tensors.items()
+        }
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all tensors still have the shapes of the graph, on one device."""
+        shapes = self.graph.shapes
+        devices = {p.device for p in self.tensors.values()}
+        return len(devices) == 1 and all(
+            shapes[name] in (tuple(p.shape), tuple(as_real(p).shape))
+            for name, p in self.tensors.items()
+        )
 
 
-def bind_traced(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Binding:
-    """Trace ``model`` on ``inputs`` and bind its parameters; raises TraceError."""
-    args, kwargs = inputs
-    graph = trace(model, *args, **kwargs).contract()
-    named = dict(model.named_parameters())
-    return Binding(graph, {name: named[name] for name in graph.shapes})
+def bind_traced(model: nn.Module, inputs: Inputs) -> Binding | None:
+    """Trace ``model`` on ``inputs`` and bind its parameters; None when it has none to bind.
 
-
-def bind_islands(params: Sequence[Tensor], first: int = 0) -> Binding:
-    """A graph without structure: every parameter stands alone, named by its position."""
-    named = {f"param_{first + i}": p for i, p in enumerate(params)}
-    return Binding(ParameterGraph.islands({n: tuple(p.shape) for n, p in named.items()}), named)
-
-
-def bind(
-    params: Sequence[Tensor],
-    model: nn.Module | None,
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] | None,
-) -> list[Binding]:
-    """Bindings that cover ``params``: the model's graph if there is one, islands for the rest.
-
-    Warns once, with the reason, when some parameters get no structure.
+    The model itself is not called, but a twin without the user's hooks (``gmn_opt.optim.twin``);
+    where that fails, a twin that records gradients, for models that differentiate in their forward
+    pass. Raises whatever goes wrong on the way to a graph with a layout, on tensors of one device.
     """
-    found: list[Binding] = []
-    reason = None
-    if model is None:
-        reason = "no module that owns these parameters was found; pass model=..."
-    elif inputs is None:
-        reason = (
-            f"{type(model).__name__} was not called before the first step (its forward may have "
-            "been called directly, without hooks); pass example_inputs=(...)"
+    args, kwargs = inputs
+    if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves(inputs)):
+        # inside torch, an error on their way through a trace would end the process
+        raise RuntimeError("it was called on a nested tensor, which has no one shape to follow")
+    try:
+        graph = trace(traceable_twin(model), *args, **kwargs)
+    except Exception:
+        graph = trace(traceable_twin(model, record=True), *args, **kwargs)
+    graph = without_empty(graph.contract())
+    named = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = {name: named[name] for name in graph.shapes}
+    devices = sorted({str(p.device) for p in tensors.values()})
+    if len(devices) > 1:
+        raise RuntimeError(f"its parameters are spread over {devices}")
+    if not tensors:
+        return None
+    blocked(graph)
+    return Binding(graph, tensors)
+
+
+def without_empty(graph: ParameterGraph) -> ParameterGraph:
+    """``graph`` without tensors that have no elements."""
+    empty = {name for name, shape in graph.shapes.items() if 0 in shape}
+    if not empty:
+        return graph
+    return replace(
+        graph,
+        shapes={n: shape for n, shape in graph.shapes.items() if n not in empty},
+        blocks=tuple(b for b in graph.blocks if b.tensor not in empty),
+    )
+
+
+def bind_islands(params: Sequence[Tensor]) -> list[Binding]:
+    """Graphs without structure, one for each device: every parameter stands alone."""
+    found: dict[torch.device, dict[str, Tensor]] = {}
+    for i, p in enumerate(params):
+        found.setdefault(p.device, {})[f"param_{i}"] = p
+    return [
+        Binding(
+            ParameterGraph.islands({n: tuple(as_real(p).shape) for n, p in named.items()}), named
         )
-    else:
-        try:
-            found.append(bind_traced(model, inputs))
-        except TraceError as error:
-            reason = f"tracing {type(model).__name__} failed: {error}"
-    known = {id(p) for b in found for p in b.tensors.values()}
-    rest = [p for p in params if id(p) not in known]
-    if rest:
-        if reason is None:
-            reason = f"{len(rest)} of {len(params)} parameters do not belong to the traced model"
-        warnings.warn(
-            f"GMNOptimizer treats {len(rest)} parameters without their graph: {reason}. Training "
-            "goes on, each of these tensors on its own.",
-            GraphWarning,
-            stacklevel=4,
-        )
-        found.append(bind_islands(rest))
-    return found
+        for named in found.values()
+    ]
+
+
+def save_binding(
+    binding: Binding, position: Mapping[int, int], thought: Tensor | None, traced: bool
+) -> dict[str, Any]:
+    """A binding and what a rule thinks about its graph, in plain values.
+
+    Args:
+        binding: what is saved.
+        position: of the optimizer's parameters by their ``id``.
+        thought: a flat tensor, if there is one.
+        traced: whether the graph is saved; without it, every tensor is an island.
+    """
+    names = {n: position[id(p)] for n, p in binding.tensors.items() if id(p) in position}
+    return {
+        "graph": binding.graph.to_json() if traced else None,
+        "params": names,
+        "traced": traced,
+        "thought": None if thought is None else thought.detach().double().flatten().tolist(),
+    }
+
+
+def load_binding(
+    saved: Mapping[str, Any], params: Sequence[Tensor], owned: Mapping[str, Tensor]
+) -> Binding | None:
+    """The inverse of :func:`save_binding`; None when its tensors are not all known.
+
+    A name means the tensor of that name in ``owned`` if its shape is the same, and otherwise the
+    parameter at the position that was saved with it.
+    """
+    if saved["graph"] is None:
+        chosen = [params[i] for i in saved["params"].values() if i < len(params)]
+        return Binding(ParameterGraph.islands({}), {str(i): p for i, p in enumerate(chosen)})
+    graph = ParameterGraph.from_json(saved["graph"])
+    tensors: dict[str, Tensor] = {}
+    for name, shape in graph.shapes.items():
+        index = saved["params"].get(name, len(params))
+        for p in (owned.get(name), params[index] if index < len(params) else None):
+            if p is not None and shape in (tuple(p.shape), tuple(as_real(p).shape)):
+                tensors[name] = p
+                break
+    return Binding(graph, tensors) if len(tensors) == len(graph.shapes) else None
+
+
+def load_thought(saved: Mapping[str, Any], binding: Binding) -> Tensor | None:
+    """What was saved of a rule's thought, exactly, where the tensors are."""
+    if saved["thought"] is None or not binding.tensors:
+        return None
+    dtypes = [compute_dtype(p) for p in binding.tensors.values()]
+    device = next(iter(binding.tensors.values())).device
+    dtype = max(dtypes, key=lambda d: d.itemsize)
+    return torch.tensor(saved["thought"], dtype=dtype, device=device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, MutableSequence, MutableSet
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
-from gmn_opt.optim.finder import live_modules, same_parameters
+from gmn_opt.optim.finder import live_modules, same_parameters, unwrapped_once
 
 _CLONE_BYTES = 1 << 28
 """Larger inputs are kept by reference: a copy would be felt."""
@@ -38,12 +39,15 @@ class InputCapture:
     Attributes:
         inputs: Positional and keyword arguments of the first call, tensors detached and copied;
             None before that call.
+        inner: Captures of modules inside this one, which end when this one has recorded a call.
     """
 
     inputs: Inputs | None
+    inner: list[InputCapture]
 
     def __init__(self, model: nn.Module) -> None:
         self.inputs = None
+        self.inner = []
         self._module: weakref.ref[nn.Module] | None = None
         handles: list[RemovableHandle] = []
         watched = [(shell, model) for shell in _compiled_shells(model)]
@@ -72,6 +76,8 @@ class InputCapture:
             return
         self.inputs = tree_map(_keep, inputs)
         self._module = module
+        for capture in self.inner:
+            capture.remove()
         if compiling:
             # The graph under construction is guarded by the hooks: without them, it would be
             # compiled anew. They stay, and do nothing.
@@ -163,7 +169,7 @@ def _compiled_shells(model: nn.Module) -> list[nn.Module]:
     """What ``torch.compile`` has put around the model: hooks there run outside compiled code."""
     if "torch._dynamo" not in sys.modules:
         return []
-    return [m for m in live_modules() if vars(m)["_modules"].get("_orig_mod") is model]
+    return [m for m in live_modules() if unwrapped_once(m) is model]
 
 
 def _is_ordinary(arguments: Inputs) -> bool:
@@ -178,7 +184,16 @@ def _is_ordinary(arguments: Inputs) -> bool:
 
 
 def _keep(leaf: object) -> object:
-    """An argument as it is at the time of the call, without its autograd history."""
+    """An argument as it is at the time of the call, without its autograd history.
+
+    A container that torch does not look into (the batch of a tokenizer, a queue) is copied, because
+    a forward pass may empty it; the tensors in it are not.
+    """
+    if isinstance(leaf, (MutableMapping, MutableSequence, MutableSet)):
+        try:
+            return copy.copy(leaf)
+        except Exception:  # it forbids copies
+            return leaf
     if not isinstance(leaf, Tensor):
         return leaf
     leaf = leaf.detach()

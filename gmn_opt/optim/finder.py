@@ -41,19 +41,23 @@ def find_model(params: object) -> nn.Module | None:
     if len(modules) == 1:
         (module,) = modules
         owned = _owned(module)
-        if set(clues.tensors) <= owned and _is_callable(module):
+        if set(clues.tensors) <= owned and is_callable(module):
             return unwrap(module)
     wanted = set(clues.tensors).union(*(_owned(module) for module in modules))
     return find_owner(wanted)
 
 
-def read_params(params: Iterable[Any]) -> tuple[list[Any], nn.Module | None]:
-    """The items of ``params`` as a list, iterators of groups included, and the model behind them.
+def read_params(params: Iterable[Any]) -> tuple[list[Any], list[nn.Module]]:
+    """The items of ``params`` as a list, iterators of groups included, and the models behind them.
 
     Unlike `find_model` it consumes iterators, and so can check what it found against the
-    parameters that really came, and search for their owner when the iterator gave no hint.
+    parameters that really came, and search for their owners when the iterator gave no hint.
+    Whatever is in memory, looking for models never raises.
     """
-    model = find_model(params)
+    try:
+        model = find_model(params)
+    except Exception:  # other people's iterators, containers and modules
+        model = None
     items = list(params)
     for position, item in enumerate(items):
         if isinstance(item, dict) and isinstance(item.get("params"), Iterator):
@@ -62,8 +66,8 @@ def read_params(params: Iterable[Any]) -> tuple[list[Any], nn.Module | None]:
     _collect_clues(items, clues, depth=0)
     wanted = set(clues.tensors)
     if model is None or not wanted <= _owned(model):
-        model = find_owner(wanted)
-    return items, model
+        return items, find_owners(wanted)
+    return items, [model]
 
 
 def find_owner(wanted: Set[int]) -> nn.Module | None:
@@ -77,18 +81,62 @@ def find_owner(wanted: Set[int]) -> nn.Module | None:
     Returns:
         None when no module owns all of them, or when there are none.
     """
+    return _smallest_whole(wanted, _owners(wanted))
+
+
+def find_owners(wanted: Set[int]) -> list[nn.Module]:
+    """The module of `find_owner`, or several that share the parameters out among them.
+
+    The latter are the largest that own nothing else that could be trained: the two halves of a
+    game in one optimizer, a model beside a parameter of nobody. Never raises.
+    """
+    try:
+        owners = _owners(wanted)
+        whole = _smallest_whole(wanted, owners)
+        if whole is not None:
+            return [whole]
+        own = [(ids & wanted, m) for ids, m in owners if not _trains_others(m, ids - wanted)]
+        found: list[nn.Module] = []
+        left = set(wanted)
+        while candidates := [(ids, m) for ids, m in own if ids <= left]:
+            most = max(len(ids) for ids, _ in candidates)
+            chosen = next(ids for ids, _ in candidates if len(ids) == most)
+            found.append(unwrap(_outermost([m for ids, m in candidates if ids == chosen])))
+            left -= chosen
+    except Exception:  # other people's modules may do anything
+        return []
+    return found
+
+
+def _owners(wanted: Set[int]) -> list[tuple[frozenset[int], nn.Module]]:
+    """All live modules with a forward method that own some of ``wanted``, and what they own."""
     if not wanted:
-        return None
+        return []
     memo: dict[int, frozenset[int]] = {}
-    owners: list[tuple[int, nn.Module]] = []
+    owners = []
     for module in live_modules():
-        owned = _owned(module, memo)
-        if wanted <= owned and _is_callable(module):
-            owners.append((len(owned), module))
-    if not owners:
+        try:
+            owned = _owned(module, memo)
+            if not wanted.isdisjoint(owned) and is_callable(module):
+                owners.append((owned, module))
+        except Exception:  # not a module that we could understand
+            continue
+    return owners
+
+
+def _smallest_whole(
+    wanted: Set[int], owners: Sequence[tuple[frozenset[int], nn.Module]]
+) -> nn.Module | None:
+    whole = [(len(owned), module) for owned, module in owners if wanted <= owned]
+    if not whole:
         return None
-    fewest = min(count for count, _ in owners)
-    return unwrap(_outermost([module for count, module in owners if count == fewest]))
+    fewest = min(count for count, _ in whole)
+    return unwrap(_outermost([module for count, module in whole if count == fewest]))
+
+
+def _trains_others(module: nn.Module, others: Set[int]) -> bool:
+    """Whether any of its parameters among ``others`` could be trained."""
+    return bool(others) and any(id(p) in others and p.requires_grad for p in module.parameters())
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -97,7 +145,7 @@ def unwrap(module: nn.Module) -> nn.Module:
     Calling a wrapper calls the module inside, so that hooks see every call there.
     """
     while True:
-        inner = vars(module)["_modules"].get("_orig_mod")
+        inner = unwrapped_once(module)
         if inner is None and isinstance(
             module, (nn.DataParallel, nn.parallel.DistributedDataParallel)
         ):
@@ -107,11 +155,17 @@ def unwrap(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def unwrapped_once(module: nn.Module) -> nn.Module | None:
+    """The module that ``torch.compile`` has wrapped in ``module``, if it has."""
+    inner = _registry(module, "_modules").get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def live_modules() -> Iterator[nn.Module]:
     """All modules in memory whose ``__init__`` has run."""
     for item in gc.get_objects():
         # The type, not isinstance: that would ask lazy proxies for their __class__ and wake them.
-        if issubclass(type(item), nn.Module) and "_modules" in vars(item):
+        if issubclass(type(item), nn.Module) and "_modules" in getattr(item, "__dict__", ()):
             yield cast(nn.Module, item)
 
 
@@ -124,7 +178,7 @@ def same_parameters(module: nn.Module) -> list[nn.Module]:
     return [
         inner
         for inner in module.modules()
-        if inner is module or (_is_callable(inner) and _owned(inner) == owned)
+        if inner is module or (is_callable(inner) and _owned(inner) == owned)
     ]
 
 
@@ -192,16 +246,24 @@ def _owned(module: nn.Module, memo: dict[int, frozenset[int]] | None = None) -> 
     if known is not None:
         return known
     memo[id(module)] = frozenset()  # ends the recursion should a module contain itself
-    registries = vars(module)
-    owned = {id(p) for p in registries.get("_parameters", {}).values() if p is not None}
-    for child in registries.get("_modules", {}).values():
-        if child is not None:
+    owned = {id(p) for p in _registry(module, "_parameters").values() if p is not None}
+    for child in _registry(module, "_modules").values():
+        if issubclass(type(child), nn.Module):
             owned |= _owned(child, memo)
     memo[id(module)] = frozenset(owned)
     return memo[id(module)]
 
 
-def _is_callable(module: nn.Module) -> bool:
+def _registry(module: nn.Module, name: str) -> dict[str, Any]:
+    """What a module registered, by name; nothing for TorchScript's modules, which keep it in C++.
+
+    Their parameters are other objects at every look, and they cannot be traced.
+    """
+    found = vars(module).get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def is_callable(module: nn.Module) -> bool:
     """Whether it has a forward method, as ModuleList and its like have not."""
     return "forward" in vars(module) or type(module).forward is not nn.Module.forward
 

@@ -39,14 +39,19 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
         return weights
     text = os.fspath(weights)
     if text == "initial":
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(0)
             rule = LearnedRule()
     else:
         path = Path(text) if text.endswith(".safetensors") else path_of(text)
         found = files.load(path, KIND)
+        if "every" not in found.config:
+            raise files.WeightsError(
+                f"{path} holds a rule of gmn-opt 0.1, which began from Adam; this version has "
+                "another rule. Use gmn-opt 0.1 with this file, or weights='default'."
+            )
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 rule = LearnedRule(RuleConfig(**found.config))
             rule.load_state_dict(found.tensors)
         except (TypeError, RuntimeError) as error:

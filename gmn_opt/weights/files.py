@@ -19,6 +19,8 @@ from gmn_opt.weights.atomic import write_atomically
 #: Raised whenever the same tensors would mean another function.
 FORMAT_VERSION = 1
 _KEY = "gmn_opt"
+#: What weights may be made of.
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class WeightsError(ValueError):
@@ -74,8 +76,8 @@ def _about(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
 def load(path: str | os.PathLike[str], kind: str) -> WeightSet:
     """Read a weights file and check that it is of this ``kind``.
 
-    Raises WeightsError when the file is missing, cut off or damaged, of another format version,
-    or of another kind.
+    Raises WeightsError when the file is missing, cut off or damaged, of another format version, of
+    another kind, or holds anything but finite floating-point numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,4 +92,20 @@ def load(path: str | os.PathLike[str], kind: str) -> WeightSet:
         ) from error
     if about["kind"] != kind:
         raise WeightsError(f"{path} holds weights of a {about['kind']}, not of a {kind}.")
+    _check_values(tensors, path)
     return WeightSet(path.stem, kind, about["config"], tensors)
+
+
+def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError for numbers that no network of ours has."""
+    for name, t in tensors.items():
+        if t.dtype not in _DTYPES:
+            raise WeightsError(
+                f"{path}: tensor {name!r} has dtype {t.dtype}, but weights are one of "
+                f"{', '.join(str(d) for d in _DTYPES)}. Convert it, or copy the file again."
+            )
+        if not bool(t.isfinite().all()):
+            raise WeightsError(
+                f"{path}: tensor {name!r} holds NaN or infinity, so nothing that it computes would "
+                "be a number. Take an earlier version of these weights."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,6 @@ from tests.cases import CASES
 from tests.optim.named import NamedState, named_step
 from tests.optim.test_orthogonalize import plain
 from tests.traced import random_tensors, traced
-import itertools
 
 FAST, SECOND = 0.95, 0.99
 

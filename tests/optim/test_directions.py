@@ -30,11 +30,11 @@ def test_channels_are_adam_directions_and_an_orthogonalized_one() -> None:
         seen.append(layout.flatten(random_tensors(graph, seed=1 + step)))
         moments = update_moments(layout, moments, seen[-1])
         values = channels(layout, theta, seen[-1], moments, step)
-    fast, slow = (
-        sum((1 - d) * d ** (2 - i) * g for i, g in enumerate(seen)) / (1 - d**3) for d in DECAYS[:2]
+    fast, slow, second = (
+        (1 - d) * (d**2 * seen[0] ** k + d * seen[1] ** k + seen[2] ** k) / (1 - d**3)
+        for d, k in zip(DECAYS, (1, 1, 2), strict=True)
     )
-    powers = [(1 - DECAYS[2]) * DECAYS[2] ** (2 - i) * g**2 for i, g in enumerate(seen)]
-    root = (sum(powers) / (1 - DECAYS[2] ** 3)).sqrt()
+    root = second.sqrt()
     ahead = DECAYS[0] * fast + (1 - DECAYS[0]) * seen[-1]
     expected = {"weight": theta, "gradient": seen[-1] / root, "fast": ahead / root}
     expected["slow"] = slow / root

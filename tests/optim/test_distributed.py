@@ -60,7 +60,7 @@ def worker(rank: int, store: str, out: str) -> None:
         found = {
             "weights": ddp.module.state_dict(),
             "spaces": [s.size for g in opt.graphs for s in g.spaces],
-            "moments": [s["moments"] for s in opt.state_dict()["state"].values()],
+            "moments": [s["slow"] for s in opt.state_dict()["state"].values()],
         }
         torch.save(found, Path(out) / f"rank{rank}.pt")
     finally:

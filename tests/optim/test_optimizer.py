@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import pickle
@@ -223,13 +224,13 @@ def test_scheduler_scales_the_updates(rule: LearnedRule) -> None:
 def test_lr_and_weight_decay(rule: LearnedRule) -> None:
     start = weights_of(network())
     moved = {}
-    for lr, decay in ((1.0, 0.0), (0.5, 0.0), (0.5, 0.1)):
+    for lr, decay in ((1.0, 0.0), (0.5, 0.0), (0.5, 100.0)):
         model = network()
         opt = GMNOptimizer(model.parameters(), lr, weight_decay=decay, weights=rule)
         train(model, opt, batches(1))
         moved[lr, decay] = model[0].weight - start["0.weight"]
     assert torch.allclose(moved[1.0, 0.0], 2 * moved[0.5, 0.0], atol=1e-6)
-    shrunk = moved[0.5, 0.1] - moved[0.5, 0.0]
+    shrunk = moved[0.5, 100.0] - moved[0.5, 0.0]
     assert torch.allclose(shrunk, -0.05 * start["0.weight"], atol=1e-6)
 
 
@@ -241,8 +242,8 @@ def test_add_param_group(rule: LearnedRule) -> None:
     before = weights_of(model)
     train(model, opt, batches(1))
     assert not torch.equal(before["2.weight"], model[2].weight)
-    with pytest.raises(TypeError, match="floating-point"):
-        opt.add_param_group({"params": [torch.zeros(3, dtype=torch.long)]})
+    with pytest.raises(TypeError, match="no 'betas'.*belong to its weights"):
+        opt.add_param_group({"params": [torch.zeros(3)], "betas": (0.9, 0.99)})
     assert len(opt.param_groups) == 2
 
 
@@ -289,12 +290,15 @@ def test_other_dtypes_keep_fine_state(dtype: torch.dtype, rule: LearnedRule) -> 
         model(x).square().mean().backward()
         opt.step()
     fine = torch.float64 if dtype == torch.float64 else torch.float32
-    assert all(opt.state[p]["moments"].dtype == fine for p in model.parameters())
+    for name in ("fast", "slow", "second"):
+        assert all(opt.state[p][name].dtype == fine for p in model.parameters())
+        assert all(opt.state[p][name].shape == p.shape for p in model.parameters())
     assert all(p.dtype == dtype and torch.isfinite(p).all() for p in model.parameters())
     saved = copy.deepcopy(opt.state_dict())
     opt.load_state_dict(saved)
     for index, p in enumerate(model.parameters()):
-        assert torch.equal(opt.state[p]["moments"], saved["state"][index]["moments"])
+        for name in ("fast", "slow", "second"):
+            assert torch.equal(opt.state[p][name], saved["state"][index][name])
 
 
 def test_sparse_gradients(rule: LearnedRule) -> None:
@@ -353,6 +357,9 @@ def test_a_forward_that_raises_falls_back(rule: LearnedRule) -> None:
     opt = GMNOptimizer(model.parameters(), weights=rule)
     model(torch.randn(2, 4)).sum().backward()
     before = weights_of(model)
+    opt.step()  # another call may do
+    with contextlib.suppress(RuntimeError):
+        model(torch.randn(2, 4))
     with pytest.warns(GraphWarning, match="tracing Raises failed.*only once"):
         opt.step()
     assert not torch.equal(before["linear.weight"], model.linear.weight)
@@ -362,7 +369,8 @@ def test_forward_called_without_hooks(rule: LearnedRule) -> None:
     model = network()
     opt = GMNOptimizer(model.parameters(), weights=rule)
     model.forward(torch.randn(2, 4)).sum().backward()
-    with pytest.warns(GraphWarning, match="was not called before the first step"):
+    opt.step()  # a call may still come
+    with pytest.warns(GraphWarning, match="was not called before the step"):
         opt.step()
     other = network()
     opt = GMNOptimizer(other.parameters(), weights=rule, example_inputs=torch.randn(2, 4))
@@ -393,12 +401,6 @@ def test_training_mode_buffers_and_randomness_are_untouched(rule: LearnedRule) -
     [
         (lambda: GMNOptimizer([]), ValueError, "empty list of parameters"),
         (lambda: GMNOptimizer(iter(())), ValueError, "empty list of parameters"),
-        (lambda: GMNOptimizer([torch.zeros(2).long()]), TypeError, r"torch\.int64"),
-        (
-            lambda: GMNOptimizer([torch.zeros(2, dtype=torch.complex64, requires_grad=True)]),
-            TypeError,
-            "complex64.*view_as_real",
-        ),
         (lambda: GMNOptimizer(network().parameters(), lr=-1.0), ValueError, "lr must be"),
         (lambda: GMNOptimizer(network().parameters(), lr=float("nan")), ValueError, "lr must be"),
         (lambda: GMNOptimizer(network().parameters(), total_steps=0), ValueError, "total_steps"),

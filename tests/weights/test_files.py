@@ -31,9 +31,9 @@ TENSORS = {
     "transposed": torch.arange(6.0).view(2, 3).T,
     "double": torch.tensor([1e-300, torch.pi], dtype=torch.float64),
     "half": torch.tensor([0.1, 65504.0], dtype=torch.float16),
-    "scalar": torch.tensor(3),
+    "scalar": torch.tensor(3.0),
     "empty": torch.zeros(0, 4),
-    "odd": torch.tensor([float("inf"), -0.0]),
+    "odd": torch.tensor([3.4e38, -0.0]),
 }
 
 
@@ -134,6 +134,27 @@ def test_no_file(tmp_path: Path) -> None:
         load(tmp_path / "none.safetensors", KIND)
     with pytest.raises(WeightsError, match="no weights file at"):
         load(tmp_path, KIND)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, bad: float, dtype: torch.dtype) -> None:
+    path = tmp_path / "some.safetensors"
+    tensors = {"whole": torch.ones(3), "broken": torch.tensor([1.0, bad], dtype=dtype)}
+    save(path, WeightSet("some", KIND, {}, tensors))
+    with pytest.raises(WeightsError, match="'broken' holds NaN or infinity"):
+        load(path, KIND)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int64, torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2],
+)
+def test_dtypes_that_are_no_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "some.safetensors"
+    save(path, WeightSet("some", KIND, {}, {"odd": torch.ones(2).to(dtype)}))
+    with pytest.raises(WeightsError, match=f"'odd' has dtype {dtype}"):
+        load(path, KIND)
 
 
 def test_a_name_that_does_not_ship() -> None:

@@ -1,0 +1,106 @@
+"""From the gradients of a step to real, dense, bounded numbers that a rule can square."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Binary exponent of the largest number whose squares may be added up by the hundred million.
+_LARGEST = {torch.float32: 48, torch.float64: 480}
+
+
+def compute_dtype(p: Tensor) -> torch.dtype:
+    """The real dtype in which updates of ``p`` are computed and accumulated."""
+    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """``tensor`` itself, or a complex one as pairs of reals, ``[*shape, 2]``, in the same memory.
+
+    As in ``torch.optim``, both parts of a complex number are parameters of their own.
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+class Gradients:
+    """The gradients of one step, by the ``id`` of their parameter, and their largest entries.
+
+    Each is real, dense and in the parameter's :func:`compute_dtype`.
+    """
+
+    def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        self.of: dict[int, Tensor] = {}
+        for group in groups:
+            sign = -1 if group["maximize"] else 1
+            for p in group["params"]:
+                if p.grad is not None and p.numel():
+                    grad = _dense(p.grad.detach()).to(compute_dtype(p))
+                    self.of[id(p)] = -grad if sign < 0 else grad
+        self._largest = _largest_entries(self.of)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.of)
+
+    def __contains__(self, p: Tensor) -> bool:
+        return id(p) in self.of
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether they hold neither NaN nor infinity."""
+        return all(math.isfinite(x) for x in self._largest.values())
+
+    @property
+    def are_zero(self) -> bool:
+        """Whether all entries are zero."""
+        return not any(self._largest.values())
+
+    def bound(self) -> None:
+        """Scale down, by a power of two each, tensors whose squares would overflow.
+
+        The direction of such a gradient is kept exactly, and the accumulators see what they would
+        have seen of a clipped one.
+        """
+        for key, largest in self._largest.items():
+            grad = self.of[key]
+            excess = math.frexp(largest)[1] - _LARGEST[grad.dtype]
+            if excess > 0:
+                self.of[key] = grad * 2.0**-excess
+
+
+def bounded(values: Tensor) -> Tensor:
+    """Flat weights as a rule may read them: within the same bounds, zero for NaN. In place."""
+    limit = 2.0 ** _LARGEST[values.dtype]
+    return values.clamp_(-limit, limit).nan_to_num_(nan=0.0)
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return as_real(grad if grad.layout == torch.strided else grad.to_dense()).resolve_neg()
+
+
+def _largest_entries(grads: Mapping[int, Tensor]) -> dict[int, float]:
+    """The largest magnitude in each; one transfer to the CPU for each device and dtype."""
+    kinds: dict[Any, list[int]] = {}
+    for key, grad in grads.items():
+        kinds.setdefault((grad.device, grad.dtype), []).append(key)
+    found: dict[int, float] = {}
+    for keys in kinds.values():
+        norms = torch._foreach_norm([grads[key] for key in keys], math.inf)
+        found.update(zip(keys, torch.stack(norms).tolist(), strict=True))
+    return found
+
+
+@contextmanager
+def plain_arithmetic(params: Iterable[Tensor]) -> Iterator[None]:
+    """Shield a step from what surrounds it: no autocast, no recording of gradients."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for kind in {"cpu", *(p.device.type for p in params)}:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

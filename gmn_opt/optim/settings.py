@@ -1,0 +1,139 @@
+"""The settings of an optimizer: what they mean, and what is said when they cannot."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+#: What ``lr`` 1 is to AdamW: weight decay counts as with AdamW at this learning rate.
+ADAMW_LR = 1e-3
+#: Below this ``lr`` was most likely written for another optimizer.
+SMALLEST_LR = 0.02
+#: Steps of a constant or rising ``lr`` after which its peak is taken for known.
+_PATIENCE = 100
+
+_OWN = "the rule chooses it for every tensor at every step"
+#: Settings of other optimizers, why they mean nothing here, and the values that are harmless.
+_FOREIGN: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "betas": ("the decays of the rule's accumulators belong to its weights", ()),
+    "momentum": ("the decays of the rule's accumulators belong to its weights", (0, None)),
+    "dampening": ("the decays of the rule's accumulators belong to its weights", (0, None)),
+    "nesterov": ("the decays of the rule's accumulators belong to its weights", (False, None)),
+    "eps": ("updates do not depend on the scale of gradients, so there is none to set", ()),
+    "amsgrad": (_OWN, (False, None)),
+    "foreach": ("there is one implementation, which works on all tensors at once", (False, None)),
+    "fused": ("there is one implementation, which works on all tensors at once", (False, None)),
+    "capturable": ("a step reads gradients on the CPU, to skip those not finite", (False, None)),
+    "differentiable": ("use the rule itself, gmn_opt.optim.LearnedRule", (False, None)),
+}
+
+
+class LearningRateWarning(UserWarning):
+    """``lr`` looks as if it were meant for another optimizer."""
+
+
+def refuse_foreign(given: Mapping[str, Any]) -> None:
+    """Raise TypeError for a setting of another optimizer, unless its value asks for nothing."""
+    for name, value in given.items():
+        if name not in _FOREIGN:
+            continue
+        reason, harmless = _FOREIGN[name]
+        if not any(value is h or (value == h and type(value) is type(h)) for h in harmless):
+            raise TypeError(
+                f"GMNOptimizer has no {name!r}, received {value!r}: {reason}. Leave it out."
+            )
+
+
+def check_keywords(given: Mapping[str, Any]) -> None:
+    """Raise TypeError for any keyword that is not a foreign setting with a harmless value."""
+    refuse_foreign(given)
+    if unknown := [name for name in given if name not in _FOREIGN]:
+        raise TypeError(
+            f"GMNOptimizer got an unexpected keyword argument {unknown[0]!r}. It takes lr, "
+            "total_steps, weight_decay, maximize, model, example_inputs and weights."
+        )
+
+
+def check_group(group: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError for settings of a parameter group that cannot be."""
+    lr, decay, total = group["lr"], group["weight_decay"], group["total_steps"]
+    for name, value in (("lr", lr), ("weight_decay", decay)):
+        if not (math.isfinite(float(value)) and float(value) >= 0):
+            raise ValueError(f"{name} must be a finite number >= 0, received {value}.")
+    if total is not None and (int(total) != total or total < 1):
+        raise ValueError(
+            f"total_steps must be a whole number of at least 1, or None, received {total}."
+        )
+    refuse_foreign(group)
+
+
+def check_whole(params: Iterable[Tensor]) -> None:
+    """Raise TypeError for pieces of matrices: statistics of a piece are not those of the whole."""
+    for p in params:
+        kind = type(p.data).__name__ if type(p) is nn.Parameter else type(p).__name__
+        if kind in ("DTensor", "FlatParameter"):
+            raise TypeError(
+                f"GMNOptimizer cannot train a {kind} (fully_shard, tensor parallel, "
+                "FullyShardedDataParallel): the rule reads whole matrices, and each process has a "
+                "piece. Use DistributedDataParallel, which keeps them whole."
+            )
+
+
+def kept_share(group: Mapping[str, Any]) -> float:
+    """What weight decay leaves of a weight in one step: in [0, 1], whatever the settings."""
+    return max(0.0, 1.0 - ADAMW_LR * float(group["lr"]) * float(group["weight_decay"]))
+
+
+class LearningRateWatch:
+    """Says once that ``lr`` is a factor, when all groups peak at what looks like another scale.
+
+    Judged are the values given at construction; then a scheduler's own word on its peak
+    (``max_lr``); then the peak that was really used, as soon as ``lr`` falls below it or stays for
+    long. What falls from a sound peak is a decay and never reported, nor is a run that was resumed.
+    """
+
+    def __init__(self) -> None:
+        self._done = False
+        self._peak = 0.0
+        self._steps = 0
+
+    def constructed(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Judge the values that the user wrote."""
+        self._judge(max(float(g["lr"]) for g in groups), stacklevel=4)
+
+    def resumed(self) -> None:
+        """The peak may lie behind, so that nothing can be said any more."""
+        self._done = True
+
+    def stepping(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Judge what a scheduler makes of it."""
+        if self._done:
+            return
+        lr = max(float(g["lr"]) for g in groups)
+        told = [float(g["max_lr"]) for g in groups if "max_lr" in g]
+        self._steps += 1
+        if self._peak >= SMALLEST_LR:
+            self._done = True
+        elif told:
+            self._judge(max(told), stacklevel=7)
+            self._done = True
+        elif lr < self._peak or self._steps > _PATIENCE:
+            self._judge(self._peak, stacklevel=7)
+        self._peak = max(self._peak, lr)
+
+    def _judge(self, peak: float, stacklevel: int) -> None:
+        if self._done or not 0 < peak < SMALLEST_LR:
+            return
+        self._done = True
+        warnings.warn(
+            f"GMNOptimizer works with lr={peak:g} at most, which makes its steps {1 / peak:,.0f} "
+            "times smaller than learned. Its lr is a factor on the learned step, not a step size: "
+            "leave it out, or use values around 1.0, also as the peak of a schedule, as in "
+            "OneCycleLR(optimizer, max_lr=1.0, ...).",
+            LearningRateWarning,
+            stacklevel=stacklevel,
+        )
