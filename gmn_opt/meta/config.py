@@ -32,7 +32,7 @@ class MetaConfig:
         max_networks: upper bound of networks per run.
         horizon: (shortest, longest) run in inner steps, drawn log-uniformly.
         first_horizon: longest run at the start of meta-training; it grows geometrically to
-            ``horizon[1]`` over the first half. None for no growth.
+            ``horizon[1]`` over the first half. None, or at least ``horizon[1]``: no growth.
         judged_elsewhere: share of runs whose last batch, which no update reads, comes from
             ``outer_valid``: there fitting the training data alone does not pay.
         known_horizon: share of runs whose rule is told the horizon.
@@ -89,10 +89,9 @@ class MetaConfig:
                 "horizon is (shortest, longest) in inner steps, both at least 1; received "
                 f"{(low, high)}."
             )
-        if self.first_horizon is not None and not low <= self.first_horizon <= high:
+        if self.first_horizon is not None and self.first_horizon < 1:
             raise ValueError(
-                f"first_horizon lies between the bounds of horizon {(low, high)}, or is None; "
-                f"received {self.first_horizon}."
+                f"first_horizon is in inner steps, or None; received {self.first_horizon}."
             )
         if min(self.runs, self.max_networks) < 1:
             raise ValueError(

@@ -80,7 +80,8 @@ def start_run(
     u, told, judged = torch.rand(3, generator=draw).tolist()
     low, high = (math.log(h) for h in config.horizon)
     if config.first_horizon is not None:
-        high -= max(0.0, 1 - 2 * progress) * (high - math.log(config.first_horizon))
+        first = min(max(low, math.log(config.first_horizon)), high)
+        high -= max(0.0, 1 - 2 * progress) * (high - first)
     horizon = round(math.exp(low + u * (high - low)))
     if number == 0:
         # the first runs end at different times, so that outer steps see all phases early
