@@ -31,8 +31,8 @@ class Validation:
 
     The final loss of a task is the mean training loss over the last tenth of its steps (batches are
     fresh at every step), averaged over networks. The rule is told the horizon on every other task.
-    The reference is the default :class:`~gmn_opt.optim.LearnedRule` before meta-training, which is
-    Adam at a constant step; it is the same whatever is meta-trained, so scores compare across runs.
+    The reference is the default :class:`~gmn_opt.optim.LearnedRule` before meta-training, its
+    hand-made base; it is the same whatever is meta-trained, so scores compare across runs.
 
     Attributes:
         tasks: the tasks; over several processes each trains its share.
