@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import stat
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
-from gmn_opt.weights.atomic import write_atomically
 
 STATE = {"a": torch.arange(5.0), "step": 3, "pairs": [(1, 2.5, None)], "name": "x"}
 
@@ -49,23 +47,6 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
     assert load_checkpoint(path)["step"] == 3
-
-
-def test_a_failing_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    def write(path: Path) -> None:
-        path.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(tmp_path / "new.txt", write)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
-    (tmp_path / ".c.pt.partial").write_bytes(b"x" * 10_000_000)
-    save_checkpoint(tmp_path / "c.pt", STATE)
-    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
-    assert load_checkpoint(tmp_path / "c.pt")["step"] == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
