@@ -106,7 +106,9 @@ def _check(config: dict[str, Any], shapes: Shapes) -> None:
     if not is_count(values.get("grid", 1), 0, MOST_PIXELS):
         raise ValueError(f"grid must be at most {MOST_PIXELS}, received {shown(values['grid'])}")
     features = 1 + 2 * _number(values, "frequencies", 2) + (SLOPE_FEATURES if rounds else 0)
-    want = {"metanet.edge_encoder.weight": (values["edge_hidden"], features)}
+    want: dict[str, tuple[Any, ...]] = {
+        "metanet.edge_encoder.weight": (values["edge_hidden"], features)
+    }
     if probes:
         want["probes.places"] = (probes, inr.inputs)
     if rounds:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there, and nothing swept away
-    fcntl = None  # type: ignore[assignment]
+fcntl: Any = None  # Windows has none: nothing is locked there, and nothing swept away
+with contextlib.suppress(ImportError):
+    fcntl = importlib.import_module("fcntl")
 
 _PREFIX, _SUFFIX = ".gmn-opt-", ".partial"
 _NAME = re.compile(re.escape(_PREFIX) + "[0-9a-f]{32}" + re.escape(_SUFFIX))

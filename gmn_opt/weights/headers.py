@@ -16,6 +16,7 @@ from gmn_opt.weights.plain import is_count, shown
 Shapes = Mapping[str, tuple[int, ...]]
 #: Tensors that a file may have; the largest networks of ours have some hundreds.
 MOST_TENSORS = 4096
+MOST_NAME = 400
 _DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
@@ -42,8 +43,8 @@ class WeightsError(ValueError):
 class OpenFile:
     """A safetensors file whose header has been checked.
 
-    Raises WeightsError when it is missing, cut off or damaged, has too many tensors, or any that
-    is not made of floating-point numbers.
+    Raises WeightsError when it is missing, cut off or damaged, has too many tensors, an
+    unprintable name, or any tensor that is not made of floating-point numbers.
 
     Attributes:
         metadata: What its writer said.
@@ -59,7 +60,7 @@ class OpenFile:
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
                 self.metadata: Mapping[str, str] = file.metadata() or {}
-                self._check_count(names)
+                self._check_names(names)
                 parts = {name: file.get_slice(name) for name in names}
                 self.shapes = {n: tuple(s.get_shape()) for n, s in parts.items()}
                 dtypes = {n: str(s.get_dtype()) for n, s in parts.items()}
@@ -73,11 +74,16 @@ class OpenFile:
                     "it, or copy the file again."
                 )
 
-    def _check_count(self, names: list[str]) -> None:
+    def _check_names(self, names: list[str]) -> None:
         if len(names) > MOST_TENSORS:
             raise WeightsError(
                 f"{self.path} has {len(names):,} tensors, at most {MOST_TENSORS:,} are read. It is "
                 "none of gmn-opt's."
+            )
+        if odd := [n for n in names if len(n) > MOST_NAME or not n.isprintable()]:
+            raise WeightsError(
+                f"{self.path} has a tensor named {shown(odd[0])!r}; names are at most {MOST_NAME} "
+                "characters that can be printed. Rename it, or copy the file again."
             )
 
     def _damaged(self, error: BaseException) -> WeightsError:
@@ -122,7 +128,7 @@ def check_metanet(config: Mapping[str, Any], shapes: Shapes) -> None:
     }
     if numbers != set(range(len(numbers))) or len(numbers) != layers:
         raise ValueError(f"layers is {layers}, but its tensors are those of {len(numbers)}")
-    want = {"metanet.graph_state": (hidden,)}
+    want: dict[str, tuple[Any, ...]] = {"metanet.graph_state": (hidden,)}
     for i in numbers:
         want[f"metanet.layers.{i}.node_mlp.second.weight"] = (hidden, hidden)
         want[f"metanet.layers.{i}.edge.weight"] = (edge_hidden, edge_hidden)
@@ -148,4 +154,4 @@ def compare(have: Mapping[str, tuple[int, ...] | None], want: Mapping[str, Any])
         raise ValueError(f"nothing takes its tensors {', '.join(shown(n) for n in extra[:4])}")
     for name, shape in want.items():
         if have[name] != tuple(shape):
-            raise ValueError(f"tensor {name} has shape {have[name]}, not {tuple(shape)}")
+            raise ValueError(f"tensor {name} has shape {have[name]}, not {shown(tuple(shape))}")

@@ -28,7 +28,11 @@ def path_of(name: str) -> Path:
 
 def card(name: str) -> dict[str, Any]:
     """The model card of shipped weights: command, commit, seed, data, compute, results."""
-    path = path_of(name).with_suffix(".json")
+    return read_card(path_of(name).with_suffix(".json"))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The model card in a file; raises WeightsError for what is none."""
     try:
         content = read_json(path)
         if not isinstance(content, dict):
