@@ -29,6 +29,12 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         folder.mkdir(parents=True, exist_ok=True)
+        self._take()
+        while not self._stands():  # the one before took its file away in between
+            os.close(self._handle)
+            self._take()
+
+    def _take(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         self._handle = os.open(self.path, flags, 0o666)
         try:
@@ -37,17 +43,19 @@ class FolderLock:
         except BlockingIOError as error:
             os.close(self._handle)
             raise ValueError(
-                f"Another run is writing to {folder}. Wait until it is done, stop it, or name "
+                f"Another run is writing to {self.folder}. Wait until it is done, stop it, or name "
                 "another folder by --out."
             ) from error
 
+    def _stands(self) -> bool:
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._handle))
+        except FileNotFoundError:
+            return False
+
     def check(self) -> None:
         """Raise FolderGoneError unless the folder is still the one that was locked."""
-        try:
-            same = os.path.samestat(os.lstat(self.path), os.fstat(self._handle))
-        except FileNotFoundError:
-            same = False
-        if not same:
+        if not self._stands():
             raise FolderGoneError(
                 f"The folder {self.folder} of this run has vanished, or was replaced. What it held "
                 "is gone with it; nothing is written to another in its place."
@@ -55,6 +63,8 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others write."""
+        if self._stands():
+            self.path.unlink()
         os.close(self._handle)
 
     def __enter__(self) -> FolderLock:
