@@ -40,8 +40,11 @@ class NativeKernelHook(BuildHookInterface):
         compiling = _compiling()
         try:
             made = compiling.build()
-        except compiling.CompilerError as error:
+        except Exception as error:  # whatever a compiler does, the package is installed
             self.app.display_warning(f"No native kernel, the wheel is pure Python. {error}")
+            kept = compiling.keep_reason(error)
+            if kept is not None:
+                build_data["artifacts"].append(kept.relative_to(self.root).as_posix())
             return
         root = Path(self.root)
         build_data["artifacts"] += [path.relative_to(root).as_posix() for path in made]

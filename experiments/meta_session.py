@@ -28,6 +28,7 @@ from rich.progress import (
 
 from gmn_opt.meta import MetaConfig, MetaTrainer, World, train_inner
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
+from gmn_opt.meta.lock import FolderLock
 from gmn_opt.meta.logs import Log
 from gmn_opt.meta.validation import METRIC
 from gmn_opt.optim import LearnedRule
@@ -74,7 +75,7 @@ class Origin:
         return Origin(load_rule(path), {"weights": path.stem, "sha256": digest})
 
 
-class Stop(Exception):
+class Stop(KeyboardInterrupt):
     """The system asks this process to end."""
 
 
@@ -94,18 +95,33 @@ def together(device: str, patience: float) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+class Stops:
+    """What was asked of this process: ``asked`` once it is to end after the step at hand."""
+
+    def __init__(self) -> None:
+        self.asked = self.patient = False
+
+
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Inside, SIGTERM raises ``Stop``: torchrun sends it when a process is lost."""
+def stoppable(world: World) -> Iterator[Stops]:
+    """Inside, SIGTERM and Ctrl-C raise ``Stop``, or are noted while ``patient`` is set.
+
+    The second one always raises. So does the first where there are several processes: torchrun
+    sends SIGTERM when a process is lost, and the others would wait for it in vain.
+    """
+    stops = Stops()
 
     def stop(number: int, frame: Any) -> None:
-        raise Stop
+        if stops.asked or not stops.patient or world.size > 1:
+            raise Stop
+        stops.asked = True
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stops
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _columns() -> list[Any]:
@@ -134,6 +150,18 @@ class Session:
         #: Name and digest of the weights that the run began with, if not with fresh ones.
         self.origin: dict[str, str] | None = None
         self.trainer: MetaTrainer
+        self.stops = Stops()
+        self.lock: FolderLock | None = None
+
+    def claim(self, resume: bool) -> None:
+        """Lock the folder; raises ValueError when another run has it."""
+        if self.leads and not (resume and not self.out.is_dir()):
+            self.lock = FolderLock(self.out)
+
+    def release(self) -> None:
+        """Let others write to the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     @property
     def leads(self) -> bool:
@@ -194,6 +222,8 @@ class Session:
         state = trainer.state_dict()
         if self.leads:
             out = self.out
+            if self.lock is not None:
+                self.lock.check()
             kept = {"trainer": state, "seconds": self.seconds(), "origin": self.origin}
             save_checkpoint(out / "checkpoint.pt", kept)
             save_rule(out / "weights.safetensors", _learned(trainer.averaged_rule()))
@@ -207,6 +237,7 @@ class Session:
         shown = console.is_terminal and self.leads
         last_saved = time.monotonic()
         smooth: float | None = None
+        self.stops.patient = True  # from here on, a step ends and is kept before a stop
         with Progress(*_columns(), console=console, disable=not shown) as progress:
             bar = progress.add_task(
                 "", total=trainer.config.meta_steps, completed=trainer.step, info=""
@@ -226,7 +257,7 @@ class Session:
                 # rank 0's clock decides for all
                 save, stop = self.world.first(
                     (
-                        now - last_saved >= 60 * checkpoint_minutes,
+                        now - last_saved >= 60 * checkpoint_minutes or self.stops.asked,
                         self.minutes is not None and now - self.started > 60 * self.minutes,
                     )
                 )
@@ -235,8 +266,11 @@ class Session:
                         log.flush()
                     self.keep()
                     last_saved = time.monotonic()
+                if self.stops.asked:
+                    raise Stop
                 if stop:
                     break
+        self.stops.patient = False
 
     def _info(self, smooth: float | None) -> str:
         trainer = self.trainer

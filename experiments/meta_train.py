@@ -29,6 +29,7 @@ from experiments.plot_meta_training import plot
 from experiments.settings import with_settings
 from gmn_opt.meta import LostRankError, MetaConfig, World
 from gmn_opt.meta.estimators import ESTIMATORS, FullBackprop, GradientEstimator
+from gmn_opt.meta.lock import FolderGoneError
 from gmn_opt.meta.logs import JsonLog, Log, TensorBoardLog
 from gmn_opt.meta.world import same_device
 from gmn_opt.optim import RuleConfig
@@ -157,8 +158,10 @@ def main(
 ) -> None:
     """Meta-train the rule of GMNOptimizer."""
     console = frame.begin(threads)
-    with together(device, patience) as world, stoppable(), ExitStack() as stack:
+    with together(device, patience) as world, stoppable(world) as stops, ExitStack() as stack:
         session = Session(out, console, world, preset, minutes)
+        session.stops = stops
+        stack.callback(session.release)
         try:
             if start is not None and resume:
                 raise ValueError(
@@ -170,6 +173,7 @@ def main(
                 preset, seed, changes or [], estimator, meta_steps, meta_batch, world
             )
             where = same_device(frame.choose_device(device), world)
+            session.claim(resume)
             state = session.begin(config, where, resume, overwrite, origin)
             logs: list[Log] = []
             if world.rank == 0:
@@ -193,6 +197,9 @@ def _logs(out: Path, resumed_at: int | None, tensorboard: bool) -> list[Log]:
 
 
 def _cannot_write(session: Session, error: OSError) -> typer.Exit:
+    if isinstance(error, FolderGoneError):
+        session.say(str(error), "red")
+        return typer.Exit(1)
     session.say(f"Cannot write to {session.out} ({error}). What was written before stands.", "red")
     session.say("Make room, then go on with --resume.", "red")
     return typer.Exit(1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gmn_opt.alignment.checks import State
 from gmn_opt.alignment.merging import average
+from gmn_opt.weights.atomic import write_atomically
 
 Renew = Callable[[dict[str, Tensor], float], Mapping[str, Tensor]]
 
@@ -84,7 +85,8 @@ def plot_paths(curves: Mapping[str, Sequence[float]], path: Path, label: str = "
     axes.set_ylabel(label)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    kind = path.suffix[1:].lower()
+    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format=kind))
 
 
 __all__ = ["barrier", "losses_along_path", "plot_paths"]

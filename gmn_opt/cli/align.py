@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -221,14 +222,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
     """A state dict, as safetensors or by torch.save, by the name's ending."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
+
+    from gmn_opt.weights.atomic import write_atomically
 
     tensors = {n: x.detach().cpu().contiguous().clone() for n, x in state.items()}
     try:
         if path.suffix == ".safetensors":
-            save_file(tensors, path)
+            content = save(tensors)
+            write_atomically(path, lambda p: p.write_bytes(content))
         else:
-            torch.save(tensors, path)
+            buffer = io.BytesIO()  # torch's own writer hides why a write failed
+            torch.save(tensors, buffer)
+            write_atomically(path, lambda p: p.write_bytes(buffer.getbuffer()))
     except OSError as error:
         fail(f"cannot write {path}: {error}")
 

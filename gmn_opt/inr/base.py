@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from gmn_opt.codec import Choice
 from gmn_opt.weights import WeightsError
+from gmn_opt.weights.plain import is_count, shown
 
 Params = dict[str, Tensor]
 
@@ -43,20 +45,24 @@ class InrConfig:
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network, or an empty range."""
         sizes = (self.inputs, self.outputs, *self.widths)
-        if not self.widths or any(not isinstance(n, int) or n < 1 for n in sizes):
+        if not self.widths or not all(is_count(n) for n in sizes):
             raise ValueError(
                 "An INR needs at least one input, one output and one hidden layer, each of a "
                 f"positive width; received inputs={self.inputs}, widths={self.widths}, "
                 f"outputs={self.outputs}."
             )
-        low, high = self.value_range
-        if not low < high:
+        ends = self.value_range
+        if len(ends) != 2 or not all(is_number(n) for n in ends) or not ends[0] < ends[1]:
             raise ValueError(
-                f"value_range must be (black, white) with black < white, received {(low, high)}."
+                f"value_range must be (black, white) with black < white, received {ends}."
             )
 
     def build(self, generator: torch.Generator | None = None) -> Inr:
         """A freshly initialized INR."""
+        raise NotImplementedError
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the parameters, by name, without building anything."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,9 +156,23 @@ def config_from_dict(values: Mapping[str, Any]) -> InrConfig:
     """The inverse of `InrConfig.to_dict`; raises WeightsError for what is no config."""
     try:
         made: InrConfig = _FAMILIES.decode(values)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"This describes no INR that gmn-opt knows: {error}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = shown(str(error), 400)
+        raise WeightsError(f"This describes no INR that gmn-opt knows: {reason}") from error
     return made
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number (True is none)."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < 1e30
+
+
+def mlp_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Of linear layers ``layers.i`` between these sizes, by parameter."""
+    found: dict[str, tuple[int, ...]] = {}
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        found |= {f"layers.{i}.weight": (b, a), f"layers.{i}.bias": (b,)}
+    return found
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph, trace
-from gmn_opt.inr.base import Inr, InrConfig, Params
+from gmn_opt.inr.base import Inr, InrConfig, Params, is_number
 from gmn_opt.inr.canonical import canonical
 from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.refining import SLOPE_FEATURES, Refinement, Units
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
+from gmn_opt.weights.plain import is_count
 
 START = 0.01
 #: Hidden width at which learned scales have their published meaning.
@@ -54,7 +55,7 @@ class EditorConfig:
         grid: With rounds, pixels along each side of the image that is rendered.
         vision: With rounds, channels of the network that predicts the image.
 
-    Raises ValueError for rounds without a grid of 2 pixels by 2, or on a network of no channels.
+    Raises ValueError for sizes that make no editor, such as rounds without a grid of 2 pixels by 2.
     """
 
     edit: str = "dilate"
@@ -70,6 +71,19 @@ class EditorConfig:
 
     def __post_init__(self) -> None:
         """See the class."""
+        sizes = {n: getattr(self, n) for n in ("hidden", "edge_hidden", "layers")}
+        if not all(is_count(n) for n in sizes.values()):
+            raise ValueError(f"An editor needs positive whole numbers, received {sizes}.")
+        counts = {
+            n: getattr(self, n) for n in ("frequencies", "probes", "rounds", "grid", "vision")
+        }
+        if not all(is_count(n, 0) for n in counts.values()):
+            raise ValueError(f"An editor needs whole numbers from 0 on, received {counts}.")
+        if not isinstance(self.edit, str) or not is_number(self.gain):
+            raise ValueError(
+                "An editor needs the name of an edit and a finite gain, received "
+                f"edit={self.edit!r}, gain={self.gain!r}."
+            )
         if self.rounds < 0 or (self.rounds and (self.grid < 2 or self.vision < 1)):
             raise ValueError(
                 "An editor with rounds needs a grid of at least 2 pixels and a channel to see "

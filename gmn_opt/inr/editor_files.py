@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,10 +12,18 @@ import torch
 
 from gmn_opt.inr.base import config_from_dict
 from gmn_opt.inr.editor import EditorConfig, WeightEditor
+from gmn_opt.inr.refining import SLOPE_FEATURES
 from gmn_opt.weights import WeightsError, WeightSet, available, load, save
+from gmn_opt.weights.headers import Shapes, check_metanet, compare
+from gmn_opt.weights.plain import is_count, shown
 from gmn_opt.weights.shipped import path_of
 
 KIND = "inr editor"
+#: Parameters and layers of the INR that a file may say its editor was made for; the editor takes
+#: others, too.
+MOST_PARAMETERS, MOST_LAYERS = 1 << 20, 32
+#: Pixels along each side of the images that an editor renders.
+MOST_PIXELS = 1024
 _PREFIX = "inr-"
 _COLOURS = {1: "grey", 3: "colour"}
 
@@ -61,7 +70,7 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
     text = os.fspath(editor)
     is_file = text.endswith(".safetensors") or not isinstance(editor, str)
     path = Path(text) if is_file else path_of(_shipped(text, channels))
-    found = load(path, KIND)
+    found = load(path, KIND, _check)
     try:
         inr = config_from_dict(found.config["inr"])
         with torch.random.fork_rng(devices=[]):
@@ -69,13 +78,52 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
         made.load_state_dict(found.tensors)
         made.about = dict(found.config["about"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not fit the editors of this gmn-opt: {error}") from error
+        reason = shown(str(error), 400)
+        raise WeightsError(
+            f"{path} does not fit the inr editor of this gmn-opt: {reason}"
+        ) from error
     if channels is not None and inr.outputs != channels:
         raise WeightsError(
             f"{path} edits networks of {inr.outputs} channels, this one has {channels}. Fit one "
             f"in {colours(inr.outputs)}, or take another editor."
         )
     return made.requires_grad_(False).eval()
+
+
+def _check(config: dict[str, Any], shapes: Shapes) -> None:
+    """Raise ValueError unless an editor of this config would be about as large as its tensors."""
+    if not all(isinstance(config.get(part), dict) for part in ("inr", "editor", "about")):
+        raise ValueError("it lacks an entry of inr, editor and about")
+    values, inr = config["editor"], config_from_dict(config["inr"])
+    numbers = sum(math.prod(shape) for shape in inr.shapes().values())
+    if numbers > MOST_PARAMETERS or len(inr.widths) > MOST_LAYERS:
+        raise ValueError(
+            f"it is for INRs of {numbers:,} parameters and {len(inr.widths)} layers, at most "
+            f"{MOST_PARAMETERS:,} and {MOST_LAYERS} are read"
+        )
+    check_metanet(values, shapes)
+    rounds, probes = values.get("rounds", 0), values.get("probes", 0)
+    if not is_count(values.get("grid", 1), 0, MOST_PIXELS):
+        raise ValueError(f"grid must be at most {MOST_PIXELS}, received {shown(values['grid'])}")
+    features = 1 + 2 * _number(values, "frequencies", 2) + (SLOPE_FEATURES if rounds else 0)
+    want: dict[str, tuple[Any, ...]] = {
+        "metanet.edge_encoder.weight": (values["edge_hidden"], features)
+    }
+    if probes:
+        want["probes.places"] = (probes, inr.inputs)
+    if rounds:
+        vision = _number(values, "vision", 16)
+        want["refinement.log_rates"] = (rounds, *shapes.get("scale", ()))
+        want["refinement.predictor.layers.0.weight"] = (vision, inr.outputs + 2, 3, 3)
+        want["refinement.predictor.layers.1.weight"] = (vision, vision, 3, 3)
+    compare({n: shapes.get(n) for n in want}, want)
+
+
+def _number(values: dict[str, Any], name: str, default: int) -> int:
+    value = values.get(name, default)
+    if not is_count(value, 0):
+        raise ValueError(f"{name} must be a whole number, received {shown(value)}")
+    return int(value)
 
 
 def _shipped(text: str, channels: int | None) -> str:

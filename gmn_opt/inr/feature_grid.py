@@ -15,7 +15,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.inr.base import Inr, InrConfig, Params, batched_linear, register, uniform
+from gmn_opt.inr.base import (
+    Inr,
+    InrConfig,
+    Params,
+    batched_linear,
+    mlp_shapes,
+    register,
+    uniform,
+)
+from gmn_opt.weights.plain import is_count
 
 
 @register
@@ -32,11 +41,20 @@ class GridConfig(InrConfig):
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network."""
         super().__post_init__()
-        if self.resolution < 2 or self.channels < 1:
+        if not is_count(self.resolution, 2) or not is_count(self.channels):
             raise ValueError(
                 "A feature grid needs at least two points per coordinate and one channel, received "
                 f"resolution={self.resolution}, channels={self.channels}."
             )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `InrConfig.shapes`; raises ValueError for a grid that no memory holds."""
+        if self.inputs * math.log2(self.resolution) > 40:
+            raise ValueError(
+                f"A grid of {self.resolution} points along {self.inputs} coordinates is too large."
+            )
+        mlp = mlp_shapes((self.channels, *self.widths, self.outputs))
+        return {"grid": (self.resolution**self.inputs, self.channels), **mlp}
 
     def build(self, generator: torch.Generator | None = None) -> FeatureGrid:
         """A freshly initialized network."""

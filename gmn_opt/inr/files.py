@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from gmn_opt.inr.base import Inr, config_from_dict
 from gmn_opt.inr.foreign import siren_from_state_dict
 from gmn_opt.weights import WeightsError, WeightSet, load, save
+from gmn_opt.weights.files import is_ours
+from gmn_opt.weights.headers import OpenFile, Shapes, compare
 
 KIND = "inr"
 
@@ -53,35 +54,25 @@ def read_inr(
 ) -> tuple[Inr, dict[str, Any]]:
     """`load_inr`, and what was saved about it (empty for a foreign file)."""
     path = Path(path)
-    if not _is_ours(path):
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}.")
+    file = OpenFile(path)
+    if not is_ours(file):
         try:
+            tensors = file.tensors()
             return siren_from_state_dict(tensors, omega=omega, value_range=value_range), {}
         except WeightsError as error:
-            raise WeightsError(f"{path}: {error}") from error
-    found = load(path, KIND)
-    if not isinstance(found.config, dict) or not {"inr", "about"} <= found.config.keys():
-        raise WeightsError(f"{path} does not say how its INR is built. Save it again.")
-    config = config_from_dict(found.config["inr"])
+            told = str(error)
+            raise WeightsError(told if str(path) in told else f"{path}: {told}") from error
+    found = load(path, KIND, _check)
     with torch.random.fork_rng(devices=[]):
-        inr = config.build()
-    try:
-        inr.load_state_dict(found.tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: its tensors do not fit its architecture: {error}") from error
+        inr = config_from_dict(found.config["inr"]).build()
+    inr.load_state_dict(found.tensors)
     return inr, found.config["about"]
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether gmn-opt wrote the file; raises WeightsError unless it is a whole safetensors file."""
-    if not path.is_file():
-        raise WeightsError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "gmn_opt" in (file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is no safetensors file, or cut off or damaged ({error}). Only safetensors "
-            "are read, since a pickle may run code; convert with safetensors.torch.save_file."
-        ) from error
+def _check(config: dict[str, Any], shapes: Shapes) -> None:
+    """Raise ValueError unless the INR that ``config`` describes has parameters of these shapes."""
+    if not {"inr", "about"} <= config.keys() or not isinstance(config["about"], dict):
+        raise ValueError("it does not say how its INR is built")
+    compare(shapes, config_from_dict(config["inr"]).shapes())

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from gmn_opt.inr.siren import Siren, SirenConfig
 from gmn_opt.weights import WeightsError
+from gmn_opt.weights.plain import shown
+
+#: Layers that a foreign SIREN may have.
+MOST_LAYERS = 128
 
 
 def siren_from_state_dict(
@@ -29,6 +33,11 @@ def siren_from_state_dict(
     Raises WeightsError when the tensors form no such chain.
     """
     weights, biases = _pairs(state)
+    if len(weights) > MOST_LAYERS:
+        raise WeightsError(
+            f"This state dict is no SIREN: it has {len(weights):,} layers, at most {MOST_LAYERS} "
+            "are read."
+        )
     order = sorted(weights, key=_natural)
     chain = _chain(order, weights) or _chain(list(weights), weights)
     if chain is None:
@@ -37,7 +46,7 @@ def siren_from_state_dict(
         fitting = [c for c in moved if _chain(c, weights)]
         chain = fitting[0] if len(fitting) == 1 else None
     if chain is None:
-        shapes = ", ".join(f"{n}.weight {list(weights[n].shape)}" for n in order)
+        shapes = shown(", ".join(f"{n}.weight {list(weights[n].shape)}" for n in order), 400)
         raise WeightsError(
             "This state dict is no SIREN: the inputs of every layer must be the outputs of the "
             f"one before, received {shapes}."
@@ -48,6 +57,8 @@ def siren_from_state_dict(
             "This state dict is no SIREN: it has a single layer, "
             f"{chain[0]}.weight {list(weights[chain[0]].shape)}; at least two are needed."
         )
+    if not all(sizes):
+        raise WeightsError(f"This state dict is no SIREN: its layers have the sizes {sizes}.")
     config = SirenConfig(sizes[0], sizes[-1], tuple(sizes[1:-1]), value_range, omega)
     with torch.random.fork_rng(devices=[]):
         inr = Siren(config)
@@ -71,32 +82,45 @@ def _pairs(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
         home = {"weight": weights, "bias": biases}.get(leaf)
         if home is None or tensor.dim() != (2 if leaf == "weight" else 1):
             raise WeightsError(
-                f"This state dict is no SIREN: {name!r} {list(tensor.shape)} is neither a weight "
-                "[out, in] nor a bias [out]. Only plain chains of linear layers can be read."
+                f"This state dict is no SIREN: {shown(name)!r} {list(tensor.shape)} is neither a "
+                "weight [out, in] nor a bias [out]. Only plain chains of linear layers can be read."
             )
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise WeightsError(
-                f"{name!r} ({tensor.dtype}) holds values that are no finite floating-point numbers."
+                f"{shown(name)!r} ({tensor.dtype}) holds values that are no finite floating-point "
+                "numbers."
             )
         home[layer] = tensor
     if weights.keys() != biases.keys() or not weights:
         odd = sorted(weights.keys() ^ biases.keys())
         raise WeightsError(
             "This state dict is no SIREN: every layer needs a weight and a bias, "
-            + (f"but {odd} have only one of them." if odd else "but there are no layers.")
+            + (
+                f"but {shown(odd, 200)} have only one of them."
+                if odd
+                else "but there are no layers."
+            )
         )
     for layer, weight in weights.items():
         if biases[layer].shape[0] != weight.shape[0]:
             raise WeightsError(
-                f"This state dict is no SIREN: {layer}.bias {list(biases[layer].shape)} does not "
-                f"fit {layer}.weight {list(weight.shape)}."
+                f"This state dict is no SIREN: {shown(layer)}.bias {list(biases[layer].shape)} "
+                f"does not fit {shown(layer)}.weight {list(weight.shape)}."
             )
     return weights, biases
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which layer 10 comes after layer 9."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+    """Sort key by which layer 10 comes after layer 9.
+
+    Numbers are compared by their lengths first: they need not be any that int() takes.
+    """
+    parts = re.split("([0-9]+)", name)
+    digits = [p.lstrip("0") if i % 2 else "" for i, p in enumerate(parts)]
+    return [
+        (len(d), d) if i % 2 else (-1, p)
+        for i, (d, p) in enumerate(zip(digits, parts, strict=True))
+    ]
 
 
 def _chain(order: list[str], weights: Mapping[str, Tensor]) -> list[str] | None:

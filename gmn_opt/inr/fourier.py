@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.inr.base import Inr, InrConfig, Params, batched_linear, register, uniform
+from gmn_opt.inr.base import (
+    Inr,
+    InrConfig,
+    Params,
+    batched_linear,
+    is_number,
+    mlp_shapes,
+    register,
+    uniform,
+)
+from gmn_opt.weights.plain import is_count
 
 
 @register
@@ -36,11 +46,20 @@ class FourierConfig(InrConfig):
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network."""
         super().__post_init__()
-        if self.frequencies < 1 or not self.scale > 0:
+        if not is_count(self.frequencies) or not is_number(self.scale) or not self.scale > 0:
             raise ValueError(
                 "A Fourier-feature MLP needs at least one frequency and a positive scale, received "
                 f"frequencies={self.frequencies}, scale={self.scale}."
             )
+        if not is_count(self.frequency_seed, 0, 2**32 - 1):
+            raise ValueError(
+                "frequency_seed must be a whole number from 0 to 2**32 - 1, received "
+                f"{self.frequency_seed}."
+            )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `InrConfig.shapes`."""
+        return mlp_shapes((2 * self.frequencies, *self.widths, self.outputs))
 
     def build(self, generator: torch.Generator | None = None) -> FourierMLP:
         """A freshly initialized network."""

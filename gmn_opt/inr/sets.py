@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict
 from gmn_opt.inr.fitting import FitConfig, FittedInrs, as_targets, fit_batch
 from gmn_opt.weights import WeightsError
 from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.weights.headers import compare
+from gmn_opt.weights.plain import is_count, read_json, shown
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_SHARD = re.compile(r"params-[0-9]{5,9}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,10 @@ def load_inr_set(folder: Path) -> InrSet:
         raise WeightsError(
             f"{folder} holds {have} of {want} INRs: its run was cut off. Finish it with --resume."
         )
+    config = config_from_dict(manifest.get("config", {}))
     parts = [_read(Path(folder), entry) for entry in manifest["shards"]]
-    return _joined(config_from_dict(manifest["config"]), parts, manifest)
+    _check_parts(Path(folder), config, parts, manifest)
+    return _joined(config, parts, manifest)
 
 
 # ---------------------------------------------------------------------- files
@@ -193,12 +199,30 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"There is no set of INRs in {folder}: it has no {MANIFEST}.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} is damaged ({error}). Fit the set again.") from error
+        reason = shown(str(error), 200)
+        raise WeightsError(f"{path} is damaged ({reason}). Fit the set again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise WeightsError(f"{path} is no manifest of format {_FORMAT}. Fit the set again.")
+    images, shards = manifest.get("images"), manifest.get("shards")
+    if not isinstance(images, dict) or not _is_shape(images.get("shape")):
+        raise WeightsError(f"{path} is damaged: it lacks the shape of its images.")
+    if not isinstance(shards, list) or not all(_is_entry(entry) for entry in shards):
+        raise WeightsError(f"{path} is damaged: it does not list its shards.")
     return manifest
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(is_count(n) for n in value)
+
+
+def _is_entry(value: object) -> bool:
+    """Whether a shard is described: a file in the set's own folder, its digest and its INRs."""
+    if not isinstance(value, dict) or not is_count(value.get("count")):
+        return False
+    name, digest = value.get("file"), value.get("sha256")
+    return isinstance(digest, str) and isinstance(name, str) and bool(_SHARD.fullmatch(name))
 
 
 def _begun(out: Path, manifest: dict[str, Any], resume: bool) -> list[dict[str, Any]]:
@@ -235,6 +259,22 @@ def _read(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
         return dict(deserialize(data))
     except SafetensorError as error:
         raise WeightsError(f"{path} is no safetensors file ({error}).") from error
+
+
+def _check_parts(
+    folder: Path, config: InrConfig, parts: list[dict[str, Tensor]], manifest: dict[str, Any]
+) -> None:
+    """Raise WeightsError unless every shard holds what the manifest says."""
+    for part, entry in zip(parts, manifest["shards"], strict=True):
+        count = entry["count"]
+        want = {f"params.{n}": (count, *shape) for n, shape in config.shapes().items()}
+        want |= {"images": (count, *manifest["images"]["shape"][1:]), "psnr": (count,)}
+        try:
+            compare({n: tuple(part[n].shape) if n in part else None for n in want}, want)
+        except ValueError as error:
+            raise WeightsError(
+                f"{folder / entry['file']} does not fit {MANIFEST}: {error}. Fit the set again."
+            ) from error
 
 
 def _joined(config: InrConfig, parts: list[dict[str, Tensor]], manifest: dict[str, Any]) -> InrSet:

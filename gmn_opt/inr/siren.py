@@ -11,7 +11,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.inr.base import Inr, InrConfig, Params, batched_linear, register, uniform
+from gmn_opt.inr.base import (
+    Inr,
+    InrConfig,
+    Params,
+    batched_linear,
+    is_number,
+    mlp_shapes,
+    register,
+    uniform,
+)
 from gmn_opt.inr.sine import sine
 
 
@@ -31,8 +40,12 @@ class SirenConfig(InrConfig):
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network, or a frequency that is not positive."""
         super().__post_init__()
-        if not self.omega > 0:
+        if not is_number(self.omega) or not self.omega > 0:
             raise ValueError(f"omega must be positive, received {self.omega}.")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """See `InrConfig.shapes`."""
+        return mlp_shapes((self.inputs, *self.widths, self.outputs))
 
     def build(self, generator: torch.Generator | None = None) -> Siren:
         """A freshly initialized SIREN."""

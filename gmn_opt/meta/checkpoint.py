@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -13,15 +14,22 @@ from gmn_opt.weights.atomic import write_atomically
 
 __all__ = ["load_checkpoint", "save_checkpoint", "write_atomically"]
 
+#: What stands behind the bytes of torch.save: this, and the SHA-256 of all bytes before.
+_MARK = b"gmn-opt checkpoint sha256:"
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save ``state`` (tensors and plain values) at ``path``, whole or not at all.
+
+    A digest of all bytes stands at the end: torch's own format notices few damages.
 
     Raises OSError when it cannot be written; what stood at ``path`` is kept then.
     """
     # torch's own writer hides the reason of a failed write, a full disk for example
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
+    buffer.write(_MARK + digest)
     write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
@@ -35,8 +43,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"No checkpoint at {path}. Start without --resume, or name the folder of a run."
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
+        state = torch.load(io.BytesIO(_content(path)), map_location="cpu", weights_only=True)
+    except (
+        *(RuntimeError, EOFError, KeyError, ValueError, AttributeError, TypeError),
+        *(IndexError, pickle.UnpicklingError, OSError),
+    ) as error:
         raise ValueError(
             f"{path} is not a whole checkpoint ({error}). Delete it and start again, or restore "
             "a copy."
@@ -47,3 +58,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "a meta-training run."
         )
     return state
+
+
+def _content(path: Path) -> bytes:
+    """What torch.save wrote; raises ValueError unless the digest behind it is right."""
+    whole = path.read_bytes()
+    end = len(_MARK) + 64
+    content, mark, digest = whole[:-end], whole[-end:-64], whole[-64:]
+    if whole[-22:-18] == b"PK\x05\x06":
+        return whole  # written before there were digests, and not cut off
+    if mark != _MARK:
+        raise ValueError("it does not end with its digest: cut off, damaged, or of another version")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its bytes have another digest than when they were written: damaged")
+    return content

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gmn_opt.weights.files import WeightsError
+from gmn_opt.weights.plain import read_json, shown
 
 _FOLDER = Path(__file__).parent
 
@@ -28,11 +28,18 @@ def path_of(name: str) -> Path:
 
 def card(name: str) -> dict[str, Any]:
     """The model card of shipped weights: command, commit, seed, data, compute, results."""
-    path = path_of(name).with_suffix(".json")
+    return read_card(path_of(name).with_suffix(".json"))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The model card in a file; raises WeightsError for what is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where entries were expected")
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"The model card {path} is missing or damaged ({error}). Install gmn-opt again."
+            f"The model card {path} is missing or damaged ({shown(str(error), 200)}). Install "
+            "gmn-opt again."
         ) from error
     return content

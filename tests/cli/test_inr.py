@@ -302,7 +302,7 @@ def test_networks_from_elsewhere(run: Run) -> None:
             ],
             "takes a number such as 0.5",
         ),
-        (["edit", "NAN", "-o", "x.safetensors", "--editor", "grey.safetensors"], "no finite"),
+        (["edit", "NAN", "-o", "x.safetensors", "--editor", "grey.safetensors"], "no finite|NaN"),
         (
             ["edit", "NET", "-o", "x.safetensors", "--editor", "package"],
             "package is a folder; --editor takes a file",
@@ -335,7 +335,7 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["edit", "WIDE", "-o", "x.safetensors", "--editor", "grey.safetensors"], "was made for"),
         (["render", "NET", "-o", "x.gif"], "the name must end in .png"),
         (["render", "LINE", "-o", "x.png"], "maps 1 coordinates to 2 values"),
-        (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite"),
+        (["render", "NAN", "-o", "x.png"], "is no safetensors file|no finite|NaN"),
         (["gallery", "-o", "x.png", "--edit", "melt"], "no editor for 'melt' in this"),
         (
             ["gallery", "-o", "x.png", "--editor", "colour.safetensors", "--data", "mnist"],

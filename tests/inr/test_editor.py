@@ -231,7 +231,7 @@ def test_files(tmp_path: Path, sizes: EditorConfig) -> None:
     known = load(tmp_path / "x.safetensors", "inr editor")
     known.config["editor"]["rounds"] = -1
     save(tmp_path / "odd.safetensors", known)
-    with pytest.raises(WeightsError, match="does not fit the editors of this gmn-opt"):
+    with pytest.raises(WeightsError, match="does not fit the inr editor of this gmn-opt"):
         load_editor(tmp_path / "odd.safetensors")
     save_inr(tmp_path / "inr.safetensors", Siren())
     with pytest.raises(WeightsError, match="holds weights of a inr, not"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gmn_opt.cli.environment import collect
 from gmn_opt.metanet import native
-from gmn_opt.metanet.native import compiling, library
+from gmn_opt.metanet.native import build, compiling, library
 
 HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
@@ -53,6 +57,59 @@ def test_without_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(compiling.CompilerError, match="Could not run no-such-compiler"):
         compiling.build()
     assert sorted(p.name for p in folder.iterdir()) == sorted(compiling.SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("cxx", "message"),
+    [
+        ("/bin/true", "reported success but made no library"),
+        ("/bin/false", "failed with exit status"),
+        ("g++ 'x", "is no command"),
+        ("/dev/null", "Could not run"),
+        ("/bin", "Could not run"),
+        ("/bin/cat --nonsense", "failed with exit status"),
+        ("/bin/echo", "reported success but made no library"),
+    ],
+)
+def test_odd_compilers_leave_pure_python_with_a_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cxx: str, message: str
+) -> None:
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(compiling.CompilerError, match=message):
+        compiling.build()
+    with pytest.raises(SystemExit, match=message):
+        build.main()
+    assert native.kernel() is None
+    assert message in native.status()
+    assert message in collect()["native kernel"]  # `gmn-opt env`
+    left = {p.name for p in folder.iterdir()} - {compiling.REASON}
+    assert left == set(compiling.SOURCES)
+
+
+@pytest.mark.parametrize("cxx", ["/bin/true", "g++ 'x", "no-such-compiler"])
+def test_the_wheel_is_made_without_a_kernel(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cxx: str
+) -> None:
+    """The build hook, without the build backend, which is not part of the test environment."""
+    said: list[str] = []
+    backend = types.ModuleType("hatchling.builders.hooks.plugin.interface")
+    monkeypatch.setattr(backend, "BuildHookInterface", object, raising=False)
+    monkeypatch.setitem(sys.modules, backend.__name__, backend)
+    source = Path(__file__).parents[2] / "hatch_build.py"
+    spec = importlib.util.spec_from_file_location("hatch_build", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "_compiling", lambda: compiling)
+    hook = module.NativeKernelHook()
+    hook.app = types.SimpleNamespace(display_warning=said.append)
+    hook.root = str(folder)
+    monkeypatch.setenv("CXX", cxx)
+    data: dict[str, object] = {"artifacts": [], "pure_python": True}
+    hook.initialize("standard", data)
+    assert data == {"artifacts": [compiling.REASON], "pure_python": True}
+    assert "the wheel is pure Python" in said[0]
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")

@@ -10,6 +10,7 @@ from typing import Any
 from gmn_opt.cli.contest import GMN, GMN_HORIZON, GMN_INITIAL
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Standing
 from gmn_opt.cli.demo.training import RunResult
+from gmn_opt.weights.atomic import write_atomically
 
 # Okabe and Ito's colours, which people with the common kinds of colour blindness tell apart.
 _STYLES = {
@@ -56,7 +57,8 @@ def plot_curves(summaries: Sequence[ModelSummary], path: Path) -> None:
     seeds = len(summaries[0].seeds)
     band = f"mean of {seeds} seeds, band from least to greatest" if seeds > 1 else "one seed"
     figure.suptitle(f"Fashion-MNIST, batch 128: {band}", fontsize=11)
-    figure.savefig(path, dpi=150)
+    kind = path.suffix[1:].lower() or "png"
+    write_atomically(path, lambda p: figure.savefig(p, dpi=150, format=kind))
 
 
 def _draw(panel: Any, standing: Standing, runs: list[RunResult]) -> None:

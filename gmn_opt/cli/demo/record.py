@@ -12,6 +12,7 @@ from typing import Any
 from gmn_opt.cli.demo.summary import ModelSummary
 from gmn_opt.cli.demo.training import Settings
 from gmn_opt.cli.demo.verdict import caveats, verdict
+from gmn_opt.weights.atomic import write_atomically
 
 _SCHEMA = 1
 _DIGITS = 6
@@ -65,7 +66,8 @@ def dump(record: dict[str, Any]) -> str:
 
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write the JSON file."""
-    path.write_text(dump(record) + "\n", encoding="utf-8")
+    text = dump(record) + "\n"
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def _clean(value: Any) -> Any:

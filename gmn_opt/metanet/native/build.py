@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from gmn_opt.metanet.native.compiling import CompilerError, build
+from gmn_opt.metanet.native.compiling import CompilerError, build, keep_reason
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     try:
         made = build()
     except CompilerError as error:
+        keep_reason(error)
         sys.exit(f"error: {error}")
     for path in made:
         print(f"built {path.name} ({path.stat().st_size:,} bytes)")

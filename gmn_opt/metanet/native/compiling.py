@@ -7,6 +7,7 @@ this file by its path, so it imports nothing but the standard library.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -23,6 +24,10 @@ SOURCES = ("edge_pass.cpp", "incidence.cpp", "sine.cpp", "edge_tiles.h", "vector
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 #: What a built library carries in its name, before the variant.
 PREFIX = "_edge_pass_"
+#: Why there is no library, in a file beside them.
+REASON = "_not_built.txt"
+#: A compiler that takes longer is stopped.
+MOST_SECONDS = 600
 
 #: No ``-ffast-math``: infinities and NaN must come through.
 FLAGS = [
@@ -61,7 +66,11 @@ def digest() -> str:
 
 def compiler() -> list[str]:
     """The command of a C++ compiler; raises CompilerError where none is found."""
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    wanted = os.environ.get("CXX", "")
+    try:
+        chosen = shlex.split(wanted)
+    except ValueError as error:
+        raise CompilerError(f"$CXX is {wanted!r}, which is no command ({error}).") from error
     if chosen:
         return chosen
     for name in ("c++", "g++", "clang++"):
@@ -90,18 +99,73 @@ def build() -> list[Path]:
                     [*command, *flags, "-o", str(made)],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
                     text=True,
+                    errors="replace",
                 )
-            except OSError as error:
+            except (OSError, ValueError) as error:
+                for _, _, other in running:
+                    other.kill()
+                    other.communicate()
                 raise CompilerError(f"Could not run {command[0]}: {error}.") from error
             running.append((variant, made, process))
         # all must be waited for before the folder goes
-        said = [(process.communicate()[0], process.returncode) for _, _, process in running]
+        said = [(_output(process), process.returncode) for _, _, process in running]
         for text, code in said:
             if code:
                 raise CompilerError(
                     f"{shlex.join(command)} failed with exit status {code}:\n{text.strip()[-4000:]}"
                 )
+        for _, made, _ in running:
+            _check_library(made, command)
         for variant, made, _ in running:
             os.replace(made, library_path(variant))
+    reason_path().unlink(missing_ok=True)
     return [library_path(variant) for variant in variants()]
+
+
+def _output(process: subprocess.Popen[str]) -> str:
+    """What a compiler said; one that never ends is stopped."""
+    try:
+        return process.communicate(timeout=MOST_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return f"{process.communicate()[0]}\nstopped after {MOST_SECONDS} s"
+
+
+def _check_library(path: Path, command: list[str]) -> None:
+    """Raise CompilerError unless a compiler that reported success made a library of this source."""
+    try:
+        library = ctypes.CDLL(str(path))
+        library.gmn_opt_edge_pass_source.restype = ctypes.c_char_p
+        made_of = library.gmn_opt_edge_pass_source()
+    except (OSError, AttributeError) as error:
+        raise CompilerError(
+            f"{command[0]} reported success but made no library ({error}). Set CXX to a C++ "
+            "compiler, or unset it."
+        ) from error
+    if made_of != digest().encode():
+        raise CompilerError(f"{command[0]} made a library of other sources ({made_of!r}).")
+
+
+def reason_path() -> Path:
+    """Where an installation without the kernel keeps why it has none, for `gmn-opt env`."""
+    return HERE / REASON
+
+
+def keep_reason(error: Exception) -> Path | None:
+    """Write down why there is no kernel; None where that cannot be written."""
+    text = " ".join(str(error).split())[:500]
+    try:
+        reason_path().write_text(text + "\n", encoding="utf-8")
+    except OSError:
+        return None
+    return reason_path()
+
+
+def kept_reason() -> str:
+    """Why the installation made no kernel, as far as it was kept."""
+    try:
+        return reason_path().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gmn_opt.metanet.native.compiling import digest, library_path
+from gmn_opt.metanet.native.compiling import digest, kept_reason, library_path
 from gmn_opt.metanet.native.edge_calls import NativeEdges
 from gmn_opt.metanet.native.incidence_calls import NativeIncidence
 from gmn_opt.metanet.native.sine_calls import NativeSine
@@ -54,7 +54,8 @@ def load(path: Path) -> NativeKernel:
 def _found() -> tuple[NativeKernel | None, str]:
     if os.environ.get("GMN_OPT_NATIVE", "1") == "0":
         return None, "off (GMN_OPT_NATIVE=0)"
-    reason = "not built (python -m gmn_opt.metanet.native.build)"
+    why = kept_reason()
+    reason = f"not built{f': {why}' if why else ''} (python -m gmn_opt.metanet.native.build)"
     for variant in _variants():
         path = library_path(variant)
         if not path.exists():
