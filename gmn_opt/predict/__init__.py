@@ -1,0 +1,24 @@
+"""Predict what a network will do from its weights."""
+
+from gmn_opt.predict.dataset import NetworkDataset
+from gmn_opt.predict.fitting import Recipe, fit_predictor
+from gmn_opt.predict.metrics import accuracy, kendall_tau, r2_score
+from gmn_opt.predict.model import ModelConfig
+from gmn_opt.predict.networks import Network, NetworkError, as_networks
+from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.trees import TreePredictor
+
+__all__ = [
+    "ModelConfig",
+    "Network",
+    "NetworkDataset",
+    "NetworkError",
+    "Predictor",
+    "Recipe",
+    "TreePredictor",
+    "accuracy",
+    "as_networks",
+    "fit_predictor",
+    "kendall_tau",
+    "r2_score",
+]
