@@ -11,7 +11,7 @@ native:
 	python -m gmn_opt.metanet.native.build
 
 lint:
-	python -m ruff check . && python -m ruff format --check . && python -m mypy
+	python -m ruff check . && python -m ruff format --check . && lint-imports && python -m mypy
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache gmn_opt/metanet/native/_edge_pass_*

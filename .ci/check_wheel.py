@@ -13,6 +13,8 @@ REQUIRED = {
     "gmn_opt/__init__.py",
     "gmn_opt/py.typed",
     "gmn_opt/metanet/native/edge_pass.cpp",
+    "gmn_opt/metanet/native/edge_tiles.h",
+    "gmn_opt/metanet/native/incidence.cpp",
     "gmn_opt/metanet/native/vectors.h",
     "gmn_opt/data/bundled/manifest.json",
     "gmn_opt/data/bundled/DATA.md",

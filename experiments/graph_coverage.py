@@ -11,7 +11,6 @@ models are traced on the meta device, where there is nothing to compare.
 from __future__ import annotations
 
 import importlib.util
-import json
 import resource
 import sys
 import time
@@ -26,7 +25,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from experiments.common import environment
+from experiments import frame
 from gmn_opt.graph import trace
 from gmn_opt.graph.verify import Checker
 from tests.cases import CASES
@@ -140,12 +139,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = OUT,
     symmetries: Annotated[int, typer.Option(help="Random symmetries per model.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of weights and symmetries.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
+    threads: frame.Threads = 1,
     only: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
     big: Annotated[bool, typer.Option(help="Also models of real size, on the meta device.")] = True,
 ) -> None:
     """Trace all models and write result.json and README.md."""
-    torch.set_num_threads(threads)
+    console = frame.begin(threads)
     todo = [x for x in (*models(), *(big_models() if big else ())) if only in x[1]]
     if not todo:
         raise typer.BadParameter(f"no model has {only!r} in its name", param_hint="--only")
@@ -157,15 +156,14 @@ def main(
             progress.update(task, description=name)
             rows.append(examine(family, name, make(), symmetries, seed))
             progress.advance(task)
-    env = environment()
+    env = frame.environment()
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
-    out.mkdir(parents=True, exist_ok=True)
     record = {"environment": env, "peak_memory_bytes": peak, "rows": [asdict(r) for r in rows]}
-    (out / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(markdown(rows, env, peak), encoding="utf-8")
-    print(f"{len(rows)} models in {out / 'README.md'}")
+    frame.write_json(out / "result.json", record)
+    frame.write_text(out / "README.md", markdown(rows, env, peak))
+    console.print(f"{len(rows)} models in {out / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -13,33 +13,30 @@ as well; picture and table show the tasks that are complete.
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib as mpl
 import torch
 import typer
-from rich.console import Console
+from matplotlib.figure import Figure
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.common import command_line, environment, keep_freed_memory, refusing
+from experiments import frame
+from gmn_opt.cli import contest
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule, load_rule
-from gmn_opt.weights.atomic import write_atomically
 from tasks.base import DataTask
 from tasks.suites import held_out, validation
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-DEFAULT_RATE = 1e-3
+RATES = (*contest.RATES, 1e-1)
+DEFAULT_RATE = contest.DEFAULT_RATE
 #: Examples at most that a trained network is judged on.
 _JUDGED = 2000
 SUITES = {"held_out": held_out, "validation": validation}
@@ -142,7 +139,7 @@ _PROTOCOL = ("suite", "steps", "seeds", "seed")
 
 def read_baselines(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The record in ``folder``; raises ValueError when it was made otherwise than ``record``."""
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    found = frame.read_json(folder / "result.json")
     theirs, mine = ([r.get(k) for k in _PROTOCOL] for r in (found, record))
     if theirs != mine:
         raise ValueError(
@@ -159,52 +156,37 @@ def summary(outcomes: dict[str, Any]) -> dict[str, Any]:
     """
     losses = {name: o["final_train_loss"] for name, o in outcomes.items()}
     mean = {name: sum(values) / len(values) for name, values in losses.items()}
-    best = min(RATES, key=lambda lr: mean[f"adamw {lr:g}"])
+    tuning = contest.tune({lr: losses[f"adamw {lr:g}"] for lr in RATES})
+    default, best = f"adamw {DEFAULT_RATE:g}", f"adamw {tuning.best:g}"
     gmn = [*OURS, "gmn, frozen"]
-
-    def ratios(name: str, rate: float) -> list[float]:
-        return [a / b for a, b in zip(losses[name], losses[f"adamw {rate:g}"], strict=True)]
-
     return {
-        "best_rate": best,
-        "best_rate_at_edge": best in (RATES[0], RATES[-1]),
+        "best_rate": tuning.best,
+        "best_rate_at_edge": tuning.at_edge,
         "final_train_loss": {
             **{name: mean[name] for name in gmn},
-            "adamw default": mean[f"adamw {DEFAULT_RATE:g}"],
-            "adamw best": mean[f"adamw {best:g}"],
+            "adamw default": mean[default],
+            "adamw best": mean[best],
         },
-        "ratio_to_adamw_default": {name: ratios(name, DEFAULT_RATE) for name in gmn},
-        "ratio_to_adamw_best": {name: ratios(name, best) for name in gmn},
+        "ratio_to_adamw_default": {n: contest.ratios(losses[n], losses[default]) for n in gmn},
+        "ratio_to_adamw_best": {n: contest.ratios(losses[n], losses[best]) for n in gmn},
     }
 
 
 def table(results: dict[str, Any]) -> Table:
     """A line per task."""
-    made = Table(title="final training loss, mean over seeds")
-    made.add_column("task")
-    columns: list[str] = []
-    for facts in results.values():
-        losses = facts["summary"]["final_train_loss"]
-        if not columns:
-            columns = list(losses)
-            for name in columns:
-                made.add_column(name, justify="right")
-    for name, facts in results.items():
-        losses = facts["summary"]["final_train_loss"]
-        made.add_row(name, *(f"{losses[c]:.4f}" for c in columns))
-    return made
+    losses = {name: facts["summary"]["final_train_loss"] for name, facts in results.items()}
+    columns = list(next(iter(losses.values())))
+    rows = [[name, *(f"{found[c]:.4f}" for c in columns)] for name, found in losses.items()]
+    return frame.table("final training loss, mean over seeds", ["task", *columns], rows)
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Training loss over steps, one panel per task."""
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     shown = {"gmn": "C0", "gmn, total_steps": "C2", "gmn, frozen": "C7"}
     columns = min(4, len(results))
-    rows = math.ceil(len(results) / columns)
-    size = (4 * columns, 3.2 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    rows = -(-len(results) // columns)
+    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for unused in axes.flat[len(results) :]:
         unused.set_axis_off()
     for axis, (name, facts) in zip(axes.flat, results.items(), strict=False):
@@ -220,9 +202,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.legend(fontsize=6)
     for row in axes:
         row[0].set_ylabel("training loss (minibatch)")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    frame.save_picture(figure, path)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -231,19 +211,18 @@ def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     for name, found in record["tasks"].items():
         whole = len(found) == len(OURS) + 1 + len(RATES)
         tasks[name] = {**({"summary": summary(found)} if whole else {}), "outcomes": found}
-    text = json.dumps({**record, "tasks": tasks}, indent=1) + "\n"
-    write_atomically(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    frame.write_record(folder / "result.json", {**record, "tasks": tasks})
     return tasks
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
-    out: Annotated[Path, typer.Option()] = Path("runs/held_out"),
+    weights: frame.Weights = "default",
+    out: frame.Out = Path("runs/held_out"),
     suite: Annotated[str, typer.Option(help="held_out or validation")] = "held_out",
     steps: Annotated[int, typer.Option()] = 500,
     seeds: Annotated[int, typer.Option(help="Networks per task.")] = 3,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 2024,
-    threads: Annotated[int, typer.Option()] = 1,
+    threads: frame.Threads = 1,
     baselines: Annotated[
         Path | None, typer.Option(help="Folder of a record to take all else but the weights from.")
     ] = None,
@@ -252,36 +231,24 @@ def main(
     ] = None,
 ) -> None:
     """Compare the learned rule with AdamW on a suite."""
-    console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    with refusing(console):
-        if suite not in SUITES:
-            raise ValueError(f"Unknown suite {suite!r}; choose one of {', '.join(SUITES)}.")
+    console = frame.begin(threads)
+    record: dict[str, Any] = {"suite": suite, "steps": steps, "seeds": seeds, "seed": seed}
+    record["weights"] = str(weights)
+    with frame.refusing(console):
+        frame.choose("suite", suite, SUITES)
         runs = contestants(load_rule(weights), steps, seeds, seed)
         tasks = SUITES[suite]()
-    outcomes: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
-    record: dict[str, Any] = {
-        "command": command_line(),
-        "suite": suite,
-        "steps": steps,
-        "seeds": seeds,
-        "seed": seed,
-        "weights": str(weights),
-        "environment": environment(),
-        "tasks": outcomes,
-    }
-    if baselines is not None:
-        with refusing(console):
+        outcomes: dict[str, dict[str, Any]] = {task.name: {} for task in tasks}
+        record["tasks"] = outcomes
+        if baselines is not None:
             earlier = read_baselines(baselines, record)
-        record["baselines"] = {k: earlier[k] for k in ("command", "environment")}
-        for name in outcomes.keys() & earlier["tasks"].keys():
-            known = earlier["tasks"][name]["outcomes"]
-            outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
+            record["baselines"] = {k: earlier[k] for k in ("command", "environment")}
+            for name in outcomes.keys() & earlier["tasks"].keys():
+                known = earlier["tasks"][name]["outcomes"]
+                outcomes[name] = {who: o for who, o in known.items() if who not in OURS}
+        out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     jobs = [(t, name) for t in tasks for name in runs if name not in outcomes[t.name]]
-    with refusing(console):
-        out.mkdir(parents=True, exist_ok=True)
     for task, name in track(jobs, "training", console=console, disable=not console.is_terminal):
         started = time.perf_counter()
         if minutes is not None and started - begun > 60 * minutes:

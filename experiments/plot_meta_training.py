@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from gmn_opt.weights.atomic import write_atomically
+from experiments import frame
 
 app = typer.Typer(add_completion=False)
 
@@ -82,7 +82,7 @@ def plot(log: Path, out: Path) -> bool:
     axes[3].set_ylabel("learning rate")
     axes[3].set_xlabel("outer step")
     axes[3].grid(alpha=0.3)
-    write_atomically(out, lambda path: figure.savefig(path, format="png", dpi=130))
+    frame.save_picture(figure, out)
     return True
 
 

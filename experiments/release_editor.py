@@ -9,14 +9,13 @@ or take --most times it, to ship.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from experiments import frame
 from gmn_opt.inr import WeightEditor, load_editor
 from gmn_opt.inr.editor_files import editor_name
 from gmn_opt.weights.atomic import write_atomically
@@ -92,23 +91,20 @@ def main(
     results: Annotated[Path, typer.Option(help="Where the record goes.")] = RESULTS,
 ) -> None:
     """Release the editor of a run."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = frame.begin()
     weights = run / "editor.safetensors"
-    try:
-        record: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    with frame.refusing(console):
+        record = frame.read_json(run / "result.json")
         editor = checked(record, weights, most)
-    except (OSError, ValueError) as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
     name = editor_name(record["edit"], editor.inr.outputs)
     kept = results / name
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("result.json", "curve.png", "gallery.png"):
         if (run / file).exists():
             shutil.copy(run / file, kept / file)
-    content, text = weights.read_bytes(), json.dumps(card_of(name, record, editor), indent=2) + "\n"
+    content = weights.read_bytes()
     write_atomically(package / f"{name}.safetensors", lambda path: path.write_bytes(content))
-    write_atomically(package / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
+    frame.write_json(package / f"{name}.json", card_of(name, record, editor), indent=2)
     console.print(f"{name}: weights and card in the package, record in {kept.name}")
 
 

@@ -8,16 +8,15 @@ model card from the run's record, a held-out evaluation of these very weights an
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from gmn_opt.optim import load_rule
+from experiments import frame
+from gmn_opt.optim import LearnedRule, load_rule
 from gmn_opt.weights.atomic import write_atomically
 from tasks.suites import HELD_OUT_DATA, META_TRAIN_DATA
 
@@ -35,11 +34,6 @@ class Checkpoint(StrEnum):
     def file(self) -> str:
         """In the folder of the run."""
         return "best.safetensors" if self is Checkpoint.BEST else "weights.safetensors"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def _held_out(record: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +113,9 @@ def _origin(record: dict[str, Any]) -> dict[str, Any] | None:
     origin: dict[str, Any] | None = record.get("origin")
     if origin is None:
         return None
-    cards = (_read(path.with_suffix(".json")) for path in sorted(PACKAGE.glob("*.safetensors")))
+    cards = (
+        frame.read_json(path.with_suffix(".json")) for path in sorted(PACKAGE.glob("*.safetensors"))
+    )
     known = next((c for c in cards if c["sha256"] == origin["sha256"]), {})
     account = ("sizes", "command", "commit", "seed", "data", "compute", "notes", "origin")
     return {**origin, **{key: known[key] for key in account if key in known}}
@@ -128,6 +124,35 @@ def _origin(record: dict[str, Any]) -> dict[str, Any] | None:
 def _same(evaluation: dict[str, Any], weights: Path, folder: Path) -> None:
     if Path(evaluation["weights"]).resolve() != weights.resolve():
         raise ValueError(f"{folder} evaluates {evaluation['weights']}, not {weights}.")
+
+
+def _card(name: str, rule: LearnedRule, record: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """The model card, without its results."""
+    return {
+        "name": name,
+        "what": "update rule of GMNOptimizer: a graph metanetwork over the trained network",
+        "meta_parameters": sum(p.numel() for p in rule.parameters()),
+        "sizes": rule.config.to_dict(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "command": record["command"],
+        "commit": record["environment"]["commit"],
+        "seed": record["config"]["seed"],
+        "origin": _origin(record),
+        "data": {
+            "meta_trained_on": list(META_TRAIN_DATA),
+            "never_seen": list(HELD_OUT_DATA),
+            "tasks": "random small networks of many families, see tasks/suites.py",
+        },
+        "compute": {
+            "seconds": round(record["seconds"]),
+            "outer_steps": record["outer_steps"],
+            "inner_steps": record["inner_steps"],
+            "events": record["events"],
+            "processor": record["environment"]["processor"],
+            "threads": record["environment"]["threads"],
+            "torch": record["environment"]["torch"],
+        },
+    }
 
 
 def main(
@@ -145,43 +170,24 @@ def main(
 ) -> None:
     """Release the weights of ``run`` under ``name``."""
     weights = run / checkpoint.file
-    try:
+    console = frame.begin()
+    with frame.refusing(console):
         rule = load_rule(weights)  # refuses a damaged or foreign file
-        record, evaluation = _read(run / "result.json"), _read(held_out / "result.json")
-        steady = _read(stability / "result.json")
+        record = frame.read_json(run / "result.json")
+        evaluation = frame.read_json(held_out / "result.json")
+        steady = frame.read_json(stability / "result.json")
         _same(evaluation, weights, held_out)
         _same(steady, weights, stability)
-        compared = None if validated is None else _compared(_read(validated / "result.json"))
-        chosen, origin = _chosen(record, checkpoint), _origin(record)
-    except (ValueError, OSError) as error:
-        Console().print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
+        compared: dict[str, Any] = {}
+        if validated is not None:
+            compared = {"compared": _compared(frame.read_json(validated / "result.json"))}
+        chosen = _chosen(record, checkpoint)
+        about = _card(name, rule, record, weights.read_bytes())
+    content = weights.read_bytes()
     card = {
-        "name": name,
-        "what": "update rule of GMNOptimizer: a graph metanetwork over the trained network",
-        "meta_parameters": sum(p.numel() for p in rule.parameters()),
-        "sizes": rule.config.to_dict(),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "command": record["command"],
-        "commit": record["environment"]["commit"],
-        "seed": record["config"]["seed"],
-        "origin": origin,
-        "data": {
-            "meta_trained_on": list(META_TRAIN_DATA),
-            "never_seen": list(HELD_OUT_DATA),
-            "tasks": "random small networks of many families, see tasks/suites.py",
-        },
-        "compute": {
-            "seconds": round(record["seconds"]),
-            "outer_steps": record["outer_steps"],
-            "inner_steps": record["inner_steps"],
-            "events": record["events"],
-            "processor": record["environment"]["processor"],
-            "threads": record["environment"]["threads"],
-            "torch": record["environment"]["torch"],
-        },
+        **about,
         "notes": notes,
-        "validation": {**chosen, **({} if compared is None else {"compared": compared})},
+        "validation": {**chosen, **compared},
         "held_out": _held_out(evaluation),
         "stability": _stability(steady),
     }
@@ -195,11 +201,9 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("result.json", "curves.png"):
             shutil.copy(source / file, folder / file)
-    content = weights.read_bytes()
     write_atomically(PACKAGE / f"{name}.safetensors", lambda path: path.write_bytes(content))
-    text = json.dumps(card, indent=2) + "\n"
-    write_atomically(PACKAGE / f"{name}.json", lambda path: path.write_text(text, encoding="utf-8"))
-    Console().print(f"Wrote {PACKAGE / name}.safetensors and .json; records in {RESULTS}")
+    frame.write_json(PACKAGE / f"{name}.json", card, indent=2)
+    console.print(f"Wrote {PACKAGE / name}.safetensors and .json; records in {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -9,22 +9,17 @@ tenth of the run. Writes ``result.json`` and ``curves.png`` to --out.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from experiments.common import choose_device, command_line, environment, keep_freed_memory
+from experiments import frame
 from gmn_opt.meta import Task, train_inner
 from gmn_opt.optim import LearnedRule, load_rule
-from gmn_opt.weights import WeightsError
-from gmn_opt.weights.atomic import write_atomically
 from tasks.classification import ImageClassification
 
 SMOOTH = 50
@@ -82,55 +77,36 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_ylabel("training loss (mean of 50 steps)")
         axis.legend(fontsize=7)
     figure.tight_layout()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+    frame.save_picture(figure, path)
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Shipped name or safetensors file.")] = "default",
-    out: Annotated[Path, typer.Option()] = Path("runs/stability"),
+    weights: frame.Weights = "default",
+    out: frame.Out = Path("runs/stability"),
     steps: Annotated[str, typer.Option(help="Lengths of runs, with commas.")] = "1000,3000",
     seeds: Annotated[int, typer.Option(help="Networks.")] = 3,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 2024,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
-    threads: Annotated[int, typer.Option()] = 1,
+    device: frame.Device = "auto",
+    threads: frame.Threads = 1,
 ) -> None:
     """Train a deep MLP for long with the learned rule, and say how steady that is."""
-    console = Console(highlight=False, soft_wrap=True)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    try:
-        lengths = [int(s) for s in steps.split(",")]
-        rule, where = load_rule(weights), choose_device(device)
+    console = frame.begin(threads)
+    with frame.refusing(console):
+        lengths = frame.numbers(steps, "--steps")
+        rule, where = load_rule(weights), frame.choose_device(device)
         results = {str(n): measure(rule.to(where), TASK, n, seeds, seed, where) for n in lengths}
-    except (ValueError, WeightsError) as error:
-        console.print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
-    record = {
-        "command": command_line(),
-        "task": TASK.spec(),
-        "weights": weights,
-        "seeds": seeds,
-        "seed": seed,
-        "runs": results,
-        "environment": environment(),
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    facts = {"task": TASK.spec(), "weights": weights, "seeds": seeds, "seed": seed, "runs": results}
+    frame.write_record(out / "result.json", facts)
     plot(results, out / "curves.png")
-    table = Table(title=TASK.name)
-    for column in ("steps", "mode", "final training loss", "worst rise", "diverged"):
-        table.add_column(column, justify="right")
+    rows = []
     for n, modes in results.items():
-        for mode, facts in modes.items():
-            losses, rises = facts["final_train_loss"], facts["worst_rise"]
-            table.add_row(
-                n,
-                mode,
-                f"{sum(losses) / len(losses):.4f}",
-                f"{max(rises):.2f}",
-                f"{sum(facts['diverged'])} of {len(losses)}",
-            )
-    console.print(table)
+        for mode, found in modes.items():
+            losses, rises = found["final_train_loss"], found["worst_rise"]
+            diverged = f"{sum(found['diverged'])} of {len(losses)}"
+            mean = sum(losses) / len(losses)
+            rows.append((n, mode, f"{mean:.4f}", f"{max(rises):.2f}", diverged))
+    columns = ("steps", "mode", "final training loss", "worst rise", "diverged")
+    console.print(frame.table(TASK.name, columns, rows))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gmn_opt.codec import Choice
 from tasks.autoencoding import ImageAutoencoding
 from tasks.base import DataTask
 from tasks.classification import ImageClassification, PatchClassification
@@ -26,22 +27,18 @@ FAMILIES: dict[str, type[DataTask]] = {
         Rosenbrock,
     )
 }
+_CHOICE = Choice(DataTask, "task", "task", FAMILIES)
 
 
 def restore(spec: dict[str, Any]) -> DataTask:
     """The task that ``spec`` describes; raises ValueError when there is none like it."""
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k != "task"
-    }
     try:
-        family = spec["task"]
-        if family == RescaledTask.family:
-            return RescaledTask(restore(fields.pop("of")), **fields)
-        if family not in FAMILIES:
-            raise ValueError(f"unknown task {family!r}")
-        return FAMILIES[family](**fields)
+        if spec.get("task") == RescaledTask.family:
+            return RescaledTask(restore(spec["of"]), tuple(spec["scales"]))
+        made: DataTask = _CHOICE.decode(spec)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{spec} does not describe a task of this suite ({error}). Use the version that "
             "wrote it."
         ) from error
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
@@ -88,16 +89,14 @@ class TeacherStudent(DataTask):
         """Two inputs."""
         return (torch.randn(2, self.features, generator=torch.Generator().manual_seed(0)),)
 
+    @cached_property
     def _teacher(self) -> nn.Module:
         """Scaled so that its outputs have a standard deviation of about 1."""
-        if "_made" not in self.__dict__:
-            with seeded(self.seed), torch.no_grad():
-                network = self._layers(self.teacher, "tanh" if self.teacher else "identity")
-                x = torch.randn(1000, self.features) * self._spread()
-                network[-1].weight.div_(network(x).std())  # type: ignore[operator]
-                self.__dict__["_made"] = network.requires_grad_(False)
-        made: nn.Module = self.__dict__["_made"]
-        return made
+        with seeded(self.seed), torch.no_grad():
+            network = self._layers(self.teacher, "tanh" if self.teacher else "identity")
+            x = torch.randn(1000, self.features) * self._spread()
+            network[-1].weight.div_(network(x).std())  # type: ignore[operator]
+        return network.requires_grad_(False)
 
     def _spread(self) -> Tensor:
         return self.condition ** (-0.5 * torch.linspace(0, 1, self.features))
@@ -105,7 +104,7 @@ class TeacherStudent(DataTask):
     def _drawn(self, shape: tuple[int, ...], generator: torch.Generator) -> Batch:
         x = torch.randn(*shape, self.features, generator=generator) * self._spread()
         with torch.no_grad():
-            y = self._teacher()(x)
+            y = self._teacher(x)
         return {"x": x, "y": y + self.target_noise * torch.randn(y.shape, generator=generator)}
 
     def batch(self, split: Split, count: int, generator: torch.Generator) -> Batch:

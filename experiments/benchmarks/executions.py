@@ -21,8 +21,10 @@ from torch_geometric.utils import scatter
 from gmn_opt import GraphMetanet
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
-from gmn_opt.metanet.features import KERNEL_FEATURES, kernel_features
-from gmn_opt.metanet.message_passing import MessageLayer
+from gmn_opt.metanet.features import KERNEL_FEATURES, structural
+from gmn_opt.metanet.incidence import incidence_of
+from gmn_opt.metanet.layers.message import MessageLayer
+from gmn_opt.metanet.reference import edge_list
 
 
 @dataclass(frozen=True)
@@ -57,35 +59,22 @@ class EdgeList:
         whole = all(b.dst.is_whole and b.src.is_whole for b in layout.blocks)
         if graph.links or not whole:
             raise ValueError("These executions serve graphs without links and partial blocks.")
-        first = torch.tensor([0, *layout.group_sizes]).cumsum(0).tolist()
-        positions = kernel_features(layout)
-        if positions is None:
-            positions = torch.zeros(KERNEL_FEATURES, sum(b.fan_in for b in layout.blocks))
-        kernels = positions.float().T.split([b.fan_in for b in layout.blocks])
-        src, dst, block, kernel = [], [], [], []
-        for number, (b, k) in enumerate(zip(layout.blocks, kernels, strict=True)):
-            d, s, parallel = b.size
-            dst.append(torch.arange(d).repeat_interleave(s * parallel) + first[b.dst.group])
-            src.append(torch.arange(s).repeat_interleave(parallel).repeat(d) + first[b.src.group])
-            block.append(torch.full((d * s * parallel,), number))
-            kernel.append(k.repeat(d, 1))
-        nodes, blocks = first[-1], len(layout.blocks)
-
-        def copies(parts: list[Tensor], stride: int) -> Tensor:
-            one = torch.cat(parts)
-            return torch.cat([one + i * stride for i in range(batch)])
-
-        srcs, dsts, numbers = copies(src, nodes), copies(dst, nodes), copies(block, blocks)
-        into, in_pair = torch.stack([numbers, dsts]).unique(dim=1, return_inverse=True)
-        out, out_pair = torch.stack([numbers, srcs]).unique(dim=1, return_inverse=True)
-        sizes = torch.tensor(layout.group_sizes)
+        like = metanet.graph_state
+        one = incidence_of(graph, like)
+        listed = edge_list.EdgeList.of([one] * batch)
+        in_node = listed.incidence.destinations.column
+        out_node = listed.incidence.sources.column
+        kernels = structural(graph, like)[2]
+        if kernels is None:
+            kernels = like.new_zeros(KERNEL_FEATURES, one.counts[3])
+        sizes, copies = torch.tensor(layout.group_sizes), torch.arange(batch)
         groups = torch.arange(len(sizes)).repeat_interleave(sizes)
         return EdgeList(
-            graph, batch, srcs, dsts, numbers, torch.cat(kernel).repeat(batch, 1),
-            in_pair, into[1], out_pair, out[1], copies([groups], len(sizes)),
-            torch.arange(batch).repeat_interleave(nodes),
-            torch.arange(batch).repeat_interleave(blocks),
-            nodes * batch, blocks * batch, len(sizes) * batch,
+            graph, batch, out_node[listed.source], in_node[listed.destination], listed.block,
+            kernels.T.repeat(batch, 1)[listed.source],
+            listed.destination, in_node, listed.source, out_node,
+            (groups + copies.unsqueeze(1) * len(sizes)).flatten(), listed.node_graph,
+            listed.block_graph, one.counts[0] * batch, one.counts[1] * batch, len(sizes) * batch,
         )  # fmt: skip
 
 
@@ -114,7 +103,7 @@ def _message_passing(
     layout = blocked(g.graph)
     assert metanet.in_features == 1
     values = layout.flatten({n: t[..., 0] for n, t in tensors.items()}).flatten()[:, None]
-    node_known, block_known, _ = metanet.structural(g.graph, values)
+    node_known, block_known, _ = structural(g.graph, values)
     e = metanet.edge_encoder(values)
     x0 = metanet.node_encoder(node_known).repeat(g.batch, 1)
     b0 = metanet.block_encoder(block_known).repeat(g.batch, 1)
@@ -166,7 +155,7 @@ def dense(metanet: GraphMetanet, g: EdgeList, tensors: Mapping[str, Tensor]) -> 
     src, dst, block = g.src[:one], g.dst[:one], g.block[:one]
     place = dst * n + src
     values = layout.flatten({name: t[..., 0] for name, t in tensors.items()})
-    node_known, block_known, _ = metanet.structural(g.graph, values)
+    node_known, block_known, _ = structural(g.graph, values)
     e = values.new_zeros(g.batch, n * n, 1).index_copy(1, place, values.unsqueeze(-1))
     e = metanet.edge_encoder(e).unflatten(1, (n, n))
     mask = values.new_zeros(n * n).index_fill(0, place, 1.0).view(n, n, 1)

@@ -9,7 +9,6 @@ one image after the other. Runs alternate, so that what else the machine does me
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import replace
@@ -19,22 +18,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from experiments.common import (
-    choose_device,
-    command_line,
-    environment,
-    keep_freed_memory,
-    numbers,
-    refusing,
-)
+from experiments import frame
 from gmn_opt.data import load_bundled
 from gmn_opt.inr import FitConfig, FittedInrs, SirenConfig, coordinates, fit_batch
 from gmn_opt.inr.fitting import as_targets, initial_params
-from gmn_opt.weights.atomic import write_atomically
 
 
 def fit_one_by_one(
@@ -85,30 +74,28 @@ def _facts(runs: list[FittedInrs], shared: int) -> dict[str, Any]:
 
 
 def main(
-    out: Annotated[Path, typer.Option()] = Path("runs/benchmarks/inr_fitting"),
+    out: frame.Out = Path("runs/benchmarks/inr_fitting"),
     data: Annotated[str, typer.Option(help="mnist or fashion_mnist")] = "mnist",
     batch: Annotated[int, typer.Option(help="INRs fitted at once per run.")] = 256,
     loop: Annotated[int, typer.Option(help="INRs fitted one by one per run.")] = 8,
     repeats: Annotated[int, typer.Option()] = 3,
     slots: Annotated[str, typer.Option(help="Numbers of slots to try.")] = "16,32,64,128,256",
     psnr: Annotated[float, typer.Option(help="Where every INR stops, in dB.")] = 35.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "cpu",
-    threads: Annotated[int, typer.Option()] = 1,
+    device: frame.Device = "cpu",
+    threads: frame.Threads = 1,
 ) -> None:
     """Measure INRs per second."""
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    console = Console()
-    with refusing(console):
-        where = choose_device(device)
+    console = frame.begin(threads)
+    with frame.refusing(console):
+        where = frame.choose_device(device)
         images = load_bundled(data).train_images[:batch]
-        slot_counts = numbers(slots, "--slots")
+        slot_counts = frame.numbers(slots, "--slots")
         out.mkdir(parents=True, exist_ok=True)
     config = SirenConfig()
     results: dict[str, Any] = {}
-    table = Table(title=f"INRs per second on {where}, SIREN 2-32-32-1, {data}, {psnr:g} dB")
-    for column in ("pixels per step", "how", "INRs/s", "times the loop", "mean dB", "mean steps"):
-        table.add_column(column, justify="right")
+    title = f"INRs per second on {where}, SIREN 2-32-32-1, {data}, {psnr:g} dB"
+    columns = "pixels per step", "how", "INRs/s", "times the loop", "mean dB", "mean steps"
+    table = frame.table(title, columns, ())
     for pixels in (0, 128):
         fit = FitConfig(pixels=pixels, target_psnr=psnr)
         runs: dict[str, list[FittedInrs]] = {}
@@ -139,7 +126,6 @@ def main(
         for side in ("one by one", "batched")
     }
     record = {
-        "command": command_line(),
         "fastest": {**rates, "ratio": round(rates["batched"] / rates["one by one"], 2)},
         "data": data,
         "psnr": psnr,
@@ -147,10 +133,8 @@ def main(
         "threads": threads,
         "fit": FitConfig(target_psnr=psnr).to_dict(),
         "results": results,
-        "environment": environment(),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
+    frame.write_record(out / "result.json", record)
     console.print(table)
     console.print(
         f"Fastest settings of each: {rates['batched']:.1f} against {rates['one by one']:.1f} INRs/s"

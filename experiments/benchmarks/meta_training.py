@@ -27,12 +27,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.func import functional_call
 
-from experiments.common import command_line, environment, keep_freed_memory, refusing
+from experiments import frame
 from gmn_opt.meta import (
     Constant,
     InnerState,
@@ -47,7 +46,6 @@ from gmn_opt.meta.rules import Rule, flat_vector, named_like
 from gmn_opt.meta.unroll import relative_scale, step_weights
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.rule import RuleConfig
-from gmn_opt.weights.atomic import write_atomically
 from tasks.classification import ImageClassification
 
 _MODULE = "experiments.benchmarks.meta_training"
@@ -204,8 +202,7 @@ def stepper(case: Case, seed: int) -> tuple[Callable[[], None], int]:
 
 def measure(case: Case, seed: int, seconds: float) -> dict[str, Any]:
     """Rates over at least ``seconds`` of processor time, after warming up."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    frame.begin()
     step, meta_parameters = stepper(case, seed)
     started = time.process_time()
     for _ in range(1 + 20 // case.truncation):  # recordings of inner gradients are made on the way
@@ -246,7 +243,7 @@ def _in_a_process(case: Case, seed: int, seconds: float) -> dict[str, Any]:
 
 def read_peer(path: Path) -> list[dict[str, Any]]:
     """What meta_training_peer.py wrote; raises ValueError for anything else."""
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found: Any = frame.read_json(path)
     keys = {"way", "meta_parameters", "inner_steps_per_cpu_second", "fastest", "peak_gib", "load"}
     whole = isinstance(found, list) and found
     if not whole or not all(isinstance(c, dict) and keys | {"jax"} <= c.keys() for c in found):
@@ -297,8 +294,8 @@ def page(result: dict[str, Any]) -> str:
 @app.command()
 def main(
     preset: Annotated[str, typer.Option(help="smoke or cpu")] = "cpu",
-    seed: Annotated[int, typer.Option()] = 0,
-    out: Annotated[Path, typer.Option()] = Path("runs/benchmark_meta_training"),
+    seed: frame.Seed = 0,
+    out: frame.Out = Path("runs/benchmark_meta_training"),
     peer: Annotated[
         Path | None, typer.Option(help="What meta_training_peer.py wrote, for the record.")
     ] = None,
@@ -309,33 +306,19 @@ def main(
         sizes, seed, seconds = json.loads(case)
         typer.echo(json.dumps(measure(Case(**sizes), seed, seconds)))
         return
-    console = Console(highlight=False, soft_wrap=True)
-    if preset not in PRESETS:
-        message = f"Unknown preset {preset!r}; choose one of {', '.join(PRESETS)}."
-        console.print(message, style="red", markup=False)
-        raise typer.Exit(2)
-    others: list[dict[str, Any]] = []
-    if peer is not None:
-        with refusing(console):
-            others = read_peer(peer)
+    console = frame.begin()
+    with frame.refusing(console):
+        frame.choose("preset", preset, PRESETS)
+        others = [] if peer is None else read_peer(peer)
     cases, seconds = PRESETS[preset]
     shown = console.is_terminal
     found = [
         _in_a_process(one, seed, seconds)
         for one in track(cases, "measuring", console=console, disable=not shown)
     ]
-    result = {
-        "command": command_line().replace("experiments.meta_training", _MODULE),
-        "preset": preset,
-        "seed": seed,
-        "cases": found,
-        "peer": others,
-        "environment": {**environment(), "threads": 1},
-    }
-    text = json.dumps(result, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
-    readme = page(result)
-    write_atomically(out / "README.md", lambda p: p.write_text(readme, encoding="utf-8"))
+    facts = {"preset": preset, "seed": seed, "cases": found, "peer": others}
+    readme = page(frame.write_record(out / "result.json", facts))
+    frame.write_text(out / "README.md", readme)
     console.print(readme, markup=False)
 
 

@@ -14,7 +14,6 @@ executions are first checked to agree. Writes ``result.json`` and ``metanet.png`
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -31,12 +30,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from experiments import frame
 from experiments.benchmarks.executions import EdgeList, dense, gather, preprojected
-from experiments.common import command_line, environment, keep_freed_memory
 from gmn_opt import GraphMetanet, trace
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import SirenConfig
-from gmn_opt.weights.atomic import write_atomically
 
 Tensors = dict[str, Tensor]
 Call = Callable[[], Tensors]
@@ -268,12 +266,10 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Times over the number of parameters."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axis = figure.subplots()
     rows = record["large"]["rows"]
     sizes = [r["parameters"] for r in rows]
     for mode in MODES:
@@ -283,25 +279,20 @@ def plot(record: dict[str, Any], path: Path) -> None:
     axis.set_xlabel("parameters of the input network")
     axis.set_ylabel("processor seconds")
     axis.legend(frameon=False)
-    write_atomically(path, lambda p: figure.savefig(p, format="png", dpi=130))
-    plt.close(figure)
+    frame.save_picture(figure, path)
 
 
 def main(
     preset: Annotated[str, typer.Option(help="smoke or cpu")] = "smoke",
-    out: Annotated[Path, typer.Option()] = Path("runs/benchmarks/metanet"),
+    out: frame.Out = Path("runs/benchmarks/metanet"),
 ) -> None:
     """Measure the executions of a metanet."""
     if preset not in PRESETS:
         raise typer.BadParameter(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    chosen, console = PRESETS[preset], Console()
+    chosen, console = PRESETS[preset], frame.begin()
     record: dict[str, Any] = {
-        "command": command_line(),
         "preset": preset,
         "batch": chosen.batch,
-        "environment": environment(),
         "comparison": {},
     }
     for hidden, edge_hidden in chosen.widths:
@@ -310,9 +301,7 @@ def main(
         record["comparison"][name] = compare(chosen, hidden, edge_hidden)
     record["sweeps"] = {n: sweep(chosen, n, values) for n, values in chosen.sweeps.items()}
     record["large"] = large(chosen)
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1) + "\n"
-    write_atomically(out / "result.json", lambda p: p.write_text(text, encoding="utf-8"))
+    frame.write_record(out / "result.json", record)
     plot(record, out / "metanet.png")
     show(record, console)
 

@@ -80,18 +80,31 @@ def graph(
     if picture is not None:
         _check_suffix(picture)
 
-    console = Console()
-    facts: list[tuple[str, Text]] = []
+    _show(model, specs, kinds, meta, verify and not meta, picture, level, json_file)
+
+
+def _show(
+    model: str,
+    specs: list[tuple[str | None, tuple[int, ...]]],
+    kinds: list[tuple[str, int]],
+    meta: bool,
+    verify: bool,
+    picture: Path | None,
+    level: str,
+    json_file: Path | None,
+) -> None:
+    """Trace, check, draw, write and print; exit code 1 for a wrong symmetry."""
     from gmn_opt.graph.progress import progress_line
 
+    facts: list[tuple[str, Text]] = []
     with progress_line() as say:
         say(f"Loading {model}")
         network, args, kwargs = _prepare(model, specs, kinds, meta)
         start = time.perf_counter()
-        traced = _trace(network, args, kwargs, verify and not meta, say)
+        traced = _trace(network, args, kwargs, verify, say)
         facts.append(("traced in", Text(f"{time.perf_counter() - start:.2f} s")))
         wrong = False
-        if verify and not meta:
+        if verify:
             say("Checking the symmetries in float64")
             wrong = _verify(traced, network, args, kwargs, facts)
         if picture is not None:
@@ -103,7 +116,7 @@ def graph(
             facts.append(("graph", Text(str(json_file))))
     sys.stdout.write(f"{traced}\n\n")
     _describe(traced, facts)
-    console.print(_grid(facts))
+    Console().print(_grid(facts))
     if wrong:
         raise typer.Exit(1)
 
@@ -145,7 +158,7 @@ def _parse_dtype(text: str) -> tuple[str, int]:
 
 
 def _check_suffix(picture: Path) -> None:
-    from gmn_opt.graph.drawing import SUFFIXES
+    from gmn_opt.graph.draw.picture import SUFFIXES
 
     if picture.suffix.lower() not in SUFFIXES:
         fail(f"cannot draw to {picture}: the name must end in {', '.join(SUFFIXES)}")

@@ -1,23 +1,20 @@
 """The full data sets, from a local folder, from Debian's package, or by download.
 
 Each file is taken from the first place that has it: the cache folder, the folder of Debian's
-package, the download address. Whatever its way here, its contents are checked by sha256.
+package, the download address. Whatever its way here, its contents are checked by sha256: the
+uncompressed ones, which pooch's own check cannot see, because packagers recompress the files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import torch
+from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from torch import Tensor
@@ -45,11 +42,7 @@ def cache_folder() -> Path:
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "gmn_opt"
+    return user_cache_path("gmn_opt", appauthor=False)
 
 
 def load_full(
@@ -142,62 +135,71 @@ def _download(file: SourceFile, url: str, folder: Path, progress: bool) -> Path:
     Raises:
         DatasetError: The server or the contents are not as expected; nothing is left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{file.name}.gz"
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".part", dir=folder)
-    temporary = Path(name)
+    import pooch
+    import requests  # slow to import
+
+    def get(url: str, target: str, caller: object) -> None:
+        """Into a temporary file, which pooch puts in place afterwards."""
+        fetch = pooch.HTTPDownloader(
+            progressbar=_Bar(file, progress),
+            chunk_size=_CHUNK,
+            timeout=_TIMEOUT,
+            headers={"User-Agent": "gmn-opt", "Accept-Encoding": "identity"},
+        )
+        fetch(url, target, caller)
+        try:
+            _check(file, read_raw(Path(target), limit=file.size))
+        except IdxError as error:
+            raise IdxError(str(error).replace(target, "it")) from error
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
-        with os.fdopen(handle, "wb") as out:
-            _stream(url, out, file, progress)
-        _check(file, read_raw(temporary, limit=file.size))
-        temporary.chmod(0o644)
-        os.replace(temporary, target)
-    except HTTPError as error:
-        error.close()
+        name = f"{file.name}.gz"
+        return Path(pooch.retrieve(url, None, name, folder, downloader=get))
+    except requests.HTTPError as error:
         raise DatasetError(
-            f"downloading {url} failed: the server answered {error.code} {error.reason}; check "
-            "the address"
+            f"downloading {url} failed: the server answered {error}; check the address"
         ) from error
     except IdxError as error:
-        message = str(error).replace(name, "it")
         raise DatasetError(
-            f"{url} is not the official file and was deleted: {message}. Use another address"
+            f"{url} is not the official file and was deleted: {error}. Use another address"
         ) from error
-    except (OSError, HTTPException) as error:
+    except OSError as error:  # of which those of requests are
         raise DatasetError(f"downloading {url} to {folder} failed: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return target
+        logger.setLevel(level)
 
 
-def _stream(url: str, out: BinaryIO, file: SourceFile, progress: bool) -> None:
-    """Copy the body of ``url`` to an open file, never more of it than the official file needs."""
-    request = Request(url, headers={"User-Agent": "gmn-opt", "Accept-Encoding": "identity"})
-    with urlopen(request, timeout=_TIMEOUT) as response:
-        announced = response.headers.get("Content-Length")
-        total = int(announced) if announced and announced.isdigit() else None
-        received = 0
-        with _bar(progress) as bar:
-            task = bar.add_task(file.name, total=total)
-            while chunk := response.read(_CHUNK):
-                received += len(chunk)
-                if received > file.size + _SLACK:
-                    raise IdxError(f"it is longer than the {file.size} bytes expected")
-                out.write(chunk)
-                bar.update(task, advance=len(chunk))
-    if total is not None and received < total:
-        raise IdxError(f"the connection closed after {received} of {total} bytes")
+class _Bar:
+    """What pooch tells of a download: shown if wanted, and ended when the file is too long."""
 
+    total = 0
 
-def _bar(visible: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=Console(stderr=True),
-        disable=not visible,
-    )
+    def __init__(self, file: SourceFile, visible: bool) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+        console = Console(stderr=True)
+        self._most, self._received = file.size + _SLACK + _CHUNK, 0
+        self._bar = Progress(*columns, TransferSpeedColumn(), console=console, disable=not visible)
+        self._task = self._bar.add_task(file.name, total=None)
+        self._bar.start()
+
+    def update(self, received: int) -> None:
+        """So many bytes more; the last ones may be fewer."""
+        self._received += received
+        self._bar.update(self._task, completed=self._received, total=self.total or None)
+        if self._received > self._most:
+            self.close()
+            raise IdxError(f"it is longer than the {self._most - _SLACK - _CHUNK} bytes expected")
+
+    def reset(self) -> None:
+        """All is there; what comes next is its exact size."""
+        self._received = 0
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._bar.stop()
 
 
 def _nowhere(source: Source, file: SourceFile, folders: list[Path]) -> str:

@@ -1,9 +1,10 @@
 """Networks as graphs of neurons and parameters, for any PyTorch module."""
 
-from gmn_opt.graph.api import TraceError, trace
+from gmn_opt.graph.api import trace
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
 from gmn_opt.graph.symmetry import Symmetry
+from gmn_opt.graph.tracing.passes import TraceError
 
 __all__ = [
     "Block",

@@ -18,15 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gmn_opt.graph.structure import Block
-
-if TYPE_CHECKING:
-    from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.structure import Block, BlockGraph
+from gmn_opt.kept import kept
 
 ROLES = ("input", "hidden", "output", "bias", "auxiliary")
 KINDS = (
@@ -35,8 +32,6 @@ KINDS = (
 )
 FIRST_FREE_KIND = KINDS.index("residual")
 KERNEL_AXES = 3
-
-_CACHE = "_edge_list"
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class EdgeList:
 
 
 class _Builder:
-    def __init__(self, graph: ParameterGraph) -> None:
+    def __init__(self, graph: BlockGraph) -> None:
         self.graph = graph
         self.size_of = [f.size for f in graph.factors]
         self.sets: list[NodeSet] = []
@@ -301,7 +296,7 @@ class _Builder:
         return place
 
 
-def ancestors(graph: ParameterGraph, factor: int) -> set[int]:
+def ancestors(graph: BlockGraph, factor: int) -> set[int]:
     """All factors that the permutation of a factor depends on, directly or not."""
     found: set[int] = set()
     queue = list(graph.factors[factor].parents)
@@ -322,18 +317,15 @@ def _unravel(count: int, sizes: Sequence[int]) -> list[Tensor]:
     return out[::-1]
 
 
-def edge_list(graph: ParameterGraph) -> EdgeList:
+def edge_list(graph: BlockGraph) -> EdgeList:
     """The nodes and edges of a graph, made once and kept on it."""
-    found: EdgeList | None = graph.__dict__.get(_CACHE)
-    if found is None:
-        builder = _Builder(graph)
-        for number, block in enumerate(graph.blocks):
-            builder.block(number, block)
-        builder.links()
-        builder.heads()
-        found = builder.finish()
-        object.__setattr__(graph, _CACHE, found)
-    return found
+    return kept(graph, "edge list", lambda: _built(graph))
 
 
-__all__ = ["KINDS", "ROLES", "EdgeList", "NodeSet", "ancestors", "edge_list"]
+def _built(graph: BlockGraph) -> EdgeList:
+    builder = _Builder(graph)
+    for number, block in enumerate(graph.blocks):
+        builder.block(number, block)
+    builder.links()
+    builder.heads()
+    return builder.finish()

@@ -94,6 +94,3 @@ class _Line:
             self.closed = True
             if self.status is not None:
                 self.status.stop()
-
-
-__all__ = ["DELAY", "Say", "progress_line"]

@@ -20,6 +20,8 @@ block
     A parameter, or a slice of one, as edges from a source group to a destination group.
 link
     Parameter-free identity edges between two groups, as made by a residual addition.
+block graph
+    All of these together. Users have it as :class:`gmn_opt.graph.graph.ParameterGraph`.
 """
 
 from __future__ import annotations
@@ -121,3 +123,113 @@ class Link:
     src: int
     dst: int
     kind: Literal["residual", "product", "norm"] = "residual"
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """Neurons as nodes, parameters as edges, block by block: what all else is made from.
+
+    Ids are positions in these tuples.
+
+    Attributes:
+        factors: The index sets that tensor axes share.
+        groups: The neurons, one group per activation site.
+        blocks: The edges. Every element of every parameter lies in exactly one block.
+        links: Identity edges without parameters, such as residual connections.
+        shapes: Parameter name to shape, in the model's order.
+        buffer_blocks: Running statistics that a symmetry moves along with their channels.
+        fixed_reasons: Tensor name to one reason per dim; an empty string where the dim is free.
+        aliases: Further names of shared parameters, to the name under which they are listed.
+
+    Raises:
+        ValueError: If the parts contradict each other; the message names the block.
+    """
+
+    factors: tuple[Factor, ...]
+    groups: tuple[NodeGroup, ...]
+    blocks: tuple[Block, ...]
+    links: tuple[Link, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    buffer_blocks: tuple[Block, ...] = ()
+    fixed_reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def spaces(self) -> tuple[Factor, ...]:
+        """The free factors: what may be permuted without changing the function."""
+        return tuple(f for f in self.factors if f.is_free)
+
+    def coverage(self) -> float:
+        """Share of parameter elements that lie along at least one free axis, in [0, 1]."""
+        free = {f.id for f in self.spaces}
+        total = sum(b.numel for b in self.blocks)
+        covered = sum(b.numel for b in self.blocks if any(free & set(d) for d in b.dims))
+        return covered / total if total else 0.0
+
+    def parents_of(self, group: NodeGroup | int) -> tuple[Factor, ...]:
+        """What the neurons of a group are held together by: heads, groups of a convolution.
+
+        These are the factors that permutations of the group's other factors depend on. In the forms
+        that list every node (:meth:`to_pyg`, :meth:`to_networkx`), each of their indices has an
+        auxiliary node with an edge to every neuron below it.
+        """
+        factors = self.groups[group if isinstance(group, int) else group.id].factors
+        above = {p for f in factors for p in self.factors[f].parents}
+        return tuple(self.factors[f] for f in factors if f in above)
+
+
+def _validate(graph: BlockGraph) -> None:
+    for what, ids in (
+        ("factor", [f.id for f in graph.factors]),
+        ("group", [g.id for g in graph.groups]),
+    ):
+        if ids != list(range(len(ids))):
+            raise ValueError(f"the {what} ids are {ids[:20]}; ids must be positions")
+    sizes = [f.size for f in graph.factors]
+    for group in graph.groups:
+        if any(not 0 <= f < len(sizes) for f in group.factors):
+            raise ValueError(f"group {group.name!r} refers to a factor that does not exist")
+    covered = dict.fromkeys(graph.shapes, 0)
+    for block in (*graph.blocks, *graph.buffer_blocks):
+        where = f"a block of {block.tensor!r}"
+        if not (len(block.index) == len(block.dims) == len(block.roles)):
+            raise ValueError(f"{where}: index, dims and roles differ in length")
+        for dim, (n, factors, roles) in enumerate(
+            zip(block.shape, block.dims, block.roles, strict=True)
+        ):
+            if any(not 0 <= f < len(sizes) for f in factors):
+                raise ValueError(f"{where}: dim {dim} refers to a factor that does not exist")
+            if prod(sizes[f] for f in factors) != n or len(roles) != len(factors):
+                raise ValueError(
+                    f"{where}: dim {dim} has {n} indices, but its factors have sizes "
+                    f"{[sizes[f] for f in factors]} and roles {list(roles)}"
+                )
+        for end, role in ((block.src, "src"), (block.dst, "dst")):
+            if not 0 <= end < len(graph.groups):
+                raise ValueError(f"{where}: its {role} group {end} does not exist")
+            used = {
+                f
+                for fs, rs in zip(block.dims, block.roles, strict=True)
+                for f, r in zip(fs, rs, strict=True)
+                if r == role
+            }
+            if not used <= set(graph.groups[end].factors):
+                raise ValueError(f"{where}: {role} factors {used} are not in its {role} group")
+    for block in graph.blocks:
+        if block.tensor not in covered:
+            raise ValueError(f"a block of {block.tensor!r}, which is not among the parameters")
+        covered[block.tensor] += block.numel
+    for name, shape in graph.shapes.items():
+        if covered[name] != prod(shape):
+            raise ValueError(
+                f"{name!r} has {prod(shape)} elements, but its blocks have {covered[name]}"
+            )
+    for link in graph.links:
+        if not (0 <= link.src < len(graph.groups) and 0 <= link.dst < len(graph.groups)):
+            raise ValueError(f"{link} refers to a group that does not exist")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmn_opt.graph.structure import Block
-
-if TYPE_CHECKING:
-    from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.structure import Block, BlockGraph
 
 
 class Symmetry:
@@ -23,12 +20,12 @@ class Symmetry:
     are not listed stay in place.
     """
 
-    def __init__(self, graph: ParameterGraph, permutations: Mapping[int, Tensor]) -> None:
+    def __init__(self, graph: BlockGraph, permutations: Mapping[int, Tensor]) -> None:
         self.graph = graph
         self.permutations = dict(permutations)
 
     @classmethod
-    def random(cls, graph: ParameterGraph, generator: torch.Generator | None = None) -> Symmetry:
+    def random(cls, graph: BlockGraph, generator: torch.Generator | None = None) -> Symmetry:
         """A uniformly drawn symmetry."""
         chosen = {}
         for space in graph.spaces:
@@ -38,7 +35,7 @@ class Symmetry:
         return cls(graph, chosen)
 
     @classmethod
-    def identity(cls, graph: ParameterGraph) -> Symmetry:
+    def identity(cls, graph: BlockGraph) -> Symmetry:
         """The symmetry that moves nothing."""
         return cls(graph, {})
 
@@ -189,6 +186,3 @@ def indexer(index: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
         torch.tensor(list(r), device=device).reshape([-1 if i == d else 1 for i in range(n)])
         for d, r in enumerate(index)
     )
-
-
-__all__ = ["Symmetry"]

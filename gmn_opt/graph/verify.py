@@ -13,19 +13,25 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gmn_opt.graph.api import Call, copy_inputs, results_in, tensors_in, undisturbed
-from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.siblings import Exchange
-from gmn_opt.graph.structure import Factor
+from gmn_opt.graph.calls import (
+    Call,
+    Exchange,
+    copy_inputs,
+    results_in,
+    tensors_in,
+    undisturbed,
+)
+from gmn_opt.graph.structure import BlockGraph, Factor
 from gmn_opt.graph.symmetry import Symmetry
 
 TOLERANCE = 1e-7
+G = TypeVar("G", bound=BlockGraph)
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 _SEED = 20231204
 
@@ -199,7 +205,7 @@ def default_double() -> Iterator[None]:
 
 
 def verify(
-    graph: ParameterGraph,
+    graph: BlockGraph,
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -208,20 +214,20 @@ def verify(
     """Largest relative change of the outputs over random symmetries; see ``graph.verify``."""
     checker = Checker(model, args, kwargs)
     return max(
-        (checker.change(graph.random_symmetry(checker.generator)) for _ in range(symmetries)),
+        (checker.change(Symmetry.random(graph, checker.generator)) for _ in range(symmetries)),
         default=0.0,
     )
 
 
 def repair(
-    graph: ParameterGraph,
+    graph: G,
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     strict: bool = False,
     more: Sequence[Call] = (),
     swaps: Sequence[Exchange] = (),
-) -> ParameterGraph | None:
+) -> G | None:
     """The graph with every space fixed that changes the outputs of the model.
 
     ``swaps`` put modules that were not read in the places of siblings.
@@ -233,7 +239,7 @@ def repair(
         return graph
     try:
         checker = Checker(model, args, kwargs, more=more, swaps=swaps)
-        if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
+        if checker.change(Symmetry.random(graph, checker.generator)) <= TOLERANCE:
             return graph
         if not checker.repeats():
             raise ValueError("the model gives different outputs for the same seed and inputs")
@@ -242,19 +248,19 @@ def repair(
             raise
         return None
     for conditional in (True, False):
-        symmetry = graph.random_symmetry(checker.generator)
+        symmetry = Symmetry.random(graph, checker.generator)
         wrong = {
             f.id
             for f in graph.spaces
             if (f.parents or not conditional) and checker.change(symmetry.only(f.id)) > TOLERANCE
         }
         graph = _without(graph, wrong, drop=not conditional)
-        if checker.change(graph.random_symmetry(checker.generator)) <= TOLERANCE:
+        if checker.change(Symmetry.random(graph, checker.generator)) <= TOLERANCE:
             return graph
     return _without(graph, {f.id for f in graph.spaces}, drop=True)
 
 
-def _without(graph: ParameterGraph, wrong: set[int], drop: bool) -> ParameterGraph:
+def _without(graph: G, wrong: set[int], drop: bool) -> G:
     """Fix spaces, or only make them unconditional."""
     reason = "permuting it changed the outputs in the numerical check"
 
@@ -273,6 +279,3 @@ def _without(graph: ParameterGraph, wrong: set[int], drop: bool) -> ParameterGra
                 row[d] = reason
         reasons[block.tensor] = tuple(row)
     return replace(graph, factors=factors, fixed_reasons=reasons)
-
-
-__all__ = ["Checker", "repair", "verify"]

@@ -2,6 +2,7 @@
 
 from gmn_opt.inr.base import Inr, InrConfig, Params, config_from_dict, stack, unstack
 from gmn_opt.inr.canonical import canonical
+from gmn_opt.inr.edit_training import EditTrainer, TrainConfig
 from gmn_opt.inr.editor import EditorConfig, WeightEditor
 from gmn_opt.inr.editor_files import load_editor, save_editor, shipped_editors
 from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
@@ -14,6 +15,7 @@ from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
 from gmn_opt.inr.siren import Siren, SirenConfig
 
 __all__ = [
+    "EditTrainer",
     "EditorConfig",
     "FeatureGrid",
     "FitConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "Params",
     "Siren",
     "SirenConfig",
+    "TrainConfig",
     "WeightEditor",
     "canonical",
     "config_from_dict",

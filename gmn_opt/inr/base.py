@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.codec import Choice
 from gmn_opt.weights import WeightsError
 
 Params = dict[str, Tensor]
@@ -60,7 +61,7 @@ class InrConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `config_from_dict` reads them back."""
-        return {"family": self.family, **asdict(self)}
+        return _FAMILIES.encode(self)
 
 
 class Inr(nn.Module, ABC):
@@ -136,29 +137,22 @@ def unstack(inr: Inr, params: Mapping[str, Tensor], at: int) -> Inr:
     return one
 
 
-_FAMILIES: dict[str, type[InrConfig]] = {}
+_FAMILIES = Choice(InrConfig, "family", "INR", {})
 
 
 def register(config: type[InrConfig]) -> type[InrConfig]:
     """Make a config known to `config_from_dict` under its family."""
-    _FAMILIES[config.family] = config
+    _FAMILIES.kinds[config.family] = config
     return config
 
 
 def config_from_dict(values: Mapping[str, Any]) -> InrConfig:
     """The inverse of `InrConfig.to_dict`; raises WeightsError for what is no config."""
-    family = values.get("family") if isinstance(values, Mapping) else None
-    if family not in _FAMILIES:
-        raise WeightsError(
-            f"This describes no INR that gmn-opt knows: family {family!r}; there are "
-            f"{', '.join(sorted(_FAMILIES))}."
-        )
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    del fields["family"]
     try:
-        return _FAMILIES[family](**fields)
+        made: InrConfig = _FAMILIES.decode(values)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"This is no config of a {family} INR: {error}") from error
+        raise WeightsError(f"This describes no INR that gmn-opt knows: {error}") from error
+    return made
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.refining import SLOPE_FEATURES, Refinement, Units
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
+from gmn_opt.metanet.execution import at_ends
 
 START = 0.01
 #: Hidden width at which learned scales have their published meaning.
@@ -160,13 +161,8 @@ class WeightEditor(nn.Module):
         flat = layout.flatten({n: t.movedim(-1, 0) for n, t in features.items()})
         states = self.metanet.states(graph, flat.movedim(0, -2), node_inputs=heard)
         nodes = self.node_norm(states.nodes)
-        at_dst = self.rows(nodes).split(layout.group_sizes, -2)
-        at_src = self.columns(nodes).split(layout.group_sizes, -2)
-        products = []
-        for block in layout.blocks:
-            rows = block.dst.read(at_dst[block.dst.group])
-            columns = block.spread_src(block.src.read(at_src[block.src.group]).mT)
-            products.append((rows @ columns).flatten(-2))
+        pairs = torch.cat([self.rows(nodes), self.columns(nodes)], -1)
+        products = [(rows.mT @ columns).flatten(-2) for rows, columns in at_ends(graph, pairs)]
         readout = self.metanet.readout
         assert readout is not None
         change = (readout.weight @ states.edges).squeeze(-2)

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from gmn_opt.metanet import native
-from gmn_opt.metanet.native import operators
-from gmn_opt.metanet.native.parts import is_served
 
 
 class _Sine(torch.autograd.Function):
@@ -54,7 +52,7 @@ def sine(x: Tensor) -> Tensor:
 def _is_native(x: Tensor) -> bool:
     return (
         x.dtype is torch.float32
-        and not operators.is_hidden(x)
-        and is_served(x)
+        and not native.is_hidden(x)
+        and native.is_served(x)
         and native.kernel() is not None
     )

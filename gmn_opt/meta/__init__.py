@@ -13,11 +13,12 @@ from gmn_opt.meta.estimators import (
     TruncatedES,
     Window,
 )
+from gmn_opt.meta.reports import MetaStep, WindowReport
 from gmn_opt.meta.rules import StackedRule, build_rule
 from gmn_opt.meta.runs import InnerRun
 from gmn_opt.meta.small_rule import SmallRule, SmallRuleConfig
 from gmn_opt.meta.task import Batch, Split, Task, TaskSource
-from gmn_opt.meta.trainer import MetaStep, MetaTrainer, WindowReport
+from gmn_opt.meta.trainer import MetaTrainer
 from gmn_opt.meta.unroll import InnerState, Unrolled, train_inner, unroll
 from gmn_opt.meta.validation import Validation
 from gmn_opt.meta.windows import Constant, Growing, LogUniform, Uniform, Windows

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from gmn_opt.meta.estimators import GradientEstimator, TruncatedBackprop, make_estimator
+from gmn_opt.codec import Choice, decode, encode
+from gmn_opt.meta.estimators import GradientEstimator, TruncatedBackprop
 from gmn_opt.meta.rules import AnyRuleConfig
 from gmn_opt.meta.small_rule import SmallRuleConfig
 from gmn_opt.optim.rule import RuleConfig
@@ -15,10 +16,7 @@ from gmn_opt.optim.rule import RuleConfig
 #: Raised when the meaning of a field changes, so that an old run is not resumed wrongly.
 CONFIG_VERSION = 3
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_RULES: dict[str, type[RuleConfig] | type[SmallRuleConfig]] = {
-    "learned": RuleConfig,
-    "small": SmallRuleConfig,
-}
+Choice(AnyRuleConfig, "kind", "rule", {"learned": RuleConfig, "small": SmallRuleConfig})
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,7 @@ class MetaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of the format."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        kind = next(name for name, c in _RULES.items() if isinstance(self.rule, c))
-        values["rule"] = {"kind": kind, **asdict(self.rule)}
-        values["estimator"] = self.estimator.to_dict()
-        return {"version": CONFIG_VERSION, **values}
+        return {"version": CONFIG_VERSION, **encode(self)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> MetaConfig:
@@ -129,26 +123,8 @@ class MetaConfig:
                 f"This configuration has version {version}, this package reads version "
                 f"{CONFIG_VERSION}. Start a new run, or use the package that wrote it."
             )
-        known = {f.name for f in fields(MetaConfig)}
-        given = {k: v for k, v in values.items() if k != "version"}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"Unknown settings {unknown}; known ones are {sorted(known)}.")
-        for name in ("horizon", "betas"):
-            if name in given:
-                given[name] = tuple(given[name])
-        if "estimator" in given:
-            given["estimator"] = make_estimator(given["estimator"])
-        if isinstance(given.get("rule"), dict):
-            given["rule"] = _rule_config(given["rule"])
-        return MetaConfig(**given)
-
-
-def _rule_config(values: dict[str, Any]) -> AnyRuleConfig:
-    kind = values.get("kind", "learned")
-    if kind not in _RULES:
-        raise ValueError(f"Unknown kind of rule {kind!r}; known: {sorted(_RULES)}.")
-    sizes = {k: v for k, v in values.items() if k != "kind"}
-    known = {f.name for f in fields(_RULES[kind])}
-    if unknown := sorted(set(sizes) - known):
-        raise ValueError(f"Unknown sizes {unknown} of the rule; known: {sorted(known)}.")
-    return _RULES[kind](**sizes)
+        rule = values.get("rule")
+        if isinstance(rule, dict):  # the first records do not say the kind
+            values = {**values, "rule": {"kind": "learned", **rule}}
+        made: MetaConfig = decode(MetaConfig, {k: v for k, v in values.items() if k != "version"})
+        return made

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gmn_opt.kept import kept
 from gmn_opt.meta.simplify import simplify
 from gmn_opt.meta.task import Batch, Task
 from gmn_opt.meta.twice import twice_differentiable
@@ -17,7 +18,6 @@ from gmn_opt.metanet import blocked
 
 #: Calls before a trace pays for itself: one costs as much as some tens of calls.
 _HOT = 12
-_CACHE = "_flat_gradients"
 _Pair = tuple[Tensor, Tensor]
 
 
@@ -123,7 +123,5 @@ def _signature(theta: Tensor, batch: Batch) -> Any:
 
 def flat_gradients(task: Task, second_order: bool = False) -> FlatGradients:
     """The gradients of ``task``, made once and kept with it."""
-    cache: dict[bool, FlatGradients] = task.__dict__.setdefault(_CACHE, {})
-    if second_order not in cache:
-        cache[second_order] = FlatGradients(task, second_order)
-    return cache[second_order]
+    key = ("flat gradients", second_order)
+    return kept(task, key, lambda: FlatGradients(task, second_order))

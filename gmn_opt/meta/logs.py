@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from gmn_opt.meta.trainer import MetaStep
+from gmn_opt.meta.reports import MetaStep
 from gmn_opt.weights.atomic import write_atomically
 
 

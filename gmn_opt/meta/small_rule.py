@@ -12,12 +12,13 @@ baseline without message passing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.kept import kept
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.directions import DECAYS, EPS, update_moments, width_factors
 from gmn_opt.optim.rule import BASE_STEP, MAX_LOG_STEP, TIME_FEATURES, time_features
@@ -43,10 +44,6 @@ class SmallRuleConfig:
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError(f"hidden must be at least 1, received {self.hidden}.")
-
-    def to_dict(self) -> dict[str, int]:
-        """For JSON."""
-        return asdict(self)
 
 
 class SmallRule(nn.Module):
@@ -175,19 +172,15 @@ def _corrections(step: int) -> tuple[float, float, float]:
 
 def _constants(graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per parameter: sqrt(fan-in), whether it is a bias, width factor. Each ``[P]``, cached."""
-    cache: dict[Any, tuple[Tensor, Tensor, Tensor]] | None = graph.__dict__.get("_small_rule")
-    if cache is None:
-        cache = {}
-        object.__setattr__(graph, "_small_rule", cache)
-    key = (like.dtype, like.device)
-    if key not in cache:
+
+    def make() -> tuple[Tensor, Tensor, Tensor]:
         layout = blocked(graph)
         sizes = torch.tensor(layout.edge_counts)
         rows = torch.tensor(
             [(b.fan_in**0.5, float(b.fan_in == 1), width_factors(b)[0]) for b in layout.blocks],
             dtype=torch.float64,
         )
-        spread = rows.repeat_interleave(sizes, 0).to(like)
-        root, is_bias, width = spread.unbind(-1)
-        cache[key] = (root.contiguous(), is_bias.contiguous(), width.contiguous())
-    return cache[key]
+        root, is_bias, width = rows.repeat_interleave(sizes, 0).to(like).unbind(-1)
+        return root.contiguous(), is_bias.contiguous(), width.contiguous()
+
+    return kept(graph, ("small rule", like.dtype, like.device), make)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gmn_opt.kept import kept
 from gmn_opt.meta.seeding import seeded
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ class Task(ABC):
 
     def _buffers(self, like: Tensor) -> dict[str, Tensor]:
         """The template's buffers on the device of ``like``."""
-        cache: dict[torch.device, dict[str, Tensor]] = self.__dict__.setdefault("_on_device", {})
-        if like.device not in cache:
-            named = self.template.named_buffers()
-            cache[like.device] = {n: b.to(like.device) for n, b in named}
-        return cache[like.device]
+        named = self.template.named_buffers
+        key = ("buffers", like.device)
+        return kept(self, key, lambda: {n: b.to(like.device) for n, b in named()})
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Scalar loss of one network; vectorize it with ``torch.func.vmap``.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from gmn_opt.meta.config import MetaConfig
 from gmn_opt.meta.estimators import GradientEstimator, Mixture, Window
+from gmn_opt.meta.reports import MetaStep, WindowReport
 from gmn_opt.meta.rules import MetaParameters, build_rule, flat_vector, named_like
 from gmn_opt.meta.runs import InnerRun, restore_run, save_run, start_run
 from gmn_opt.meta.small_rule import SmallRule
@@ -22,73 +25,6 @@ from gmn_opt.meta.world import World
 from gmn_opt.optim.rule import LearnedRule
 
 _ENDS = ("finished", "diverged", "non-finite")
-
-
-@dataclass(frozen=True)
-class WindowReport:
-    """What one window of one run did.
-
-    ``loss`` is the mean inner loss over the window, ``meta_loss`` the meta-objective. ``event``
-    tells how the run went on: ``"ok"``, ``"finished"``, ``"diverged"`` or ``"non-finite"``.
-    ``used`` is False where the meta-gradient was not finite and so left out.
-    """
-
-    slot: int
-    task: str
-    inner_step: int
-    horizon: int
-    known: bool
-    steps: int
-    networks: int
-    loss: float
-    meta_loss: float
-    event: str
-    used: bool
-
-
-@dataclass(frozen=True)
-class MetaStep:
-    """What one outer step did: the means over its windows, and the windows themselves.
-
-    ``event`` is the worst of the windows' events; ``grad_norm`` is NaN where no window gave a
-    finite meta-gradient; ``validation`` is the score of the moving average and ``ratios`` what it
-    is made of, by task, where they were measured.
-    """
-
-    step: int
-    loss: float
-    meta_loss: float
-    grad_norm: float
-    lr: float
-    event: str
-    windows: tuple[WindowReport, ...]
-    validation: float | None = None
-    ratios: dict[str, float] | None = None
-
-    @property
-    def task(self) -> str:
-        """Names of the tasks."""
-        return ", ".join(w.task for w in self.windows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: no NaN, and the first window's facts on the top level."""
-        values = {**asdict(self.windows[0]), **asdict(self)}
-        values.pop("windows")
-        if len(self.windows) > 1:
-            values["windows"] = [asdict(w) for w in self.windows]
-        for name in ("validation", "ratios"):
-            if values[name] is None:
-                values.pop(name)
-        made: dict[str, Any] = _finite(values)
-        return made
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetaTrainer:
@@ -128,17 +64,16 @@ class MetaTrainer:
                     f"{config.rule}. Set config.rule to the former, or start without."
                 )
             self.rule.load_state_dict(start.state_dict())
-        self.average = {n: p.detach().clone() for n, p in self.rule.named_parameters()}
         self.outer = torch.optim.AdamW(
             self.rule.parameters(),
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
+        self._begin(0, self.rule.state_dict())
         self.validation = Validation(
             validation, config.validation_steps, config.validation_networks, device=self.device
         )
-        self.step = 0
         self.inner_steps = 0
         self.counts = {**dict.fromkeys(_ENDS, 0), "skipped": 0}
         #: Every validation so far: ``step``, ``score``, and loss ratios by task.
@@ -155,11 +90,33 @@ class MetaTrainer:
         progress = self.step / max(self.config.meta_steps, 1)
         return start_run(self.source, self.config, self.rule, slot, number, progress, self.device)
 
-    def _lr(self) -> float:
+    def _begin(self, step: int, average: Mapping[str, Tensor]) -> None:
+        """Schedule and moving average as they are before outer step ``step`` + 1."""
+        self.step = step
+        for group in self.outer.param_groups:
+            group["initial_lr"] = self.config.lr
+        self.schedule = LambdaLR(self.outer, self._rate, last_epoch=step - 1)
+        self._averaged = AveragedModel(self.rule, multi_avg_fn=self._mean)
+        self._averaged.module.load_state_dict(average)
+        self._averaged.n_averaged.fill_(step + 1)
+
+    @property
+    def average(self) -> MetaParameters:
+        """Moving average of the meta-parameters, which is what is kept."""
+        return {n: p.detach() for n, p in self._averaged.module.named_parameters()}
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of an outer step, relative to the highest."""
         config = self.config
-        warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
-        left = (config.meta_steps - self.step) / max(config.cooldown * config.meta_steps, 1)
-        return config.lr * warm * min(1.0, max(left, 0.0))
+        warm = min(1.0, (step + 1) / max(config.warmup, 1))
+        left = (config.meta_steps - step) / max(config.cooldown * config.meta_steps, 1)
+        return warm * min(1.0, max(left, 0.0))
+
+    def _mean(self, average: Sequence[Tensor], new: Sequence[Tensor], count: Tensor | int) -> None:
+        """Weighs the new one more while there are few."""
+        decay = min(self.config.ema, int(count) / (9 + int(count)))
+        for mine, theirs in zip(average, new, strict=True):
+            mine.lerp_(theirs, 1 - decay)
 
     def _window(self, slot: int) -> tuple[WindowReport, MetaParameters | None]:
         """Advance a run by one window: what happened, and the meta-gradient if it is finite."""
@@ -230,21 +187,21 @@ class MetaTrainer:
     def meta_step(self) -> MetaStep:
         """One window of each run whose turn it is, and one step of the outer optimizer."""
         gradient, reports = self.meta_gradient()
-        lr, norm = self._lr(), math.nan
-        for group in self.outer.param_groups:
-            group["lr"] = lr
+        lr, norm = float(self.schedule.get_last_lr()[0]), math.nan
         if gradient is not None:
             for name, p in self.rule.named_parameters():
                 p.grad = gradient[name].clone()
             norm = float(torch.nn.utils.clip_grad_norm_(self.rule.parameters(), self.config.clip))
-            if math.isfinite(norm):
-                self.outer.step()
-            self.outer.zero_grad(set_to_none=True)
+            if not math.isfinite(norm):
+                self.outer.zero_grad()
+        self.outer.step()  # without gradients, it changes nothing
+        self.outer.zero_grad()
+        self.schedule.step()
         if not math.isfinite(norm):
             self.counts["skipped"] += len(reports)
         else:
             self.counts["skipped"] += sum(not r.used for r in reports)
-        self._update_average()
+        self._averaged.update_parameters(self.rule)
         self.step += 1
         for report in reports:
             self.inner_steps += report.steps * report.networks
@@ -260,12 +217,6 @@ class MetaTrainer:
             max((r.event for r in reports), key=("ok", *_ENDS).index),
             reports,
         )
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, p in self.rule.named_parameters():
-            self.average[name].lerp_(p, 1 - decay)
 
     def train(self) -> Iterator[MetaStep]:
         """Outer steps until ``config.meta_steps`` are done; stop iterating at will.
@@ -348,11 +299,11 @@ class MetaTrainer:
             for slot in self._own(range(self.config.runs))
         }
         self.rule.load_state_dict(state["rule"])
-        self.average = self._copied(state["average"])
         self.outer.load_state_dict(copy.deepcopy(state["outer"]))
         for group in self.outer.param_groups:
             group.update(betas=self.config.betas, weight_decay=self.config.weight_decay)
-        self.step, self.inner_steps = state["step"], state["inner_steps"]
+        self._begin(state["step"], state["average"])
+        self.inner_steps = state["inner_steps"]
         self.counts = dict(state["counts"])
         self.validations = copy.deepcopy(state["validations"])
         self.validation.reference = dict(state["reference"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from gmn_opt.codec import Choice, by_name
+
 
 @dataclass(frozen=True)
 class Windows(ABC):
@@ -101,14 +103,4 @@ class Growing(Uniform):
         return max(self.shortest, min(self.longest, drawn))
 
 
-def window_lengths(values: object) -> Windows:
-    """From what a configuration file holds, ``{"kind": "Uniform", "shortest": 16, ...}``."""
-    kinds = {kind.__name__: kind for kind in (Constant, Uniform, LogUniform, Growing)}
-    if not isinstance(values, dict) or values.get("kind") not in kinds:
-        raise ValueError(f"Expected the settings of windows, {sorted(kinds)}; received {values!r}.")
-    given = {k: v for k, v in values.items() if k != "kind"}
-    try:
-        made: Windows = kinds[values["kind"]](**given)
-    except TypeError as error:
-        raise ValueError(f"Unknown settings of {values['kind']}: {error}.") from error
-    return made
+Choice(Windows, "kind", "windows", by_name((Constant, Uniform, LogUniform, Growing)))

@@ -1,8 +1,9 @@
 """Graph metanetworks: neural networks over the parameter graphs of other networks."""
 
+from gmn_opt.metanet.batching import many
+from gmn_opt.metanet.layers.states import States
 from gmn_opt.metanet.layout import BlockedGraph, BlockLayout, blocked
-from gmn_opt.metanet.message_passing import States
-from gmn_opt.metanet.metanet import GraphMetanet
+from gmn_opt.metanet.model import GraphMetanet
 from gmn_opt.metanet.probes import Probes
 from gmn_opt.metanet.readout import GraphReadout
 
@@ -14,4 +15,5 @@ __all__ = [
     "Probes",
     "States",
     "blocked",
+    "many",
 ]

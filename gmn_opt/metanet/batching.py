@@ -19,26 +19,21 @@ import torch
 from torch import Tensor
 
 from gmn_opt.metanet.checks import check_inputs
+from gmn_opt.metanet.kept import kept
+from gmn_opt.metanet.layers.states import States
 from gmn_opt.metanet.layout import blocked
-from gmn_opt.metanet.message_passing import States
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
-    from gmn_opt.metanet.metanet import GraphMetanet
+    from gmn_opt.metanet.model import GraphMetanet
 
 Network = tuple["ParameterGraph", Mapping[str, Tensor]]
 """A graph and its tensors, ``{name: [..., *shape, in_features]}``."""
 
-_CACHE = "_structural_digest"
-
 
 def digest(graph: ParameterGraph) -> str:
     """Equal for graphs that are equal in everything, kept on the graph."""
-    found: str | None = graph.__dict__.get(_CACHE)
-    if found is None:
-        found = sha256(graph.to_json().encode()).hexdigest()
-        object.__setattr__(graph, _CACHE, found)
-    return found
+    return kept(graph, "digest", lambda: sha256(graph.to_json().encode()).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,22 @@ def grouped(networks: Sequence[tuple[ParameterGraph, torch.Size]]) -> list[list[
     for number, (graph, lead) in enumerate(networks):
         found.setdefault((digest(graph), lead), []).append(number)
     return list(found.values())
+
+
+def many(
+    metanet: GraphMetanet,
+    networks: Sequence[Network],
+    node_inputs: Sequence[Tensor] | None = None,
+    block_inputs: Sequence[Tensor] | None = None,
+) -> list[dict[str, Tensor]]:
+    """What ``metanet`` says of networks of any architectures, in the order given.
+
+    Arguments are those of :func:`states_of_many`. Networks with equal graphs are run together; with
+    the sparse backend, all of them are.
+    """
+    states = states_of_many(metanet, networks, node_inputs, block_inputs)
+    pairs = zip(networks, states, strict=True)
+    return [metanet.named_outputs(graph, s) for (graph, _), s in pairs]
 
 
 def states_of_many(
@@ -90,13 +101,14 @@ def states_of_many(
     found: dict[int, States] = {}
     for places in grouped([(m.graph, m.lead) for m in members]):
         some = [members[i] for i in places]
-        states = metanet.checked_states(
-            some[0].graph,
+        graph, lead = some[0].graph, some[0].lead
+        first = metanet.first_states(
+            graph,
             torch.stack([m.edges for m in some]),
-            _stacked([m.blocks for m in some], some[0].lead),
-            node_inputs=_stacked([m.nodes for m in some], some[0].lead),
-            keep_edges=keep_edges,
+            _stacked([m.blocks for m in some], lead),
+            node_inputs=_stacked([m.nodes for m in some], lead),
         )
+        states = metanet.all_rounds(graph, first, keep_edges)
         found |= {i: _pick(states, place) for place, i in enumerate(places)}
     return [found[i] for i in range(len(networks))]
 
@@ -152,8 +164,7 @@ def _united(metanet: GraphMetanet, members: Sequence[_Member], keep_edges: bool)
             "The sparse backend runs networks side by side, so all need the same leading "
             f"dimensions; received {sorted(map(list, leads))}. List batched networks one by one."
         )
-    starts = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
-    first = [s for s, _, _ in starts]
+    first = [metanet.first_states(m.graph, m.edges, m.blocks, None, m.nodes) for m in members]
     joint = States(
         torch.cat([s.nodes for s in first], -2),
         torch.cat([s.edges for s in first], -1),

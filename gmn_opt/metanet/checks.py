@@ -12,24 +12,11 @@ from gmn_opt.metanet.layout import BlockedGraph, blocked
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
-    from gmn_opt.metanet.metanet import GraphMetanet
+    from gmn_opt.metanet.model import GraphMetanet
 
 
-def check_options(
-    backend: str,
-    scale: str | None,
-    attention: int,
-    checkpoint: bool,
-    *,
-    edge_hidden: int,
-    node_inputs: int,
-) -> None:
+def check_options(backend: str, scale: str | None, checkpoint: bool, node_inputs: int) -> None:
     """Raise ValueError for options of a `GraphMetanet` that there are not, or not together."""
-    if attention < 0 or (attention and edge_hidden % attention):
-        raise ValueError(
-            f"The heads of attention share the edge channels: attention={attention} must "
-            f"divide edge_hidden={edge_hidden}."
-        )
     if backend not in ("blocked", "sparse"):
         raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
     if scale not in (None, "sign", "positive", "auto"):
@@ -39,11 +26,8 @@ def check_options(
             "node_inputs are read as they are, so that a metanet with scale= would no longer "
             f"be equivariant to scales; received node_inputs={node_inputs}, scale={scale!r}."
         )
-    if scale is not None and (attention or checkpoint):
-        raise ValueError(
-            "A metanet with scale= has neither attention nor checkpointed rounds, received "
-            f"attention={attention}, checkpoint={checkpoint}."
-        )
+    if scale is not None and checkpoint:
+        raise ValueError("A metanet with scale= has no checkpointed rounds.")
 
 
 def check_kind(module: nn.Module, tensors: Mapping[str, Tensor | None]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gmn_opt.metanet.kept import kept
 from gmn_opt.metanet.layout import BlockedGraph, BlockLayout, blocked
 
 if TYPE_CHECKING:
@@ -27,6 +28,28 @@ _FREQUENCIES = 4
 NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES + 3
 BLOCK_FEATURES = len(_KINDS) + 5 + 4
 KERNEL_FEATURES = 3
+
+#: See :func:`structural`.
+Structural = tuple[Tensor, Tensor, Tensor | None]
+
+
+def structural(graph: ParameterGraph, like: Tensor) -> Structural:
+    """Structural features of ``graph`` in the dtype and device of ``like``, kept on the graph.
+
+    Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
+    ``[KERNEL_FEATURES, sum of E]`` (None where no block has any).
+    """
+    dtype, device = like.dtype, like.device
+
+    def made() -> Structural:
+        kernels = kernel_features(blocked(graph))
+        return (
+            torch.cat(node_features(graph)).to(device, dtype),
+            block_features(graph).to(device, dtype),
+            None if kernels is None else kernels.to(device, dtype),
+        )
+
+    return kept(graph, ("structural", dtype, device), made)
 
 
 def _log_size(size: int) -> float:

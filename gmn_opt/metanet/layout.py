@@ -16,13 +16,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from gmn_opt.graph.edges import ancestors
 from gmn_opt.graph.symmetry import indexer
-from gmn_opt.metanet.ends import EndTable
-from gmn_opt.metanet.once import made_once
-from gmn_opt.metanet.routes import RouteTable
+from gmn_opt.metanet.kept import kept
 
 if TYPE_CHECKING:
     from gmn_opt.graph import Block, ParameterGraph
+
+
+#: ``(D, E)`` of every block.
+Sizes = tuple[tuple[int, int], ...]
 
 
 def _axis(dim: int, position: int) -> str:
@@ -53,40 +56,15 @@ class Endpoint:
         """Whether the block sees every node of the group by itself."""
         return self.kept == tuple(range(len(self.sizes)))
 
-    def read(self, nodes: Tensor) -> Tensor:
-        """Values of the nodes ``[..., N]`` as the block sees them, ``[..., size]``."""
-        if self.is_whole:
-            return nodes
-        lead = nodes.dim() - 1
-        seen = nodes.unflatten(-1, self.sizes)
-        at = dict(self.at)
-        for position in reversed(range(len(self.sizes))):
-            if position in at:
-                seen = seen.select(lead + position, at[position])
-            elif position not in self.kept:
-                seen = seen.mean(lead + position)
-        return seen.reshape(*nodes.shape[:lead], self.size)
-
-    def write(self, seen: Tensor) -> Tensor:
-        """``[..., size]`` copied to the nodes ``[..., N]``; zero where the block is not."""
-        if self.is_whole:
-            return seen
-        lead = seen.dim() - 1
-        shape = [n if i in self.kept else 1 for i, n in enumerate(self.sizes)]
-        spread = seen.unflatten(-1, shape)
-        for position, index in self.at:
-            before = lead + position
-            size = list(spread.shape)
-            size[before] = index
-            zeros_before = spread.new_zeros(size)
-            size[before] = self.sizes[position] - index - 1
-            spread = torch.cat([zeros_before, spread, spread.new_zeros(size)], before)
-        full = spread.expand(*seen.shape[:lead], *self.sizes)
-        return full.reshape(*seen.shape[:lead], prod(self.sizes))
-
-    def coverage(self) -> Tensor:
-        """``[N]``: 1 for nodes that the block meets, 0 for others."""
-        return self.write(torch.ones(self.size, dtype=torch.float64))
+    def places(self) -> Tensor:
+        """``[N]``: under which index the block sees a node of the group; -1 if it does not."""
+        index = torch.unravel_index(torch.arange(prod(self.sizes)), self.sizes or (1,))
+        found = torch.zeros_like(index[0])
+        for i in self.kept:
+            found = found * self.sizes[i] + index[i]
+        for i, only in self.at:
+            found = torch.where(index[i] == only, found, -1)
+        return found
 
 
 @dataclass(frozen=True)
@@ -132,79 +110,34 @@ class BlockLayout:
         """``[..., D, E]`` back to the block's slice of the tensor, ``[..., *block.shape]``."""
         return rearrange(edges, self.inverse, **self.axis_sizes)
 
-    def spread_src(self, nodes: Tensor) -> Tensor:
-        """Source values ``[..., S]`` repeated over parallel edges, ``[..., E]``."""
-        kernel = prod(self.kernel)
-        return nodes if kernel == 1 else nodes.repeat_interleave(kernel, -1)
-
-    def pool_src(self, edges: Tensor) -> Tensor:
-        """``[..., E]`` averaged over parallel edges, ``[..., S]``."""
-        kernel = prod(self.kernel)
-        return edges if kernel == 1 else edges.unflatten(-1, (-1, kernel)).mean(-1)
-
 
 @dataclass(frozen=True)
 class LinkLayout:
     """Identity edges between two groups: one between any two nodes that agree on shared factors.
 
-    ``along`` gives every destination node the mean over its sources, ``against`` the reverse.
+    Both ends see the shared factors in the same order.
     """
 
-    src: int
-    dst: int
-    from_src: Endpoint
-    from_dst: Endpoint
-    order: tuple[int, ...]
-
-    def along(self, nodes: Tensor) -> Tensor:
-        """Values of the source group ``[..., N_src]`` to ``[..., N_dst]``."""
-        return self._carry(nodes, self.from_src, self.from_dst, self.order)
-
-    def against(self, nodes: Tensor) -> Tensor:
-        """Values of the destination group ``[..., N_dst]`` to ``[..., N_src]``."""
-        back = tuple(self.order.index(i) for i in range(len(self.order)))
-        return self._carry(nodes, self.from_dst, self.from_src, back)
-
-    def _carry(
-        self, nodes: Tensor, given: Endpoint, taken: Endpoint, order: tuple[int, ...]
-    ) -> Tensor:
-        seen = given.read(nodes)
-        if order != tuple(range(len(order))):
-            lead = seen.dim() - 1
-            seen = seen.unflatten(-1, [given.sizes[i] for i in given.kept])
-            seen = seen.permute(*range(lead), *(lead + i for i in order)).flatten(lead)
-        return taken.write(seen)
+    src: Endpoint
+    dst: Endpoint
 
 
 def _link_layout(graph: ParameterGraph, src: int, dst: int) -> LinkLayout:
-    parents = {f.id: f.parents for f in graph.factors}
     size_of = {f.id: f.size for f in graph.factors}
     there, here = graph.groups[src].factors, graph.groups[dst].factors
     both = set(there) & set(here)
     # two nodes can agree on a factor only where they agree on what its permutation depends on
-    shared = {f for f in both if _ancestors(parents, f) <= both}
+    shared = [f for f in there if f in both and ancestors(graph, f) <= both]
 
     def end(group: int, factors: tuple[int, ...]) -> Endpoint:
-        kept = tuple(i for i, f in enumerate(factors) if f in shared)
-        return Endpoint(group, tuple(size_of[f] for f in factors), kept)
+        sizes = tuple(size_of[f] for f in factors)
+        return Endpoint(group, sizes, tuple(factors.index(f) for f in shared))
 
-    order = [f for f in there if f in shared]
-    places = tuple(order.index(f) for f in here if f in shared)
-    return LinkLayout(src, dst, end(src, there), end(dst, here), places)
+    return LinkLayout(end(src, there), end(dst, here))
 
 
 def _side(role: str) -> str:
     return "row" if role == "dst" else "column"
-
-
-def _ancestors(parents: Mapping[int, tuple[int, ...]], factor: int) -> set[int]:
-    found: set[int] = set()
-    queue = list(parents[factor])
-    while queue:
-        if (p := queue.pop()) not in found:
-            found.add(p)
-            queue += parents[p]
-    return found
 
 
 def _splitting_factor(graph: ParameterGraph, block: Block) -> int | None:
@@ -213,14 +146,13 @@ def _splitting_factor(graph: ParameterGraph, block: Block) -> int | None:
     With one permutation of the columns per row, a block is no matrix: it must be cut into one
     block per index of that factor (the experts of a stacked weight, the groups of a convolution).
     """
-    parents = {f.id: f.parents for f in graph.factors}
     sides: dict[str, list[int]] = {"row": [], "column": []}
     for factors, roles in zip(block.dims, block.roles, strict=True):
         for factor, role in zip(factors, roles, strict=True):
             sides[_side(role)].append(factor)
     for mine, other in (("row", "column"), ("column", "row")):
         for factor in sides[mine]:
-            for parent in sorted(_ancestors(parents, factor)):
+            for parent in sorted(ancestors(graph, factor)):
                 if parent in sides[other] and parent not in sides[mine]:
                     return parent
     return None
@@ -263,7 +195,6 @@ def _as_range(places: list[int]) -> Any:
 def _block_layout(graph: ParameterGraph, piece: _Piece) -> BlockLayout:
     block = piece.block
     factor_of = {f.id: f for f in graph.factors}
-    parents = {f.id: f.parents for f in graph.factors}
     where: dict[str, list[tuple[int, str]]] = {"dst": [], "src": [], "kernel": []}
     sizes: dict[str, int] = {}
     dims = []
@@ -282,7 +213,7 @@ def _block_layout(graph: ParameterGraph, piece: _Piece) -> BlockLayout:
         order = graph.groups[group_id].factors
         known = {f for f, _ in where[role]} | fixed.keys()
         # nodes are told apart only by factors whose permutation the same nodes know
-        seen = [(f, n) for f, n in where[role] if _ancestors(parents, f) <= known & set(order)]
+        seen = [(f, n) for f, n in where[role] if ancestors(graph, f) <= known & set(order)]
         rest[role] = [pair for pair in where[role] if pair not in seen]
         where[role] = sorted(seen, key=lambda pair: order.index(pair[0]))
         ends[role] = Endpoint(
@@ -335,10 +266,6 @@ class BlockedGraph:
         self.blocks_of: dict[str, list[int]] = {name: [] for name in self.names}
         for i, layout in enumerate(self.blocks):
             self.blocks_of[layout.block.tensor].append(i)
-        #: Between nodes and the ends of blocks, and along links.
-        self.routes = RouteTable(self)
-        #: The way of a round from nodes to the ends of blocks and back.
-        self.ends = EndTable(self)
 
     def check(self, tensors: Mapping[str, Tensor], features: int = 0) -> None:
         """Raise ValueError unless ``tensors`` has the graph's names and shapes.
@@ -376,6 +303,11 @@ class BlockedGraph:
         parts = flat.split(self.edge_counts, -1)
         return [part.unflatten(-1, size) for part, size in zip(parts, self.sizes, strict=True)]
 
+    def ends(self, dst: Tensor, src: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Values at all ends, ``[..., sum of D]`` and ``[..., sum of E]``, block by block."""
+        rows, columns = ([n[side] for n in self.sizes] for side in (0, 1))
+        return list(zip(dst.split(rows, -1), src.split(columns, -1), strict=True))
+
     def split(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """Named tensors ``[..., *shape]`` to one ``[..., D, E]`` per block."""
         return [layout.to_edges(tensors[layout.block.tensor]) for layout in self.blocks]
@@ -397,20 +329,9 @@ class BlockedGraph:
         return out
 
 
-_CACHE = "_blocked_graph"
-
-
 def blocked(graph: ParameterGraph) -> BlockedGraph:
     """The layout of ``graph``, made once and kept on the graph."""
-    layout = graph.__dict__.get(_CACHE)
-    return _made(graph) if layout is None else layout
-
-
-@made_once
-def _made(graph: ParameterGraph) -> BlockedGraph:
-    layout = BlockedGraph(graph)
-    object.__setattr__(graph, _CACHE, layout)
-    return layout
+    return kept(graph, "layout", lambda: BlockedGraph(graph))
 
 
 __all__ = ["BlockLayout", "BlockedGraph", "Endpoint", "blocked"]

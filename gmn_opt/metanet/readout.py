@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from gmn_opt.metanet.batching import states_of_many
+from gmn_opt.metanet.layers.states import States
 from gmn_opt.metanet.layout import blocked
-from gmn_opt.metanet.message_passing import States
-from gmn_opt.metanet.metanet import GraphMetanet
+from gmn_opt.metanet.model import GraphMetanet
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -135,8 +136,6 @@ class GraphReadout(nn.Module):
         ``node_inputs`` is one tensor per network, for a metanet that was made with them.
         See :func:`gmn_opt.metanet.batching.states_of_many` for how they are run.
         """
-        from gmn_opt.metanet.batching import states_of_many
-
         states = states_of_many(self.metanet, networks, node_inputs, keep_edges=False)
         pairs = zip(networks, states, strict=True)
         pooled = torch.stack([self.pool(graph, s) for (graph, _), s in pairs])

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
-from gmn_opt.metanet.edge_messages import mix
+from gmn_opt.metanet.backends.plain import mix
+from gmn_opt.metanet.execution import at_ends
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -135,7 +136,7 @@ class LearnedRule(nn.Module):
         states = self.metanet.states(graph, reading.channels, block_inputs, reading.inverse_rms)
         per_block = self.block_head(states.blocks)
         per_node = torch.exp(_bounded(self.node_head(states.nodes), 1.0))
-        dst_gains, src_gains = (gain.split(layout.group_sizes, -1) for gain in per_node.unbind(-1))
+        gains = [(dst.squeeze(-2), src.squeeze(-2)) for dst, src in at_ends(graph, per_node)]
         size = -BASE_STEP * torch.exp(_bounded(per_block[..., 0], MAX_LOG_STEP))
         raw = _bounded(per_block[..., 1:], 2.0)
         start = raw.new_tensor([float(d == "fast") for d in DIRECTIONS])
@@ -146,13 +147,11 @@ class LearnedRule(nn.Module):
         block_weights = weights.unsqueeze(-2).unbind(-3)
         sizes = size.unsqueeze(-1).unbind(-2)
         updates = []
-        for i, block in enumerate(layout.blocks):
+        for i, (rows, columns) in enumerate(gains):
             mixed = (block_weights[i] @ channels[i]).squeeze(-2)
             mixed = torch.addcmul(mixed, mixed, bent[i][..., 0, :])
             mixed = torch.add(mixed, bent[i][..., 1, :], alpha=adam_scales[i])
-            rows = block.dst.read(dst_gains[block.dst.group]) * sizes[i]
-            columns = block.spread_src(block.src.read(src_gains[block.src.group]))
-            gained = mixed.unflatten(-1, layout.sizes[i]) * rows.unsqueeze(-1)
+            gained = mixed.unflatten(-1, layout.sizes[i]) * (rows * sizes[i]).unsqueeze(-1)
             updates.append((gained * columns.unsqueeze(-2)).flatten(-2))
         return torch.cat(updates, -1), moments
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gmn_opt.cli.demo.contestants import LEARNED, RATES, adamw
+from gmn_opt.cli.contest import LEARNED, RATES, adamw
 from gmn_opt.cli.demo.training import RunResult
 
 MakeRuns = Callable[..., list[RunResult]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gmn_opt.cli.demo.contestants import RATES
+from gmn_opt.cli.contest import RATES
 from gmn_opt.cli.demo.plot import plot_curves
 from gmn_opt.cli.demo.record import dump
 from gmn_opt.cli.demo.report import print_report

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from gmn_opt.cli.demo.contestants import LEARNED, Contestant, adamw
+from gmn_opt.cli.contest import LEARNED, Contestant, adamw
 from gmn_opt.cli.demo.data import DemoData, batches, load_demo_data
 from gmn_opt.cli.demo.jobs import Job, JobError, run_jobs
 from gmn_opt.cli.demo.models import MODELS, count_parameters, seeded_model
@@ -136,5 +136,5 @@ def test_a_run_that_raises_is_named(workers: int) -> None:
 
 def test_a_process_that_dies_is_noticed() -> None:
     jobs = [Job("mlp", Contestant("d", "Dier", _die), 0)]
-    with pytest.raises(JobError, match="exit code 3"):
+    with pytest.raises(JobError, match="terminated abruptly.*try --workers 1"):
         list(run_jobs(jobs, Settings(5), lambda progress: None, workers=1))

@@ -12,31 +12,20 @@ import pytest
 import torch
 import typer
 
-from experiments import (
-    inr_classification,
-    inr_edit_report,
-    inr_editing,
-    inr_editing_table,
-    inr_fitters,
-    make_inrs,
-    release_editor,
-)
+from experiments import release_editor
 from experiments.benchmarks import inr_fitting
-from experiments.inr_classifiers import CLASSIFIERS
-from experiments.inr_edit_training import (
-    EditTrainer,
-    TrainConfig,
-    rendered_edits,
-    under_symmetries,
-)
-from experiments.inr_editors import EDITORS, new_editor
+from experiments.inr import classification, data, edit_report, editing, editing_table, fitters
+from experiments.inr.classifiers import CLASSIFIERS
+from experiments.inr.editors import EDITORS, new_editor
 from experiments.settings import with_settings
 from gmn_opt import trace
 from gmn_opt.inr import (
     EditorConfig,
+    EditTrainer,
     FitConfig,
     InrSet,
     SirenConfig,
+    TrainConfig,
     canonical,
     fit_images,
     load_editor,
@@ -54,7 +43,7 @@ from gmn_opt.inr.augmentation import (
     turned,
     turned_images,
 )
-from gmn_opt.inr.edits import edited
+from gmn_opt.inr.edit_training import rendered_edits
 from tasks.inr_data import PATCH, PHOTOS, load_split
 
 TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2, probes=4, rounds=2, grid=14, vision=3)
@@ -64,7 +53,7 @@ TINY = EditorConfig(hidden=8, edge_hidden=4, layers=2, probes=4, rounds=2, grid=
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of a few small INRs of MNIST."""
     out = tmp_path_factory.mktemp("inrs") / "mnist"
-    make_inrs.main(data="mnist", out=out, count="6,3,3", widths="8,8", steps=20, shard=4)
+    data.main(data="mnist", out=out, count="6,3,3", widths="8,8", steps=20, shard=4)
     return out
 
 
@@ -84,9 +73,9 @@ def test_a_data_set_says_how_it_was_made(folder: Path) -> None:
     assert len(set(first)) == 3  # or images at the same place would start alike
     assert sets["test"].labels is not None
     with pytest.raises(typer.Exit):
-        make_inrs.main(data="mnist", out=folder, count="6,3,3", widths="8,8")
+        data.main(data="mnist", out=folder, count="6,3,3", widths="8,8")
     with pytest.raises(typer.Exit):
-        make_inrs.main(data="mnist", out=folder / "x", count="6;3")
+        data.main(data="mnist", out=folder / "x", count="6;3")
 
 
 def test_splits_share_no_image_and_no_photograph() -> None:
@@ -137,78 +126,6 @@ class TestEditing:
                 b = editor.graph.permute(editor(params), sym)
             assert all(torch.allclose(a[n], b[n], atol=1e-10) for n in a) == equivariant
 
-    def test_a_run_goes_on_exactly(self) -> None:
-        data, config = small(), TrainConfig(steps=6, batch=2)
-
-        def fresh() -> EditTrainer:
-            editor = new_editor("gmn", data.config, TINY, 0)
-            return EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
-
-        whole, first, second = fresh(), fresh(), fresh()
-        want = [whole.advance() for _ in range(6)]
-        got = [first.advance() for _ in range(3)]
-        second.load_state_dict(first.state_dict())
-        got += [second.advance() for _ in range(3)]
-        assert got == want
-        assert torch.equal(rendered_edits(whole.result(), data),
-                           rendered_edits(second.result(), data))  # fmt: skip
-        second.compare(0.5)
-        second.advance()
-        second.compare(0.7)
-        third = fresh()
-        third.load_state_dict(second.state_dict())
-        best = rendered_edits(third.result(best=True), data)
-        assert torch.equal(best, rendered_edits(whole.result(), data))
-        assert not torch.equal(best, rendered_edits(third.result(), data))
-        other = fresh()
-        other.config = replace(config, lr=1.0)
-        with pytest.raises(ValueError, match="written with other settings"):
-            other.load_state_dict(first.state_dict())
-
-    def test_the_rate_follows_steps_or_time(self) -> None:
-        data = small(2)
-        for config in (TrainConfig(steps=8, batch=2), TrainConfig(seconds=0.5, batch=2)):
-            editor = new_editor("gmn", data.config, TINY, 0)
-            trainer = EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
-            rates = []
-            while trainer.progress < 1:
-                trainer.advance()
-                rates.append([g["lr"] for g in trainer.optimizer.param_groups])
-            assert max(r[0] for r in rates) > 0.5 * config.lr
-            assert rates[-1][0] < 0.3 * config.lr
-            if config.seconds is None:
-                assert trainer.step == 8
-            else:
-                assert trainer.seconds == pytest.approx(0.5, abs=0.2)
-        with pytest.raises(ValueError, match="seconds positive"):
-            TrainConfig(seconds=0.0)
-
-    def test_an_editor_of_another_grid(self) -> None:
-        data = small(2)
-        editor = new_editor("gmn", data.config, replace(TINY, grid=28), 0)
-        with pytest.raises(ValueError, match="28 x 28 pixels, the images have 14 x 14"):
-            EditTrainer([data], "dilate", editor, TrainConfig(), 0, torch.device("cpu"))
-
-    def test_pairs_under_symmetries_and_tones(self) -> None:
-        """What a drawn network shows, edited, is the drawn target."""
-        data = small(3)
-        shown = render(data.template(), 14, data.params).clamp(-1, 1)
-        data = replace(data, images=((shown + 1) * 127.5).round().to(torch.uint8))
-        for tones in (1.0, 0.3):
-            editor = new_editor("gmn", data.config, TINY, 0)
-            config = TrainConfig(batch=3, tones=tones)
-            trainer = EditTrainer([data], "blur", editor, config, 0, torch.device("cpu"))
-            for _ in range(4):
-                inr, params, target = trainer._draw()
-                shown = edited(render(inr, 14, params).clamp(-1, 1), "blur")
-                assert (shown - target).square().mean() < 0.01 * target.var()
-        with pytest.raises(ValueError, match="tones must lie"):
-            TrainConfig(tones=0.0)
-        assert under_symmetries(data, False).shape == (1, 3, 14, 14, 1)
-        assert under_symmetries(data, True).shape == (SYMMETRIES, 3, 14, 14, 1)
-        wide = replace(data, images=data.images[:, :, :10])
-        assert under_symmetries(wide, True).shape == (4, 3, 14, 10, 1)
-
     def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
         run: dict[str, Any] = {
             "preset": "smoke",
@@ -216,11 +133,11 @@ class TestEditing:
             "out": tmp_path,
             "device": "cpu",
         }
-        inr_editing.main(**run, minutes=0.0)
+        editing.main(**run, minutes=0.0)
         first = json.loads((tmp_path / "result.json").read_text())
         assert first["steps"] == 1
         assert not first["complete"]
-        inr_editing.main(**run, resume=True)
+        editing.main(**run, resume=True)
         record = json.loads((tmp_path / "result.json").read_text())
         assert record["complete"]
         assert record["steps"] == 12
@@ -229,7 +146,7 @@ class TestEditing:
         assert len(record["curve"]) == 2
         editor = load_editor(tmp_path / "editor.safetensors")
         test = load_inr_set(folder / "test")
-        error = inr_edit_report.judge(editor, test, "dilate")
+        error = edit_report.judge(editor, test, "dilate")
         assert error == pytest.approx(record["test_mse"], rel=1e-4)
         for name in ("curve.png", "gallery.png"):
             assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -243,7 +160,7 @@ class TestEditing:
             {"inrs": [tmp_path / "none"], "data": "none"},
         ):
             with pytest.raises(typer.Exit):
-                inr_editing.main(**{**run, **wrong})
+                editing.main(**{**run, **wrong})
 
     def release(self, run: Path, record: dict[str, Any]) -> None:
         """A run's editor goes into the package with its card, if it is any good."""
@@ -273,7 +190,7 @@ class TestEditing:
         folders = [folder]
         for name, widths in (("deep", "6,5,4"), ("wide", "12,12")):
             folders.append(tmp_path / name)
-            make_inrs.main(
+            data.main(
                 data="mnist", out=folders[-1], count="4,2,2", widths=widths, steps=10, shard=4
             )
         run: dict[str, Any] = {
@@ -282,7 +199,7 @@ class TestEditing:
             "unseen": folders[2:],
             "device": "cpu",
         }
-        inr_editing.main(**run, out=tmp_path)
+        editing.main(**run, out=tmp_path)
         record = json.loads((tmp_path / "result.json").read_text())
         found = [(t["widths"], t["seen"], t["count"]) for t in record["tests"]]
         assert found == [([8, 8], True, 3), ([6, 5, 4], True, 2), ([12, 12], False, 2)]
@@ -292,10 +209,10 @@ class TestEditing:
         assert record["inrs"]["train"] == 10
         editor = load_editor(tmp_path / "editor.safetensors")
         wide = load_inr_set(folders[2] / "test")
-        error = inr_edit_report.judge(editor, wide, "dilate")
+        error = edit_report.judge(editor, wide, "dilate")
         assert error == pytest.approx(record["tests"][2]["test_mse"], rel=1e-4)
         with pytest.raises(typer.Exit):  # baselines serve one architecture
-            inr_editing.main(**run, out=tmp_path / "flat", kind="flat")
+            editing.main(**run, out=tmp_path / "flat", kind="flat")
 
     def test_a_run_of_given_time(self, folder: Path, tmp_path: Path) -> None:
         run: dict[str, Any] = {
@@ -304,7 +221,7 @@ class TestEditing:
             "out": tmp_path,
             "device": "cpu",
         }
-        inr_editing.main(**run, train_seconds=0.4, kind="flat", change=["check_every=1000"])
+        editing.main(**run, train_seconds=0.4, kind="flat", change=["check_every=1000"])
         record = json.loads((tmp_path / "result.json").read_text())
         assert record["complete"]
         assert record["training_seconds"] == pytest.approx(0.4, abs=0.2)
@@ -333,22 +250,22 @@ class TestTable:
         for number, record in enumerate(records):
             (tmp_path / str(number)).mkdir()
             (tmp_path / str(number) / "result.json").write_text(json.dumps(record))
-        inr_editing_table.main([tmp_path / str(n) for n in range(4)], out=tmp_path / "table")
+        editing_table.main([tmp_path / str(n) for n in range(4)], out=tmp_path / "table")
         rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
         assert [(r["edit"], r["kind"], r["seeds"]) for r in rows] == [
             ("blur", "gmn", [0]), ("dilate", "gmn", [0, 1]), ("dilate", "flat", [0]),
         ]  # fmt: skip
         lines = (tmp_path / "table" / "table.md").read_text().splitlines()
         assert "| gmn | lr 0.1 | 2 | 0.1500 ± 0.0707 | 0.4000 | 0.0010 | 10 | 2 |" in lines[3]
-        assert "settings" not in inr_editing_table.markdown(inr_editing_table.table_of(records[:2]))
+        assert "settings" not in editing_table.markdown(editing_table.table_of(records[:2]))
 
     def test_refusals(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="Finish it with --resume"):
-            inr_editing_table.table_of([self.record(complete=False)])
+            editing_table.table_of([self.record(complete=False)])
         with pytest.raises(ValueError, match="there twice: seeds"):
-            inr_editing_table.table_of([self.record(), self.record()])
+            editing_table.table_of([self.record(), self.record()])
         with pytest.raises(typer.Exit):
-            inr_editing_table.main([tmp_path / "none"], out=tmp_path / "table")
+            editing_table.main([tmp_path / "none"], out=tmp_path / "table")
         assert not (tmp_path / "table").exists()
 
 
@@ -367,7 +284,7 @@ class TestClassification:
 
     def test_normalized_tensors(self) -> None:
         data = small()
-        out = inr_classification.Normalizer(data)(data.params)
+        out = classification.Normalizer(data)(data.params)
         for p in out.values():
             assert abs(float(p.mean())) < 1e-5
             assert p.numel() == len(data) or float(p.std()) == pytest.approx(1, abs=1e-4)
@@ -377,15 +294,15 @@ class TestClassification:
             "preset": "smoke", "inrs": folder, "out": tmp_path, "seeds": 2,
             "models": "gmn,flat_mlp", "device": "cpu",
         }  # fmt: skip
-        inr_classification.main(**run)
+        classification.main(**run)
         first = json.loads((tmp_path / "result.json").read_text())
         assert [r["seed"] for r in first["runs"]["gmn"]] == [0, 1]
         assert (tmp_path / "accuracy.png").is_file()
-        inr_classification.main(**run, resume=True)
+        classification.main(**run, resume=True)
         again = json.loads((tmp_path / "result.json").read_text())
         assert again["runs"] == first["runs"]
         with pytest.raises(typer.Exit):
-            inr_classification.main(**run, epochs=1, resume=True)
+            classification.main(**run, epochs=1, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +402,7 @@ def test_settings_from_the_command_line() -> None:
 
 
 def test_fitters_are_compared_from_the_same_start(tmp_path: Path) -> None:
-    inr_fitters.main(out=tmp_path, images=2, steps=20, every=10, rates="0.003", goal=5.0)
+    fitters.main(out=tmp_path, images=2, steps=20, every=10, rates="0.003", goal=5.0)
     record = json.loads((tmp_path / "result.json").read_text())
     assert set(record["summary"]) == {"gmn", "adam 0.003", "adam-cosine 0.003"}
     for name, found in record["summary"].items():
@@ -495,4 +412,4 @@ def test_fitters_are_compared_from_the_same_start(tmp_path: Path) -> None:
     assert [len(c) for c in record["curves"]["gmn"]] == [2, 2]
     assert (tmp_path / "curves.png").is_file()
     with pytest.raises(ValueError, match="Unknown fitter 'sgd'"):
-        inr_fitters.make_fitter("sgd", SirenConfig().build(), 3)
+        fitters.make_fitter("sgd", SirenConfig().build(), 3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from experiments import inr_ssl
+from experiments.inr import ssl as inr_ssl
 from gmn_opt.inr import FitConfig, SirenConfig, fit_batch, render
 from gmn_opt.inr.editor import traced
 

@@ -19,14 +19,15 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from experiments import meta_train
-from experiments.common import choose_device
+from experiments import meta_session, meta_train
+from experiments.frame import choose_device
 from experiments.plot_meta_training import app as plot_app
 from experiments.plot_meta_training import plot, read_log, smooth
 from gmn_opt.meta import checkpoint as checkpoints
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.optim import RuleConfig, load_rule
 from gmn_opt.weights import card
+from tests.experiments.processes import Run
 
 ROOT = Path(__file__).parents[2]
 STEPS = 7
@@ -67,22 +68,10 @@ def test_a_run_leaves_all_its_files(whole: Path) -> None:
     assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def start(folder: Path, *more: str, steps: int = STEPS, **environ: str) -> subprocess.Popen[str]:
+def start(folder: Path, *more: str, steps: int = STEPS, **environ: str) -> Run:
     """The script in a process of its own, with a checkpoint after every outer step."""
-    command = [sys.executable, "-m", "experiments.meta_train", *ARGUMENTS, "--out", str(folder)]
-    command += ["--checkpoint-minutes", "0", "--meta-steps", str(steps), *more]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environ, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def wait_for_a_new_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
-    checkpoint = folder / "checkpoint.pt"
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        time.sleep(0.002)
+    arguments = [*ARGUMENTS, "--checkpoint-minutes", "0", "--meta-steps", str(steps), *more]
+    return Run(folder, arguments, **environ)
 
 
 def kill_and_resume(folder: Path, kills: int, steps: int) -> list[int]:
@@ -91,15 +80,14 @@ def kill_and_resume(folder: Path, kills: int, steps: int) -> list[int]:
     reached = []
     for kill in range(kills):
         process = start(folder, *(["--resume"] if kill else []), steps=steps)
-        wait_for_a_new_checkpoint(folder, process)
-        time.sleep(moments.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        process.wait_for_a_new_checkpoint()
+        time.sleep(moments.uniform(0, 0.2))
+        process.send(signal.SIGKILL)
+        code, output = process.end()
+        assert code == -signal.SIGKILL, output
         reached.append(load_checkpoint(folder / "checkpoint.pt")["trainer"]["step"])
-    last = start(folder, "--resume", steps=steps)
-    output, _ = last.communicate()
-    assert last.returncode == 0, output
+    code, output = start(folder, "--resume", steps=steps).end()
+    assert code == 0, output
     assert f"resumed at step {reached[-1]}" in output
     return reached
 
@@ -111,8 +99,8 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path, kills: int, steps: int)
     """SIGKILL at random moments, resume, and compare with an uninterrupted run."""
     whole = start(tmp_path / "whole", steps=steps)
     reached = kill_and_resume(tmp_path / "killed", kills, steps)
-    output, _ = whole.communicate()
-    assert whole.returncode == 0, output
+    code, output = whole.end()
+    assert code == 0, output
     assert reached == sorted(reached)
     assert reached[-1] < steps
     one, two = tmp_path / "whole", tmp_path / "killed"
@@ -121,7 +109,7 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path, kills: int, steps: int)
     assert log_of(one) == log_of(two)
 
 
-def ranks(folder: Path, size: int, *more: str, steps: int = 12) -> list[subprocess.Popen[str]]:
+def ranks(folder: Path, size: int, *more: str, steps: int = 12) -> list[Run]:
     """The processes that torchrun would start, so that the test can lose one of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -134,48 +122,49 @@ def ranks(folder: Path, size: int, *more: str, steps: int = 12) -> list[subproce
 
 
 def test_a_lost_process_ends_the_run_with_a_checkpoint_for_any_number(tmp_path: Path) -> None:
-    processes = ranks(tmp_path, 2, steps=60)
-    wait_for_a_new_checkpoint(tmp_path, processes[0])
-    wait_for_a_new_checkpoint(tmp_path, processes[0])
-    processes[1].send_signal(signal.SIGKILL)
-    output, _ = processes[0].communicate(timeout=120)
-    processes[1].communicate()
-    assert processes[0].returncode == 3, output
+    folder = tmp_path / "run"
+    first, lost = ranks(folder, 2, steps=60)
+    first.wait_for_a_new_checkpoint()
+    first.wait_for_a_new_checkpoint()
+    lost.send(signal.SIGKILL)
+    code, output = first.end()
+    lost.end()
+    assert code == 3, output
     assert "2 processes" in output
     assert "Rank 0 of 2 waited for the others in vain" in output
-    step = load_checkpoint(tmp_path / "checkpoint.pt")["trainer"]["step"]
-    assert f"The checkpoint of outer step {step} stands in {tmp_path}" in " ".join(output.split())
+    step = load_checkpoint(folder / "checkpoint.pt")["trainer"]["step"]
+    assert f"The checkpoint of outer step {step} stands in {folder}" in " ".join(output.split())
     assert "Traceback" not in output
-    alone = start(tmp_path, "--resume", "--meta-batch", "2", steps=step + 2)
-    output, _ = alone.communicate()
-    assert alone.returncode == 0, output
+    code, output = start(folder, "--resume", "--meta-batch", "2", steps=step + 2).end()
+    assert code == 0, output
     assert f"resumed at step {step}" in output
-    assert log_of(tmp_path)[-1]["step"] == step + 2
+    assert log_of(folder)[-1]["step"] == step + 2
 
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     """By the documented command; two processes reach what one reaches, up to rounding."""
+    few = [*ARGUMENTS, "--meta-steps", "2", "--set", "validate_every=0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    command += ["experiments.meta_train", *ARGUMENTS, "--out", str(tmp_path / "two")]
+    command += ["experiments.meta_train", *few, "--out", str(tmp_path / "two")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 processes" in done.stdout
-    one = invoke(*ARGUMENTS, "--out", tmp_path / "one", "--meta-batch", "2")
+    one = invoke(*few, "--out", tmp_path / "one", "--meta-batch", "2")
     assert one.exit_code == 0, one.output
     a, b = (load_rule(tmp_path / n / "weights.safetensors").state_dict() for n in ("one", "two"))
     assert all(torch.allclose(t, b[name], atol=1e-3) for name, t in a.items())
 
 
 def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
-    process = start(tmp_path, steps=60)
-    wait_for_a_new_checkpoint(tmp_path, process)
-    wait_for_a_new_checkpoint(tmp_path, process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 4, output
+    process = start(tmp_path / "run", steps=60)
+    process.wait_for_a_new_checkpoint()
+    process.wait_for_a_new_checkpoint()
+    process.send(signal.SIGTERM)
+    code, output = process.end(60)
+    assert code == 4, output
     assert "Rank 0 was told to stop. The checkpoint of outer step" in output
-    load_checkpoint(tmp_path / "checkpoint.pt")
+    load_checkpoint(tmp_path / "run" / "checkpoint.pt")
 
 
 def test_a_run_is_never_written_over_by_accident(whole: Path, tmp_path: Path) -> None:
@@ -288,12 +277,12 @@ def test_slices_equal_one_run(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_complete_run_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = meta_train.validation()[:1]
-    monkeypatch.setattr(meta_train, "validation", lambda: tasks)
+    tasks = meta_session.validation()[:1]
+    monkeypatch.setattr(meta_session, "validation", lambda: tasks)
     done = invoke("--preset", "smoke", "--device", "cpu", "--meta-steps", "2", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "result.json").read_text())["validation"]
-    assert found["steps"] == meta_train.VALIDATION_STEPS["smoke"]
+    assert found["steps"] == meta_session.VALIDATION_STEPS["smoke"]
     (modes,) = found["tasks"].values()
     assert modes.keys() == {"horizon", "open"}
     expected = torch.tensor(list(modes.values())).log().mean()

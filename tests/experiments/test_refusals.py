@@ -10,9 +10,13 @@ import pytest
 import typer
 from rich.console import Console
 
-from experiments import held_out, inr_classification, inr_fitters, inr_ssl, make_inrs
+from experiments import held_out
 from experiments.benchmarks import inr_fitting
-from experiments.common import numbers, refusing
+from experiments.frame import numbers, refusing
+from experiments.inr import classification as inr_classification
+from experiments.inr import data as make_inrs
+from experiments.inr import fitters as inr_fitters
+from experiments.inr import ssl as inr_ssl
 from gmn_opt.data import DatasetError
 
 

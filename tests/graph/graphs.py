@@ -7,6 +7,13 @@ from functools import cache
 from gmn_opt.graph import ParameterGraph, trace
 from tests.cases import BY_NAME
 
+#: One case of each kind of structure, for properties that do not depend on what was traced.
+SPREAD = (
+    *("linear", "mlp_width_one", "residual_mlp", "stacked_experts", "maxout", "mobilenet"),
+    *("grouped_conv", "unet", "attention_gqa", "attention_interleaved", "gpt_tied", "lstm"),
+    *("triplane", "trap_written_slice"),
+)
+
 
 @cache
 def graph_of(name: str) -> ParameterGraph:

@@ -10,7 +10,7 @@ from torch import nn
 
 from gmn_opt.graph import trace
 from gmn_opt.graph.edges import edge_list
-from gmn_opt.graph.interchange import ACTIVATIONS, CONV_COLUMNS, NODE_COLUMNS
+from gmn_opt.graph.export.pyg import ACTIVATIONS, CONV_COLUMNS, NODE_COLUMNS
 from tests.graph.graphs import graph_of
 
 SETTINGS = [

@@ -399,8 +399,8 @@ def test_settings_survive_json(estimator: GradientEstimator) -> None:
         ("FullES", "Unknown estimator"),
         ({"name": "FullES", "colour": 1}, r"Unknown settings \['colour'\] of FullES"),
         ({"name": "FullES", "sigma": 0.0}, "must be positive, received 0.0"),
-        ({"name": "TruncatedES", "windows": {"kind": "Odd"}}, "Expected the settings of windows"),
-        ({"name": "TruncatedES", "windows": {"kind": "Constant", "a": 1}}, "settings of Constant"),
+        ({"name": "TruncatedES", "windows": {"kind": "Odd"}}, "Unknown windows"),
+        ({"name": "TruncatedES", "windows": {"kind": "Constant", "a": 1}}, "of Constant; known"),
     ],
 )
 def test_unknown_settings_are_refused(values: Any, message: str) -> None:

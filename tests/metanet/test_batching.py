@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import GraphMetanet, GraphReadout, blocked
+from gmn_opt.metanet import GraphMetanet, GraphReadout, blocked, many
 from gmn_opt.metanet.batching import digest, grouped
+from gmn_opt.metanet.layers.states import States
 from tests.traced import largest_difference, random_tensors, traced
 
 MIXED = ["mlp", "cnn", "transformer_encoder", "mlp", "unet", "grouped_conv", "mlp", "swiglu"]
@@ -41,7 +42,7 @@ def networks(*lead: int) -> list[Network]:
 @both
 def test_together_as_one_by_one(backend: Any) -> None:
     net, mixed = metanet(backend), networks()
-    together = net.many(mixed)
+    together = many(net, mixed)
     alone = [metanet("blocked")(graph, tensors) for graph, tensors in mixed]
     assert len(together) == len(mixed)
     for a, b in zip(alone, together, strict=True):
@@ -54,7 +55,7 @@ def test_scales_together_as_one_by_one(backend: Any) -> None:
     options: dict[str, Any] = {"scale": "auto", "block_inputs": 2}
     net, reference = metanet(backend, **options), metanet("blocked", **options)
     _, blocks = inputs_of(mixed, 2)
-    together = net.many(mixed, block_inputs=blocks)
+    together = many(net, mixed, block_inputs=blocks)
     for (graph, tensors), b, out in zip(mixed, blocks, together, strict=True):
         assert largest_difference(reference(graph, tensors, block_inputs=b), out) < 1e-12
 
@@ -104,7 +105,7 @@ def test_inputs_together_as_one_by_one(backend: Any, lead: tuple[int, ...]) -> N
     options: dict[str, Any] = {"node_inputs": 3, "block_inputs": 2}
     net, reference = metanet(backend, **options), metanet("blocked", **options)
     for (graph, tensors), n, b, out in zip(
-        mixed, nodes, blocks, net.many(mixed, nodes, blocks), strict=True
+        mixed, nodes, blocks, many(net, mixed, nodes, blocks), strict=True
     ):
         assert largest_difference(reference(graph, tensors, n, b), out) < 1e-12
         # and they are read
@@ -127,7 +128,7 @@ def test_readouts_with_inputs_together_as_one_by_one(backend: Any) -> None:
 @both
 def test_networks_may_be_batches_themselves(backend: Any) -> None:
     net, mixed = metanet(backend), networks(2)[:5]
-    for (graph, tensors), out in zip(mixed, net.many(mixed), strict=True):
+    for (graph, tensors), out in zip(mixed, many(net, mixed), strict=True):
         assert largest_difference(metanet("blocked")(graph, tensors), out) < 1e-12
 
 
@@ -145,16 +146,14 @@ def test_equal_graphs_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         [7],
     ]
     runs: list[torch.Size] = []
-    run = GraphMetanet.checked_states
+    run = GraphMetanet.all_rounds
 
-    def counted(
-        self: GraphMetanet, graph: ParameterGraph, edges: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        runs.append(edges.shape[:-2])
-        return run(self, graph, edges, *args, **kwargs)
+    def counted(self: GraphMetanet, graph: ParameterGraph, states: States, *args: Any) -> Any:
+        runs.append(states.edges.shape[:-2])
+        return run(self, graph, states, *args)
 
-    monkeypatch.setattr(GraphMetanet, "checked_states", counted)
-    metanet("blocked").many(mixed)
+    monkeypatch.setattr(GraphMetanet, "all_rounds", counted)
+    many(metanet("blocked"), mixed)
     assert runs == [(4,), (1,), (1,), (1,), (1,), (1,)]
 
 
@@ -162,13 +161,13 @@ def test_bad_batches() -> None:
     mixed = networks()
     graph, tensors = mixed[1]
     with pytest.raises(ValueError, match=r"Network 1 of 2: .*expected shape"):
-        metanet("blocked").many([mixed[0], (graph, random_tensors(graph, features=3))])
+        many(metanet("blocked"), [mixed[0], (graph, random_tensors(graph, features=3))])
     with pytest.raises(ValueError, match="at least one network"):
-        metanet("blocked").many([])
+        many(metanet("blocked"), [])
     with pytest.raises(ValueError, match="one by one"):
-        metanet("sparse").many([mixed[0], (graph, random_tensors(graph, 2, features=1))])
+        many(metanet("sparse"), [mixed[0], (graph, random_tensors(graph, 2, features=1))])
     with pytest.raises(ValueError, match="out_features=0"):
-        metanet("blocked", 0).many([(graph, tensors)])
+        many(metanet("blocked", 0), [(graph, tensors)])
 
 
 @both
@@ -192,6 +191,6 @@ def test_bad_inputs(backend: Any) -> None:
         (nodes, [b.unsqueeze(0) for b in blocks], r"block_inputs: .* leading dimensions \[\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            net.many(mixed, bad_nodes, bad_blocks)
+            many(net, mixed, bad_nodes, bad_blocks)
     with pytest.raises(ValueError, match="takes 0 inputs per node"):
-        metanet(backend).many(mixed, nodes)
+        many(metanet(backend), mixed, nodes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import pytest
 import torch
 
@@ -30,20 +28,6 @@ def test_every_element_is_one_edge(case: Case) -> None:
     layout = blocked(traced(case.name)[1])
     numel = sum(torch.Size(s).numel() for s in layout.graph.shapes.values())
     assert sum(layout.edge_counts) == numel
-
-
-@cases
-def test_reading_nodes_is_the_transpose_of_writing(case: Case) -> None:
-    layout = blocked(traced(case.name)[1])
-    for block in layout.blocks:
-        for end in (block.dst, block.src):
-            nodes = torch.randn(3, layout.group_sizes[end.group], dtype=torch.float64)
-            seen = torch.randn(3, end.size, dtype=torch.float64)
-            at = prod(end.sizes[position] for position, _ in end.at)
-            per_seen = layout.group_sizes[end.group] / end.size / at
-            left = (end.read(nodes) * seen).sum() * per_seen
-            right = (nodes * end.write(seen)).sum()
-            assert torch.allclose(left, right)
 
 
 def test_wrong_tensors_are_named() -> None:

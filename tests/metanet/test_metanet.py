@@ -68,7 +68,7 @@ def test_blocked_equals_edge_list(case: Case) -> None:
 def test_blocked_equals_edge_list_in_float32(name: str) -> None:
     graph = traced(name)[1]
     tensors = {n: t.float() for n, t in random_tensors(graph, features=2).items()}
-    with torch.no_grad():  # the in-place path
+    with torch.no_grad():
         outs = [metanet(b).float()(graph, tensors) for b in ("sparse", "blocked")]
     assert largest_difference(*outs) < 1e-5
 
@@ -84,17 +84,6 @@ def test_leading_dimensions_batch_networks(name: str) -> None:
             alone = net(graph, {n: t[i, j] for n, t in tensors.items()})
             picked = {n: t[i, j] for n, t in together.items()}
             assert largest_difference(alone, picked) < 1e-12
-
-
-@few
-def test_in_place_path_equals_recorded_path(name: str) -> None:
-    graph = traced(name)[1]
-    tensors = random_tensors(graph, features=2)
-    net = metanet()
-    recorded = net(graph, tensors)
-    with torch.no_grad():
-        plain = net(graph, tensors)
-    assert largest_difference(recorded, plain) < 1e-14
 
 
 def test_information_crosses_the_network() -> None:

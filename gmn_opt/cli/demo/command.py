@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+
+if TYPE_CHECKING:
+    from gmn_opt.cli.demo.plan import Plan
 
 _STEPS, _QUICK_STEPS = 500, 100
 _SEEDS, _QUICK_SEEDS = 3, 1
@@ -49,37 +52,39 @@ def demo(
     Takes about four minutes on two cores, and no internet: real images come
     with the package (10,000 for training, 2,000 for testing).
     """
-    from gmn_opt.cli.demo.contest import Plan, run_contest
-    from gmn_opt.cli.demo.jobs import JobError, default_workers
-    from gmn_opt.cli.demo.ledger import clock
-    from gmn_opt.cli.demo.live import make_view
+    from gmn_opt.cli.demo.jobs import default_workers
     from gmn_opt.cli.demo.models import MODELS
-    from gmn_opt.cli.demo.plot import plot_curves
-    from gmn_opt.cli.demo.record import dump, make_record, write_record
-    from gmn_opt.cli.demo.report import print_report
+    from gmn_opt.cli.demo.plan import Plan
     from gmn_opt.cli.demo.training import Settings
-    from gmn_opt.cli.environment import collect
 
     names = tuple(dict.fromkeys(model or MODELS))
     for name in names:
         if name not in MODELS:
             fail(f"no model {name!r}; there are {', '.join(MODELS)}")
     _prepare(out)
-    plan = Plan(
-        models=names,
-        seeds=seeds or (_QUICK_SEEDS if quick else _SEEDS),
-        settings=Settings(
-            steps or (_QUICK_STEPS if quick else _STEPS),
-            probes=_QUICK_PROBES if quick else _PROBES,
-        ),
-        workers=default_workers() if workers is None else workers,
-        threads=threads,
+    settings = Settings(
+        steps or (_QUICK_STEPS if quick else _STEPS), probes=_QUICK_PROBES if quick else _PROBES
     )
+    some = seeds or (_QUICK_SEEDS if quick else _SEEDS)
+    plan = Plan(names, some, settings, default_workers() if workers is None else workers, threads)
+    _play(plan, out, as_json, quick)
+
+
+def _play(plan: Plan, out: Path, as_json: bool, quick: bool) -> None:
+    """Do all runs, print the tables, and write picture and record."""
+    from gmn_opt.cli.demo.jobs import JobError
+    from gmn_opt.cli.demo.live import View
+    from gmn_opt.cli.demo.plan import run_contest
+    from gmn_opt.cli.demo.plot import plot_curves
+    from gmn_opt.cli.demo.record import dump, make_record, write_record
+    from gmn_opt.cli.demo.report import print_report
+    from gmn_opt.cli.environment import collect
+
     console = Console(stderr=as_json)
-    console.print(_heading(plan.seeds, plan.settings.steps, plan.workers, threads))
+    console.print(_heading(plan))
     start = time.monotonic()
     try:
-        with make_view(console, plan.settings.steps) as view:
+        with View(console, plan.settings.steps) as view:
             summaries = run_contest(plan, view)
     except JobError as error:
         fail(str(error), code=1)
@@ -92,7 +97,7 @@ def demo(
         command=_command_line(),
         environment=collect(),
         workers=plan.workers,
-        threads=threads,
+        threads=plan.threads,
         quick=quick,
         seconds=seconds,
     )
@@ -106,15 +111,16 @@ def demo(
         sys.stdout.write(dump(record) + "\n")
     else:
         print_report(console, summaries, quick=quick)
-    console.print(Text(f"\n{clock(seconds)} in all. Curves: {picture}  Record: {data}"))
+    minutes, rest = divmod(round(seconds), 60)
+    console.print(Text(f"\n{minutes}:{rest:02d} in all. Curves: {picture}  Record: {data}"))
 
 
-def _heading(seeds: int, steps: int, workers: int, threads: int) -> Text:
-    where = f"{workers} processes" if workers > 1 else "one process"
-    each = "1 thread" if threads == 1 else f"{threads} threads"
-    some = "1 seed" if seeds == 1 else f"{seeds} seeds"
+def _heading(plan: Plan) -> Text:
+    where = f"{plan.workers} processes" if plan.workers > 1 else "one process"
+    each = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
+    some = "1 seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     text = Text("gmn-opt demo", style="bold")
-    detail = f"  Fashion-MNIST, {steps} steps, {some}; {where} of {each}"
+    detail = f"  Fashion-MNIST, {plan.settings.steps} steps, {some}; {where} of {each}"
     return text.append(detail, style="not bold")
 
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import queue
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from gmn_opt.cli.demo.contestants import Contestant
+from gmn_opt.cli.contest import Contestant
 from gmn_opt.cli.demo.data import load_demo_data
 from gmn_opt.cli.demo.models import MODELS
 from gmn_opt.cli.demo.training import Progress, RunResult, Settings, train_run
 
 _MOST_WORKERS = 8
-_PATIENCE = 0.5
+_PATIENCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -37,32 +37,26 @@ class Job:
     seed: int
 
     def run(self, settings: Settings, report: Callable[[Progress], None]) -> RunResult:
-        """Do it in this process."""
+        """Do it in this process; raises JobError for whatever goes wrong."""
         data = load_demo_data()
-        return train_run(MODELS[self.model], self.contestant, data, self.seed, settings, report)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    job: Job
-    message: str
-    trace: str
+        try:
+            return train_run(MODELS[self.model], self.contestant, data, self.seed, settings, report)
+        except Exception as error:
+            raise JobError(
+                f"{self.contestant.title} on {self.model}, seed {self.seed}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 class JobError(RuntimeError):
     """A run raised, or its process died."""
 
 
-def usable_cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def default_workers() -> int:
     """One worker per usable core, within reason."""
-    return min(usable_cores(), _MOST_WORKERS)
+    usable = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
 
 
 def run_jobs(
@@ -86,61 +80,53 @@ def run_jobs(
         JobError: A run failed; the other processes are ended first.
     """
     if workers < 1:
-        yield from _run_here(jobs, settings, report, threads)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield from (job.run(settings, report) for job in jobs)
+        finally:
+            torch.set_num_threads(before)
         return
     context = multiprocessing.get_context("spawn")
-    tasks, events = context.Queue(), context.Queue()
+    events = context.SimpleQueue()
     count = min(workers, len(jobs))
-    for job in (*jobs, *[None] * count):
-        tasks.put(job)
-    processes = [
-        context.Process(target=_work, args=(tasks, events, settings, threads), daemon=True)
-        for _ in range(count)
-    ]
-    for process in processes:
-        process.start()
+    with ProcessPoolExecutor(count, context, _begin, (events, threads)) as pool:
+        waiting = {pool.submit(_work, job, settings) for job in jobs}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, _PATIENCE, FIRST_COMPLETED)
+                while not events.empty():
+                    report(events.get())
+                yield from map(_result, done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _result(done: Future[RunResult]) -> RunResult:
     try:
-        missing = len(jobs)
-        while missing:
-            event = _next_event(events, processes)
-            if isinstance(event, Progress):
-                report(event)
-            elif isinstance(event, RunResult):
-                missing -= 1
-                yield event
-            elif isinstance(event, _Failure):
-                raise _error(event)
-    finally:
-        tasks.cancel_join_thread()
-        _stop(processes, politely=missing == 0)
+        return done.result()
+    except BrokenProcessPool as error:
+        raise JobError(
+            f"a worker process ended: {error} Memory may have run out: try --workers 1"
+        ) from error
 
 
-def _run_here(
-    jobs: Sequence[Job], settings: Settings, report: Callable[[Progress], None], threads: int
-) -> Iterator[RunResult]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for job in jobs:
-            try:
-                result = job.run(settings, report)
-            except Exception as error:
-                raise _error(_describe(job, error)) from error
-            yield result
-    finally:
-        torch.set_num_threads(before)
+_EVENTS: list[Any] = []
 
 
-def _work(tasks: Any, events: Any, settings: Settings, threads: int) -> None:
-    """What a worker process does: jobs until there is None."""
+def _begin(events: Any, threads: int) -> None:
+    """What a worker process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    while (job := tasks.get()) is not None:
-        try:
-            events.put(job.run(settings, events.put))
-        except Exception as error:
-            events.put(_describe(job, error))
+    _EVENTS.append(events)
+
+
+def _work(job: Job, settings: Settings) -> RunResult:
+    return job.run(settings, _EVENTS[0].put)
 
 
 def _end_with_parent() -> None:
@@ -149,38 +135,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _describe(job: Job, error: Exception) -> _Failure:
-    return _Failure(job, f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def _error(failure: _Failure) -> JobError:
-    job = failure.job
-    error = JobError(f"{job.contestant.title} on {job.model}, seed {job.seed}: {failure.message}")
-    error.add_note(failure.trace)
-    return error
-
-
-def _next_event(events: Any, processes: Sequence[Any]) -> object:
-    """Wait for an event, unless a process has died."""
-    while True:
-        dead = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
-        if dead:
-            raise JobError(
-                f"a worker process ended with exit code {dead[0]}; memory may have run out: "
-                "try --workers 1"
-            )
-        try:
-            return events.get(timeout=_PATIENCE)
-        except queue.Empty:
-            continue
-
-
-def _stop(processes: Sequence[Any], *, politely: bool) -> None:
-    for process in processes:
-        if politely:
-            process.join(timeout=5)
-        if process.is_alive():
-            process.terminate()
-            process.join()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gmn_opt.cli.demo.contestants import GMN, GMN_HORIZON, GMN_INITIAL
+from gmn_opt.cli.contest import GMN, GMN_HORIZON, GMN_INITIAL
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Standing
 from gmn_opt.cli.demo.training import RunResult
 

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gmn_opt.cli.demo.contestants import GMN, LEARNED
+from gmn_opt.cli.contest import GMN, LEARNED
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Spread, Standing
 from gmn_opt.cli.demo.verdict import caveats, format_loss, verdict
 

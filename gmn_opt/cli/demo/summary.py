@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmn_opt.cli.demo.contestants import DEFAULT_RATE, GMN, LEARNED, adamw, format_rate
+from gmn_opt.cli.contest import DEFAULT_RATE, GMN, LEARNED, Tuning, adamw, format_rate, ratios, tune
 from gmn_opt.cli.demo.models import MODELS, count_parameters
 from gmn_opt.cli.demo.training import RunResult
-from gmn_opt.cli.demo.tuning import Tuning, tune
 
 BEST = "adamw_best"
 DEFAULT = "adamw_default"
@@ -118,7 +117,7 @@ def summarize(model: str, runs: Sequence[RunResult], rates: Sequence[float]) -> 
     standings = [
         _standing(role, title, name, _of(ordered, name), target) for role, title, name in entries
     ]
-    ratios = {
+    against = {
         learned.name: {
             DEFAULT: _ratio(_of(ordered, learned.name), _of(ordered, default)),
             BEST: _ratio(_of(ordered, learned.name), _of(ordered, best)),
@@ -134,7 +133,7 @@ def summarize(model: str, runs: Sequence[RunResult], rates: Sequence[float]) -> 
         target=target,
         tuning=tuning,
         standings=standings,
-        ratios=ratios,
+        ratios=against,
         runs=ordered,
     )
 
@@ -162,12 +161,4 @@ def _standing(
 
 
 def _ratio(runs: list[RunResult], rivals: list[RunResult]) -> Spread:
-    pairs = zip(runs, rivals, strict=True)
-    return Spread.of([_divide(run.final_loss, rival.final_loss) for run, rival in pairs])
-
-
-def _divide(a: float, b: float) -> float:
-    """The ratio, where a run that diverged counts as infinitely bad, and two are a draw."""
-    if math.isinf(a) and math.isinf(b):
-        return 1.0
-    return a / b if b > 0 else math.inf
+    return Spread.of(ratios([r.final_loss for r in runs], [r.final_loss for r in rivals]))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from gmn_opt.cli.demo.contestants import Contestant
+from gmn_opt.cli.contest import Contestant
 from gmn_opt.cli.demo.data import DemoData, batches
 from gmn_opt.cli.demo.models import ModelSpec, seeded_model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gmn_opt.cli.demo.contestants import GMN, GMN_HORIZON, GMN_INITIAL, format_rate
+from gmn_opt.cli.contest import GMN, GMN_HORIZON, GMN_INITIAL, format_rate
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Spread
 
 _LEVEL = 0.005

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -29,6 +29,9 @@ from gmn_opt.cli.inr.shared import (
     side_of,
     size_in,
 )
+
+if TYPE_CHECKING:
+    from gmn_opt.inr.photos import Photo
 
 #: Most memory that `fit` may take for the pixels of its steps.
 MOST_BYTES = 4e9
@@ -76,11 +79,38 @@ def fit_image(
         unstack,
     )
     from gmn_opt.inr.fitting import as_targets
-    from gmn_opt.inr.photos import PhotoError, read_photo
 
     check_out(out, ".safetensors")
     if math.isnan(target):
         fail(f"--psnr takes a number such as 40, received {target}")
+    photo, name = _photo(image, grey, size, steps)
+    side = photo.pixels.shape[0]
+    count = photo.pixels.shape[-1]
+    config = SirenConfig(2, count, (width, width))
+    pixels = as_targets(photo.pixels.unsqueeze(0), config)
+    fit = FitConfig(steps=steps, target_psnr=target, pixels=side * side)
+    with Console(stderr=True).status("Fitting"), enough_memory("lower --size or --width"):
+        found = fit_batch(supersampled(pixels), config, fit, seed=seed)
+        with torch.no_grad():
+            shown = render(config.build(), side, found.params)
+    inr = unstack(config.build(), found.params, 0)
+    reached = float(psnr(shown, pixels, config.value_range))
+    about = {"size": [side, side], "psnr": round(reached, 2), "source": name}
+    try:
+        save_inr(out, inr, about)
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")
+    parameters = sum(p.numel() for p in inr.parameters())
+    typer.echo(
+        f"{out}: SIREN 2-{width}-{width}-{count}, {parameters:,} parameters, {reached:.1f} dB "
+        f"after {int(found.steps[0])} steps in {found.seconds:.1f} s"
+    )
+
+
+def _photo(image: Path, grey: bool | None, size: int | None, steps: int) -> tuple[Photo, str]:
+    """The image as it is fitted, and its file's name."""
+    from gmn_opt.inr.photos import PhotoError, read_photo
+
     try:
         channels = None if grey is None else 1 if grey else 3
         file = image_file(image)
@@ -96,26 +126,7 @@ def fit_image(
             f"more than {MOST_BYTES / 1e9:g}; lower --steps or --size"
         )
     say_changes(photo.changes, image)
-    count = photo.pixels.shape[-1]
-    config = SirenConfig(2, count, (width, width))
-    pixels = as_targets(photo.pixels.unsqueeze(0), config)
-    fit = FitConfig(steps=steps, target_psnr=target, pixels=side * side)
-    with Console(stderr=True).status("Fitting"), enough_memory("lower --size or --width"):
-        found = fit_batch(supersampled(pixels), config, fit, seed=seed)
-        with torch.no_grad():
-            shown = render(config.build(), side, found.params)
-    inr = unstack(config.build(), found.params, 0)
-    reached = float(psnr(shown, pixels, config.value_range))
-    about = {"size": [side, side], "psnr": round(reached, 2), "source": file.name}
-    try:
-        save_inr(out, inr, about)
-    except OSError as error:
-        fail(f"cannot write {out}: {error.strerror or error}")
-    parameters = sum(p.numel() for p in inr.parameters())
-    typer.echo(
-        f"{out}: SIREN 2-{width}-{width}-{count}, {parameters:,} parameters, {reached:.1f} dB "
-        f"after {int(found.steps[0])} steps in {found.seconds:.1f} s"
-    )
+    return photo, file.name
 
 
 @inr_app.command("edit")

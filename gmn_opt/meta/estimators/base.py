@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gmn_opt.codec import encode
 from gmn_opt.meta.rules import MetaParameters, Rule
 from gmn_opt.meta.task import Task
 from gmn_opt.meta.unroll import InnerState
@@ -89,18 +90,5 @@ class GradientEstimator(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the class's name and all fields."""
-        values: dict[str, Any] = {"name": type(self).__name__}
-        for f in fields(self):  # type: ignore[arg-type]
-            values[f.name] = _plain(getattr(self, f.name))
-        return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, GradientEstimator):
-        return value.to_dict()
-    if isinstance(value, Windows):
-        own = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"kind": type(value).__name__, **own}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
+        made: dict[str, Any] = encode(self, GradientEstimator)
+        return made

@@ -6,8 +6,8 @@ The ``.cpp`` files are compiled when the package is installed, or by
 and otherwise the same.
 """
 
-from gmn_opt.metanet.native.calls import NativeKernel
-from gmn_opt.metanet.native.library import kernel, status
-from gmn_opt.metanet.native.parts import DTYPES
+from gmn_opt.metanet.native.incidence_calls import outputs
+from gmn_opt.metanet.native.library import NativeKernel, kernel, status
+from gmn_opt.metanet.native.parts import DTYPES, is_hidden, is_served
 
-__all__ = ["DTYPES", "NativeKernel", "kernel", "status"]
+__all__ = ["DTYPES", "NativeKernel", "is_hidden", "is_served", "kernel", "outputs", "status"]

@@ -9,8 +9,18 @@ from pathlib import Path
 
 import torch
 
-from gmn_opt.metanet.native.calls import NativeKernel
 from gmn_opt.metanet.native.compiling import digest, library_path
+from gmn_opt.metanet.native.edge_calls import NativeEdges
+from gmn_opt.metanet.native.incidence_calls import NativeIncidence
+from gmn_opt.metanet.native.sine_calls import NativeSine
+
+
+class NativeKernel:
+    """What a library of compiled functions does: passes over edges, ways there and back, sines."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.edges, self.incidence = NativeEdges(library), NativeIncidence(library)
+        self.sine = NativeSine(library)
 
 
 def _variants() -> list[str]:

@@ -30,6 +30,13 @@ def is_served(tensor: Tensor) -> bool:
     )
 
 
+def is_hidden(like: Tensor) -> bool:
+    """Whether transforms of ``torch.func`` or autocast are at work: they cannot see native code."""
+    return torch._C._are_functorch_transforms_active() or torch.is_autocast_enabled(
+        like.device.type
+    )
+
+
 def in_parts(count: int, part: Callable[[int], None]) -> None:
     """Run ``part(0)`` to ``part(count - 1)``, each on a thread of its own."""
     # a call of ctypes lets go of the interpreter lock

@@ -1,0 +1,1 @@
+"""From what a traced pass left behind to a parameter graph."""

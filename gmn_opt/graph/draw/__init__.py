@@ -1,0 +1,1 @@
+"""Parameter graphs for the eye: pictures, and a table for the terminal."""

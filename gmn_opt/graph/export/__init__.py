@@ -1,0 +1,1 @@
+"""Parameter graphs in the forms of others: torch_geometric, networkx, JSON."""

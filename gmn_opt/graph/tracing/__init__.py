@@ -1,0 +1,1 @@
+"""Follow a forward pass, and label every axis of every tensor in it."""

@@ -1,0 +1,223 @@
+"""The labels of all tensors of a traced pass: what the rules read, make equal and fix.
+
+Constants that are written to later (a buffer of zeros that is filled in place) need one lasting
+label, and packed or stacked parameters a family; a first pass finds them, a second one knows them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gmn_opt.graph.tracing import index_sets as sets
+from gmn_opt.graph.tracing import labels as lab
+from gmn_opt.graph.tracing.index_sets import IndexSet
+from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
+from gmn_opt.graph.tracing.meetings import Meetings
+
+MAX_PACKED = 8
+MAX_STACKED = 64
+PackedKey = tuple[int, int, int]
+
+
+class Hints(NamedTuple):
+    """What earlier passes found out.
+
+    Attributes:
+        mutated: Numbers of the constants that are written to.
+        packed: Views that split packed parts off, by operator count and sizes, to the rows of each
+            part; and parameters that are stacks, by ``-1 - index``, dim and size, whose parts are
+            read one by one.
+    """
+
+    mutated: frozenset[int] = frozenset()
+    packed: dict[PackedKey, tuple[int, ...]] = {}  # noqa: RUF012 - never written to
+
+
+class Tracer(Meetings):
+    """Knows the label of every tensor. One instance follows all passes on one model."""
+
+    def __init__(self, hints: Hints) -> None:
+        super().__init__()
+        self.hints = hints
+        self.mutated: set[int] = set()
+        self.packed: dict[PackedKey, tuple[int, ...]] = {}
+        self.labels: dict[int, Label] = {}
+        self.kept: list[Tensor] = []
+        self.storages: dict[int, list[Tensor]] = {}
+        self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
+        self.deferred: dict[int, Callable[[], Label]] = {}
+        self.routes: dict[int, Axis] = {}
+        self.splits: dict[IndexSet, PackedKey] = {}
+        self.op_count = 0
+        self.before: tuple[tuple[int, ...], int] = (), 0
+        self.work = 0
+        self.leaked = False
+        self.parameter_ids: dict[int, int] = {}
+
+    # ------------------------------------------------------------------ what a pass starts from
+
+    def add_parameter(self, name: str, tensor: Tensor) -> None:
+        """Give a parameter a fresh, free index set per dim."""
+        index = len(self.record.names)
+        own = [IndexSet(size) for size in tensor.shape]
+        stacks = (s for d, s in enumerate(own) if (-1 - index, d, s.size) in self.hints.packed)
+        over = next(stacks, None)
+        for one in own:
+            if over is not None and one is not over and one.size > 1:
+                one.members = tuple(IndexSet(one.size) for _ in range(over.size))
+                one.over = over
+        axes = tuple((Leg(s, None, ((index, dim, 0),)),) for dim, s in enumerate(own))
+        self.record.names.append(name)
+        self.parameter_ids[id(tensor)] = index
+        self.record.parameters.append(Label(axes, "parameter"))
+        self.set(tensor, self.record.parameters[-1])
+
+    def next_pass(self) -> None:
+        """Begin another forward pass of the same model; its sites are those of the first one."""
+        self.earlier = {**self.made_in_pass, **self.earlier}
+        self.made_in_pass, self.made = {}, Counter()
+
+    def add_input(self, name: str, tensor: Tensor) -> None:
+        """Label an input of the model."""
+        site = self.earlier.get((name, "input", 0)) or Site(name, "input")
+        self.made_in_pass[name, "input", 0] = site
+        if site not in self.record.sites:
+            self.record.sites.append(site)
+        self.add_fixed(tensor, "model input", site)
+
+    def add_fixed(self, tensor: Tensor, reason: str, site: Site | None = None) -> None:
+        """Label an input or a buffer, whose indices all mean something."""
+        axes = lab.new_axes(tensor.shape, reason, SiteRef(site) if site else None)
+        if site is not None and not site.axis:
+            site.axis = tuple(leg for axis in axes for leg in axis)
+        self.set(tensor, Label(axes, "activation" if site else "constant"))
+
+    def add_statistic(self, name: str, tensor: Tensor) -> None:
+        """Label a running statistic, which follows its channels."""
+        self.record.statistics[name] = Label(lab.new_axes(tensor.shape), "constant")
+        self.set(tensor, self.record.statistics[name])
+
+    # ------------------------------------------------------------------ labels of tensors
+
+    def set(self, tensor: Tensor, label: Label) -> None:
+        """Attach a label to a tensor and keep the tensor alive, so that its id stays its own."""
+        self.labels[id(tensor)] = label
+        self.kept.append(tensor)
+        with suppress(NotImplementedError, RuntimeError):
+            self.storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+
+    def label(self, tensor: Tensor) -> Label:
+        """The label of an operator's input."""
+        thunk = self.deferred.pop(id(tensor), None)
+        if thunk is not None:
+            made = thunk()
+            self.see(made.axes)
+            self.set(tensor, made)
+        waiting = self.later.pop(id(tensor), None)
+        if waiting is not None:
+            self.fix(*waiting)
+        known = self.labels.get(id(tensor))
+        if id(tensor) in self.parameter_ids:
+            self.record.touched.add(self.parameter_ids[id(tensor)])
+        if known is None:
+            known = self._adopt(tensor)
+        return Label(lab.new_axes(tensor.shape), "constant") if known.uniform else known
+
+    def activation(self, tensor: Tensor) -> Label:
+        """The label of an operator's input, which becomes activations if it is of parameters."""
+        return self.materialize(self.label(tensor))
+
+    def _adopt(self, tensor: Tensor) -> Label:
+        """Label a tensor that no traced operator made: an alias of a known one, or a constant."""
+        try:
+            relatives = self.storages.get(tensor.untyped_storage()._cdata, [])
+        except (NotImplementedError, RuntimeError):
+            relatives = []
+        for other in relatives:
+            same = other.shape == tensor.shape and other.stride() == tensor.stride()
+            if same and other.storage_offset() == tensor.storage_offset():
+                self.set(tensor, self.labels[id(other)])
+                return self.labels[id(other)]
+        for other in relatives:
+            self.fix(self.labels[id(other)].axes, "its memory is read outside of traced operators")
+        self.add_fixed(tensor, "a constant of the model")
+        return self.labels[id(tensor)]
+
+    def leak(self, tensor: Tensor, name: str) -> None:
+        """The numbers of a tensor become Python's: what is done with them cannot be followed."""
+        label = self.label(tensor)
+        self.leaked |= label.kind == "activation"
+        self.fix(label.axes, f"its values leave the graph in {name}")
+
+    # ------------------------------------------------------------------ what rules say of axes
+
+    def fix(self, axes: Iterable[Axis], reason: str) -> None:
+        """Fix some axes."""
+        for axis in axes:
+            self.fix_axis(axis, reason)
+
+    def fix_axis(self, axis: Axis, reason: str) -> None:
+        """Fix one axis."""
+        sets.fix(lab.sets_of(axis), reason)
+
+    def see(self, axes: Sequence[Axis]) -> None:
+        """Remember which index sets occur together; families without their index collapse."""
+        roots = [leg.set for axis in axes for leg in lab.expand_axis(axis)]
+        for root in roots:
+            if root.members is not None and root.over is not None:
+                over = sets.find(root.over)
+                if not any(other is over for other in roots):
+                    sets.collapse(root)
+        self.record.seen.append(tuple(axes))
+
+    def hidden(self, axes: Sequence[Axis]) -> None:
+        """Remember a statistic that exists only inside of an operator (a softmax's sum)."""
+        self.see(axes)
+
+    def split_off(self, one: IndexSet, outer: int) -> tuple[IndexSet, IndexSet] | None:
+        """Split a set by a view; packed parts that are taken one by one become a family."""
+        root = sets.find(one)
+        if root.segments is not None or root.members is not None or root.fixed is not None:
+            return sets.split(one, outer)
+        number = (self.op_count, root.size, outer)
+        if number in self.hints.packed:
+            return sets.make_family(one, self.hints.packed[number])
+        halves = sets.split(one, outer)
+        if halves is not None:
+            self.splits[halves[0]] = number
+        return halves
+
+    def selected(self, axis: Axis) -> None:
+        """Note that single indices of an axis are read."""
+        for leg in axis:
+            for one, number in self.splits.items():
+                if number[2] <= MAX_PACKED and sets.find(one) is sets.find(leg.set):
+                    self.packed[number] = (1,) * number[2]
+
+    def read_alone(self, axis: Axis) -> None:
+        """Note that a stack of parameters is read part by part."""
+        for leg in axis:
+            for index, dim, _ in leg.origins:
+                axes = self.record.parameters[index].axes
+                whole = lab.expand_axis(axes[dim])
+                small = len(axes) > 1 and leg.set.size <= MAX_STACKED
+                if small and [g.set for g in whole] == [sets.find(leg.set)]:
+                    self.packed[-1 - index, dim, leg.set.size] = (1,) * leg.set.size
+
+    def finish(self) -> None:
+        """Note which views turned out to split parts off that are cut apart later."""
+        for one, number in self.splits.items():
+            root = sets.find(one)
+            if root.segments is not None and number not in self.packed:
+                counts = tuple(sets.size_of(part) for part in sets.flat_segments(root))
+                if 1 < len(counts) <= MAX_PACKED:
+                    self.packed[number] = counts
+
+    def learned(self) -> Hints:
+        """The hints for another pass; the same as before if nothing new was found."""
+        return Hints(self.hints.mutated | self.mutated, self.packed | self.hints.packed)

@@ -1,0 +1,1 @@
+"""Rounds of message passing: arithmetic alone. Where values come from, the backends know."""

@@ -1,0 +1,1 @@
+"""What the theory of graph metanetworks needs: computation graphs, and the general form."""
