@@ -76,7 +76,7 @@ def setting(draw: Draw, most_steps: int) -> Setting:
         optimizer=optimizer,
         rate=10 ** draw.uniform(low, high),
         weight_decay=draw.of((0.0, 1.0)) * draw.log_uniform(1e-5, 1e-2),
-        steps=max(1, round(draw.log_uniform(most_steps / 20, most_steps))),
+        steps=max(1, round(draw.log_uniform(most_steps / 10, most_steps))),
         dropout=draw.of((0.0, 0.0, 1.0)) * draw.uniform(0.0, 0.5),
         label_noise=draw.of((0.0, 0.0, 1.0)) * draw.uniform(0.0, 0.8),
         init_scale=draw.log_uniform(0.3, 3.0) if draw.whole(2) else 1.0,
@@ -102,7 +102,7 @@ def _varying_cnn(draw: Draw, number: int) -> Config:
         "width": draw.of((4, 6, 8, 12, 16)),
         "depth": draw.of((2, 3, 4)),
         "kernel": draw.of((3, 5)),
-        "stride": draw.of((1, 2, 2)),
+        "stride": draw.of((2, 2, 3)),
         "norm": draw.of((None, None, "batch", "group")),
         "activation": draw.of(("relu", "relu", "tanh", "silu", "gelu")),
     }
@@ -138,7 +138,7 @@ class Population:
 
 POPULATIONS = {
     "mlps": Population(_small_mlp, ("fashion_mnist",), 8, 400, 16),
-    "cnns": Population(_varying_cnn, ("fashion_mnist", "mnist"), 14, 300, 16),
+    "cnns": Population(_varying_cnn, ("fashion_mnist", "mnist"), 14, 400, 16),
     "diverse": Population(_diverse, ("fashion_mnist", "mnist"), 14, 300, 16),
 }
 

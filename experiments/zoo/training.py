@@ -200,6 +200,24 @@ def _measure(model: nn.Module, params: Stacked, buffers: Stacked, images: Images
     }
 
 
+@torch.no_grad()
+def measure_alone(model: nn.Module, images: Images) -> dict[str, float]:
+    """What a batch is judged by, of one network."""
+
+    def judged(x: Tensor, y: Tensor) -> tuple[float, float]:
+        out = torch.cat([model(some) for some in x.split(250)])
+        return float((out.argmax(1) == y).float().mean()), float(cross_entropy(out, y))
+
+    accuracy, loss = judged(images.test, images.test_labels)
+    train, train_loss = judged(images.train[:_MEASURED], images.labels[:_MEASURED])
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "train_accuracy": train,
+        "train_loss": train_loss,
+    }
+
+
 def train_alone(plan: BatchPlan, place: int, images: Images) -> nn.Module:
     """The network at ``place`` of a plan, trained by itself: the same but for dropout's draws."""
     setting = plan.settings[place]

@@ -1,29 +1,16 @@
-"""Networks and what is known about them, in memory and in a folder.
-
-A folder holds one ``.safetensors`` shard per architecture and some hundred networks, with tensors
-``[n, *shape]`` by parameter name, and ``dataset.json``: the graphs, the shards with their sha256,
-and a table with one row of plain values per network.
-"""
+"""Networks and what is known about them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors.torch import load as deserialize
-from safetensors.torch import save as serialize
 from torch import Tensor
 
-from gmn_opt.graph import ParameterGraph
 from gmn_opt.predict.networks import Given, Network, NetworkError, as_networks, stacked
-from gmn_opt.weights.atomic import write_atomically
-
-INDEX = "dataset.json"
-FORMAT = 1
+from gmn_opt.predict.store import INDEX, Store
 
 
 class NetworkDataset(Sequence[Network]):
@@ -76,10 +63,11 @@ class NetworkDataset(Sequence[Network]):
 
     def subset(self, places: Sequence[int]) -> NetworkDataset:
         """The networks at these places, with their rows."""
-        made = object.__new__(NetworkDataset)
-        made.networks = [self.networks[i] for i in places]
-        made.table = [self.table[i] for i in places]
-        return made
+        return self._of([(self.networks[i], self.table[i]) for i in places])
+
+    def where(self, wanted: Callable[[dict[str, Any]], bool]) -> NetworkDataset:
+        """The networks whose rows are ``wanted``."""
+        return self.subset([i for i, row in enumerate(self.table) if wanted(row)])
 
     def column(self, name: str) -> Tensor:
         """A column of the table, ``[n]``; raises KeyError naming the columns there are."""
@@ -103,67 +91,50 @@ class NetworkDataset(Sequence[Network]):
         return [*parts, self.subset(order[start:])]
 
     def save(self, folder: Path | str, shard: int = 500) -> None:
-        """Write to a folder; the index comes last, so a folder with one is whole.
+        """Write to a folder that holds no data set yet; see :class:`gmn_opt.predict.store.Store`.
 
-        Raises ValueError where there is a data set already.
+        Raises ValueError where there is one already.
         """
         folder = Path(folder)
         if (folder / INDEX).exists():
             raise ValueError(f"{folder} holds a data set already. Choose another folder.")
-        graphs, shards = [], []
+        store = Store(folder, write_index=False)
         for stack in stacked(self.networks):
-            graphs.append(stack.graph.to_json())
             for chosen in torch.arange(len(stack)).split(shard):
                 part = stack[chosen]
-                content = serialize({n: t.contiguous() for n, t in part.tensors.items()})
-                name = f"networks-{len(shards):05d}.safetensors"
-                write_atomically(folder / name, lambda p, content=content: p.write_bytes(content))  # type: ignore[misc]
-                shards.append(
-                    {
-                        "file": name,
-                        "graph": len(graphs) - 1,
-                        "places": part.places.tolist(),
-                        "sha256": hashlib.sha256(content).hexdigest(),
-                    }
-                )
-        index = {"format": FORMAT, "graphs": graphs, "shards": shards, "table": self.table}
-        write_atomically(folder / INDEX, lambda p: p.write_text(json.dumps(index), "utf-8"))
+                places = part.places.tolist()
+                rows = [self.table[i] for i in places]
+                store.add(part.graph, part.tensors, rows, places)
+        store.close()
 
     @classmethod
     def load(cls, folder: Path | str) -> NetworkDataset:
-        """Read what :meth:`save` wrote.
+        """Read all of what :meth:`save` or a `Store` wrote.
 
         Raises NetworkError for a folder without a data set, and for a shard that is missing, cut
         off or another one, by name.
         """
-        folder = Path(folder)
-        try:
-            index = json.loads((folder / INDEX).read_text("utf-8"))
-        except FileNotFoundError as error:
-            raise NetworkError(
-                f"{folder} holds no data set of networks: there is no {INDEX}."
-            ) from error
-        except ValueError as error:
-            raise NetworkError(f"{folder / INDEX} is damaged ({error}). Copy it again.") from error
-        if index.get("format") != FORMAT:
-            raise NetworkError(f"{folder}: expected format {FORMAT}, got {index.get('format')!r}.")
-        graphs = [ParameterGraph.from_json(text) for text in index["graphs"]]
-        found: dict[int, Network] = {}
-        for entry in index["shards"]:
-            path = folder / entry["file"]
-            if not path.is_file():
-                raise NetworkError(f"The shard {path} is missing. Copy it again.")
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-                raise NetworkError(
-                    f"The shard {path} is cut off or damaged: its sha256 is not that of the index. "
-                    "Copy it again."
-                )
-            tensors = deserialize(content)
-            for row, place in enumerate(entry["places"]):
-                values = {n: t[row] for n, t in tensors.items()}
-                found[place] = Network(graphs[entry["graph"]], values)
+        store = Store(folder)
+        if not store.exists:
+            raise NetworkError(f"{folder} holds no data set of networks: there is no {INDEX}.")
+        found: dict[int, tuple[Network, dict[str, Any]]] = {}
+        for number in range(len(store)):
+            networks, rows, places = store.read(number)
+            found |= dict(zip(places, zip(networks, rows, strict=True), strict=True))
+        return cls._of([found[i] for i in sorted(found)])
+
+    @classmethod
+    def stream(cls, folder: Path | str) -> Iterator[NetworkDataset]:
+        """The same, one shard after the other, with only one in memory."""
+        store = Store(folder)
+        if not store.exists:
+            raise NetworkError(f"{folder} holds no data set of networks: there is no {INDEX}.")
+        for number in range(len(store)):
+            networks, rows, _ = store.read(number)
+            yield cls._of(list(zip(networks, rows, strict=True)))
+
+    @classmethod
+    def _of(cls, pairs: list[tuple[Network, dict[str, Any]]]) -> NetworkDataset:
         made = object.__new__(cls)
-        made.networks = [found[i] for i in range(len(found))]
-        made.table = index["table"]
+        made.networks, made.table = [n for n, _ in pairs], [row for _, row in pairs]
         return made
