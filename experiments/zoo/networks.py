@@ -183,7 +183,9 @@ def _mlp(sizes: Sequence[int], config: Config) -> nn.Sequential:
 def _cnn(config: Config) -> nn.Sequential:
     layers: list[nn.Module] = []
     kernel, width = config["kernel"], config["width"]
-    channels = [1] + [width * (2 if i >= config["depth"] / 2 else 1) for i in range(config["depth"])]
+    channels = [1] + [
+        width * (2 if i >= config["depth"] / 2 else 1) for i in range(config["depth"])
+    ]
     for number, (a, b) in enumerate(pairwise(channels)):
         stride = config["stride"] if number < 2 else 1
         layers += [nn.Conv2d(a, b, kernel, stride, kernel // 2), *_norm(config.get("norm"), b)]
@@ -236,5 +238,3 @@ def build(config: Config, size: int) -> nn.Module:
     if kind in ("vit", "gpt"):
         return Transformer(config, size)
     raise ValueError(f"Unknown kind of network {kind!r}; choose one of {', '.join(KINDS)}.")
-
-

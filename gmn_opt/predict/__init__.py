@@ -1,11 +1,13 @@
 """Predict what a network will do from its weights."""
 
 from gmn_opt.predict.dataset import NetworkDataset
-from gmn_opt.predict.fitting import Recipe, fit_predictor
+from gmn_opt.predict.fitting import fit_predictor
 from gmn_opt.predict.metrics import accuracy, kendall_tau, r2_score
 from gmn_opt.predict.model import ModelConfig
 from gmn_opt.predict.networks import Network, NetworkError, as_networks
 from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.store import Store
+from gmn_opt.predict.training import Recipe
 from gmn_opt.predict.trees import TreePredictor
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "NetworkError",
     "Predictor",
     "Recipe",
+    "Store",
     "TreePredictor",
     "accuracy",
     "as_networks",

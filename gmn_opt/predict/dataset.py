@@ -27,7 +27,7 @@ class NetworkDataset(Sequence[Network]):
     def __init__(
         self,
         networks: Sequence[Given],
-        table: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | None = None,
+        table: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any] | Tensor] | None = None,
         *,
         example_inputs: Any = None,
     ) -> None:
@@ -39,7 +39,7 @@ class NetworkDataset(Sequence[Network]):
             wrong = {n: len(c) for n, c in table.items() if len(c) != len(self.networks)}
             if wrong:
                 raise ValueError(f"{len(self.networks)} networks, but columns of {wrong} values.")
-            columns = {n: c.tolist() if isinstance(c, Tensor) else c for n, c in table.items()}
+            columns = {n: c.tolist() if torch.is_tensor(c) else c for n, c in table.items()}
             rows = [{n: c[i] for n, c in columns.items()} for i in range(len(self.networks))]
         else:
             rows = [dict(row) for row in table]
@@ -73,9 +73,8 @@ class NetworkDataset(Sequence[Network]):
         """A column of the table, ``[n]``; raises KeyError naming the columns there are."""
         missing = [i for i, row in enumerate(self.table) if name not in row]
         if missing:
-            raise KeyError(
-                f"Networks {missing[:5]} have no {name!r}; they have {sorted(self.table[missing[0]])}."
-            )
+            known = sorted(self.table[missing[0]])
+            raise KeyError(f"Networks {missing[:5]} have no {name!r}; they have {known}.")
         return torch.tensor([row[name] for row in self.table])
 
     def split(self, *shares: float, seed: int = 0) -> list[NetworkDataset]:

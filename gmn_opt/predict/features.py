@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.metanet import blocked
+from gmn_opt.metanet.incidence import incidence_of
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -31,19 +32,19 @@ GRAPH_STATISTICS = _POOL * BLOCK_STATISTICS + 2
 
 def edge_factors(graph: ParameterGraph) -> list[float]:
     """The square root of every block's fan-in; 1 for biases, scales and shifts."""
-    layout = blocked(graph)
-    roots = []
-    for block, (_, fan_in) in zip(layout.blocks, layout.sizes, strict=True):
-        is_bias = graph.groups[block.block.src].role == "bias"
-        roots.append(1.0 if is_bias else float(fan_in) ** 0.5)
-    return roots
+    sizes = blocked(graph).sizes
+    return [1.0 if b else float(e) ** 0.5 for b, (_, e) in zip(biases(graph), sizes, strict=True)]
+
+
+def biases(graph: ParameterGraph) -> list[bool]:
+    """Of every block, whether it comes from a bias node."""
+    return [graph.groups[b.block.src].role == "bias" for b in blocked(graph).blocks]
 
 
 def edges_of(graph: ParameterGraph, blocks: Sequence[Tensor]) -> Tensor:
     """Edge features ``[n, 1, P]``: weights times the root of their fan-in, softly bounded."""
     parts = [
-        torch.asinh(w * a).flatten(-2)
-        for w, a in zip(blocks, edge_factors(graph), strict=True)
+        torch.asinh(w * a).flatten(-2) for w, a in zip(blocks, edge_factors(graph), strict=True)
     ]
     return torch.cat(parts, -1).unsqueeze(-2)
 
@@ -94,31 +95,36 @@ def node_statistics(graph: ParameterGraph, blocks: Sequence[Tensor]) -> Tensor:
 
     Zero for what a neuron does not have.
     """
-    layout = blocked(graph)
-    n = blocks[0].shape[0]
     like = blocks[0]
-    sums = [like.new_zeros(n, size, 4) for size in layout.group_sizes]
-    counts = [like.new_zeros(size, 3) for size in layout.group_sizes]
-    for block, w, factor in zip(layout.blocks, blocks, edge_factors(graph), strict=True):
-        bias = graph.groups[block.block.src].role == "bias"
-        scaled = w * factor
-        seen = scaled.square().mean(-1)
-        place = 2 if bias else 0
-        there = block.dst.coverage().to(like)
-        sums[block.dst.group][..., place] += block.dst.write(seen)
-        counts[block.dst.group][..., place] += there
-        if bias:
-            sums[block.dst.group][..., 3] += block.dst.write(w.mean(-1))
-            continue
-        out = block.pool_src(scaled.square().mean(-2))
-        sums[block.src.group][..., 1] += block.src.write(out)
-        counts[block.src.group][..., 1] += block.src.coverage().to(like)
-    parts = []
-    for total, count in zip(sums, counts, strict=True):
-        mean = total[..., :3] / count.clamp_min(1)
-        logs = (mean + _TINY**2).log() / 2 * (count > 0)
-        parts.append(torch.cat([logs, torch.asinh(total[..., 3:])], -1))
-    return torch.cat(parts, -2)
+    incidence = incidence_of(graph, like)
+    rows, columns = [], []
+    for is_bias, w, factor in zip(biases(graph), blocks, edge_factors(graph), strict=True):
+        squares = (w * factor).square()
+        into, out = squares.mean(-1), squares.mean(-2)
+        weight, bias = float(not is_bias), float(is_bias)
+        given = torch.ones_like(into)
+        row = (into * weight, given * weight, into * bias, w.mean(-1) * bias, given * bias)
+        rows.append(torch.stack(row, -1))
+        columns.append(torch.stack((out * weight, torch.ones_like(out) * weight), -1))
+    # means over all blocks that meet in a node; divided by the share of those that count
+    into = incidence.from_destinations(torch.cat(rows, -2))
+    out = incidence.from_sources(torch.cat(columns, -2))
+
+    def mean(of: Tensor, share: Tensor) -> Tensor:
+        return of / torch.where(share > 0, share, 1.0)
+
+    def size(of: Tensor, share: Tensor) -> Tensor:
+        return (mean(of, share) + _TINY**2).log() / 2 * (share > 0)
+
+    return torch.stack(
+        [
+            size(into[..., 0], into[..., 1]),
+            size(out[..., 0], out[..., 1]),
+            size(into[..., 2], into[..., 4]),
+            torch.asinh(mean(into[..., 3], into[..., 4])),
+        ],
+        -1,
+    )
 
 
 def graph_statistics(graph: ParameterGraph, statistics: Tensor) -> Tensor:
@@ -126,16 +132,17 @@ def graph_statistics(graph: ParameterGraph, statistics: Tensor) -> Tensor:
 
     Means over all weights, over all biases, of the first block of weights and of the last.
     """
-    layout = blocked(graph)
-    bias = [graph.groups[b.block.src].role == "bias" for b in layout.blocks]
+    bias = biases(graph)
     weights = [i for i, b in enumerate(bias) if not b] or list(range(len(bias)))
-    biases = [i for i, b in enumerate(bias) if b]
+    shifts = [i for i, b in enumerate(bias) if b]
     empty = torch.zeros_like(statistics[..., 0, :])
     parts = [
         statistics[..., weights, :].mean(-2),
-        statistics[..., biases, :].mean(-2) if biases else empty,
+        statistics[..., shifts, :].mean(-2) if shifts else empty,
         statistics[..., weights[0], :],
         statistics[..., weights[-1], :],
     ]
-    sizes = statistics.new_tensor([float(len(weights)), float(sum(layout.edge_counts))]).log()
+    sizes = statistics.new_tensor(
+        [float(len(weights)), float(sum(blocked(graph).edge_counts))]
+    ).log()
     return torch.cat([*parts, sizes.expand(len(statistics), -1)], -1)

@@ -206,5 +206,3 @@ def as_targets(targets: Any, count: int) -> Tensor:
             f"The targets of networks {bad[:10]} are NaN or infinite. Leave these networks out."
         )
     return values
-
-

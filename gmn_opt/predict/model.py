@@ -204,6 +204,10 @@ class PredictorModel(nn.Module):
         out: Tensor = self.head(self.embed(z))
         return out
 
+    def read(self, stack: Stack) -> Tensor:
+        """What the last layers are given of networks that share a graph, ``[n, .]``."""
+        return self.represent(self.prepare(stack))
+
     def prepare(self, stack: Stack) -> Features:
         """What :meth:`represent` takes, in this model's dtype and on its device."""
         p = self.head.weight

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.graph import ParameterGraph, TraceError, trace
+from gmn_opt.metanet.batching import digest
 
 
 class Network(NamedTuple):
@@ -72,9 +73,12 @@ def checked(
 ) -> dict[str, Tensor]:
     """The tensors that ``graph`` names, detached and in floating point.
 
-    Raises NetworkError for missing ones, other shapes, and values that are not finite.
+    Raises NetworkError for none at all, missing ones, other shapes, and values that are not
+    finite.
     """
     out = {}
+    if not graph.shapes:
+        raise NetworkError(f"{where} has no parameters to predict from. Leave it out.")
     for name, shape in graph.shapes.items():
         if name not in tensors:
             raise NetworkError(
@@ -169,7 +173,7 @@ class Stack:
     places: Tensor
 
     def __len__(self) -> int:
-        """n."""
+        """How many."""
         return len(self.places)
 
     def __getitem__(self, chosen: Tensor) -> Stack:
@@ -183,22 +187,18 @@ def stacked(networks: Sequence[Network]) -> list[Stack]:
 
     Graphs that are one object, or equal in everything, count as the same.
     """
-    texts: dict[int, str] = {}
     groups: dict[str, list[int]] = {}
     for number, (graph, _) in enumerate(networks):
-        if id(graph) not in texts:
-            texts[id(graph)] = graph.to_json()
-        groups.setdefault(texts[id(graph)], []).append(number)
-    return [
-        Stack(
-            networks[places[0]].graph,
-            {
-                n: torch.stack([networks[i].tensors[n].float() for i in places])
-                if not any(networks[i].tensors[n].dtype == torch.float64 for i in places)
-                else torch.stack([networks[i].tensors[n].double() for i in places])
-                for n in networks[places[0]].graph.shapes
-            },
-            torch.tensor(places),
-        )
-        for places in groups.values()
-    ]
+        groups.setdefault(digest(graph), []).append(number)
+    return [_stack(networks, places) for places in groups.values()]
+
+
+def _stack(networks: Sequence[Network], places: list[int]) -> Stack:
+    graph = networks[places[0]].graph
+    tensors = {}
+    for name in graph.shapes:
+        found = [networks[i].tensors[name] for i in places]
+        # one double among them makes all double: nothing is lost
+        dtype = torch.float64 if any(t.dtype == torch.float64 for t in found) else torch.float32
+        tensors[name] = torch.stack([t.to(dtype) for t in found])
+    return Stack(graph, tensors, torch.tensor(places))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig, PredictorModel
-from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.networks import Given, as_networks, stacked
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
 
@@ -57,6 +57,12 @@ class Predictor(nn.Module):
         self.example_inputs, self.record = example_inputs, record or {}
         self.eval()
 
+    def each(self) -> Iterator[Member]:
+        """The members."""
+        for member in self.members:
+            assert isinstance(member, PredictorModel | Rival)
+            yield member
+
     def predict(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
         """Predictions in the order of ``networks``, as the targets were: ``[n]`` or ``[n, k]``.
 
@@ -87,12 +93,11 @@ class Predictor(nn.Module):
         stacks = stacked(as_networks(networks, inputs))
         self.eval()
         found = []
-        for member in self.members:
-            assert isinstance(member, PredictorModel | Rival)
+        for member in self.each():
             rows: dict[int, Tensor] = {}
             for stack in stacks:
                 for chosen in torch.arange(len(stack)).split(_CHUNK):
-                    z = represented(member, stack[chosen])
+                    z = member.read(stack[chosen])
                     out = member.embed(z) if embed else member.answer(z)
                     rows |= dict(zip(stack.places[chosen].tolist(), out, strict=True))
             found.append(torch.stack([rows[i] for i in range(len(networks))]))
@@ -130,10 +135,3 @@ class Predictor(nn.Module):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
         return made
-
-
-def represented(member: Member, stack: Stack) -> Tensor:
-    """What ``member`` sees of networks that share a graph, ``[n, .]``."""
-    if isinstance(member, PredictorModel):
-        return member.represent(member.prepare(stack))
-    return member.represent(member.prepare(stack))

@@ -43,6 +43,10 @@ class Rival(nn.Module):
         body.head = nn.Identity()  # type: ignore[assignment]
         self.body = body
 
+    def read(self, stack: Stack) -> Tensor:
+        """What the last layers are given of networks that share a graph, ``[n, .]``."""
+        return self.represent(self.prepare(stack))
+
     def prepare(self, stack: Stack) -> Stack:
         """In this model's dtype and on its device."""
         like = next(self.net.parameters())
