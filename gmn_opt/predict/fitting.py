@@ -20,7 +20,7 @@ from gmn_opt.predict.training import MemberFit, Recipe, TrainingState
 from gmn_opt.predict.trees import TREES, TreePredictor
 
 KINDS = ("graph", *RIVALS, *TREES)
-_LEAST = 8
+_LEAST, _SLOTS = 8, 64
 
 
 def fit_predictor(
@@ -102,5 +102,6 @@ def _sizes(
     """What a member is made from, as plain values."""
     if kind == "graph":
         return {"kind": kind, **asdict(replace(config or ModelConfig(), outputs=goal.outputs))}
-    slots = max(len(s.graph.shapes) for s in stacks)
+    # room for larger networks than those of the training set
+    slots = max(_SLOTS, 2 * max(len(s.graph.shapes) for s in stacks))
     return {"kind": kind, "outputs": goal.outputs, "slots": slots}
