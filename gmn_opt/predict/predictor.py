@@ -103,15 +103,36 @@ class Predictor(nn.Module):
             found.append(torch.stack([rows[i] for i in range(len(networks))]))
         return found
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.safetensors`` file, whole or not at all; nothing is pickled."""
-        about = {
+    def about(self) -> dict[str, Any]:
+        """All but the tensors, as plain values."""
+        return {
             "model": self.config,
             "objective": {"name": self.objective.name, "state": self.objective.state},
             "members": len(self.members),
             "record": self.record,
         }
-        save(path, WeightSet(Path(path).stem, KIND, about, dict(self.state_dict())))
+
+    @classmethod
+    def from_about(
+        cls, about: dict[str, Any], tensors: dict[str, Tensor], example_inputs: Any = None
+    ) -> Predictor:
+        """From :meth:`about` and a state dict; raises whatever does not fit."""
+        goal = about["objective"]
+        with torch.random.fork_rng(devices=[]):
+            made = cls(
+                about["model"],
+                objective(goal["name"])(goal["state"]),
+                about["members"],
+                example_inputs,
+                about["record"],
+            )
+        dtype = next((t.dtype for t in tensors.values()), torch.float32)
+        made.to(dtype).load_state_dict(tensors)
+        return made
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.safetensors`` file, whole or not at all; nothing is pickled."""
+        save(path, WeightSet(Path(path).stem, KIND, self.about(), dict(self.state_dict())))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, example_inputs: Any = None) -> Predictor:
@@ -121,17 +142,6 @@ class Predictor(nn.Module):
         """
         found = load(path, KIND)
         try:
-            goal = found.config["objective"]
-            with torch.random.fork_rng(devices=[]):
-                made = cls(
-                    found.config["model"],
-                    objective(goal["name"])(goal["state"]),
-                    found.config["members"],
-                    example_inputs,
-                    found.config["record"],
-                )
-            dtype = next((t.dtype for t in found.tensors.values()), torch.float32)
-            made.to(dtype).load_state_dict(found.tensors)
+            return cls.from_about(found.config, found.tensors, example_inputs)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
-        return made
