@@ -34,6 +34,7 @@ class SourceCode(DataTask):
         heads: Of attention; divides ``width``.
         batch_size: Sequences per network and step.
         gain: Factor on the initial weights.
+        tied: Whether the output layer of a GPT reads its table of symbols.
     """
 
     family: ClassVar[str] = "source_code"
@@ -48,6 +49,7 @@ class SourceCode(DataTask):
     heads: int = 2
     batch_size: int = 8
     gain: float = 1.0
+    tied: bool = False
 
     def __post_init__(self) -> None:
         check_choice("corpus", self.data, CORPORA)
@@ -62,11 +64,13 @@ class SourceCode(DataTask):
             raise ValueError(f"{self.heads} heads cannot share a width of {self.width} evenly.")
         if self.kind == "gru" and self.depth != 1:
             raise ValueError(f"The GRU has one layer, received depth={self.depth}.")
+        if self.tied and self.kind != "gpt":
+            raise ValueError(f"Only a GPT has a tied output layer, received kind={self.kind!r}.")
 
     @property
     def name(self) -> str:
         """Corpus, alphabet, architecture, length and batch size."""
-        kind = f"{self.kind}-{self.width}x{self.depth}"
+        kind = f"{self.kind}-{self.width}x{self.depth}" + "-tied" * self.tied
         return f"{self.data}-{self.alphabet}-{kind}-t{self.length}-b{self.batch_size}"
 
     def build(self) -> nn.Module:
@@ -74,7 +78,8 @@ class SourceCode(DataTask):
         symbols = symbols_of(self.alphabet)
         network: nn.Module = GRU(symbols, self.width)
         if self.kind == "gpt":
-            network = GPT(symbols, self.length, self.width, self.depth, self.heads, self.activation)
+            sizes = (self.length, self.width, self.depth, self.heads)
+            network = GPT(symbols, *sizes, self.activation, tied=self.tied)
         return scale_matrices(network, self.gain)
 
     def example_inputs(self) -> tuple[Tensor, ...]:

@@ -247,18 +247,24 @@ def held_out() -> list[DataTask]:
     """Unseen data, wider and deeper networks, and unseen kinds; measured once, at the end."""
     fashion = "fashion_mnist"
     classify = ImageClassification
+    gpt: dict[str, Any] = {"length": 64, "alphabet": "ascii", "heads": 4, "batch_size": 16}
     return [
         classify(fashion, 28, (128,), batch_size=128),
         classify(fashion, 28, (128, 128), batch_size=128),
         classify(fashion, 8, (32,), batch_size=128),
         classify(fashion, 14, (16, 32), "cnn", batch_size=128),
         classify(fashion, 14, (16, 16, 32), "resnet", "batch", batch_size=32),
+        classify(fashion, 28, (16, 32), "strided", batch_size=64),
+        classify(fashion, 28, (16, 32, 64), "resnet", "batch", batch_size=64),
         PatchClassification(fashion, 28, 32, 2, patch=7, heads=4, batch_size=32),
+        PatchClassification(fashion, 28, 64, 4, patch=4, heads=4, batch_size=64),
         PatchClassification(fashion, 28, 32, 2, "mixer", patch=7, batch_size=32),
         ImageAutoencoding(fashion, 16, (8, 16), "unet", pixel_noise=0.7, batch_size=32),
         InrFitting("photos_held_out", 32, (64, 64)),
         InrFitting("photos_held_out", 32, (64, 64), "fourier", 1.0),
         SourceCode("stdlib_held_out", 48, 2, length=32, heads=4, batch_size=16),
+        SourceCode("stdlib_held_out", 128, 4, **gpt),
+        SourceCode("stdlib_held_out", 128, 4, **gpt, tied=True),
         SourceCode("stdlib_held_out", 48, kind="gru", length=32, batch_size=16),
         Tabular("breast_cancer", (48, 48), feature_noise=0.5),
     ]

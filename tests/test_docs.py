@@ -32,6 +32,20 @@ def readme(names: Names, printed: str) -> None:
     assert loss < 0.5 * losses[0]
 
 
+def align(names: Names, printed: str) -> None:
+    """The loss along the path is told."""
+    assert "barrier" in printed
+
+
+def comparison(names: Names, printed: str) -> None:
+    """The factory gives what `gmn-opt bench` takes."""
+    model, loss, batches = names["problem"]()
+    value = loss(model, batches[0])
+    value.backward()
+    assert value.dim() == 0
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def inr(names: Names, printed: str) -> None:
     """The networks show their images."""
     images = load_bundled("mnist").test_images[: len(names["pixels"])]
@@ -60,10 +74,12 @@ def parameter_graphs(names: Names, printed: str) -> None:
 #: What is checked of a page, and how many blocks it has.
 CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "README.md": (1, readme),
+    "align.md": (8, align),
+    "comparison.md": (1, comparison),
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
-    "parameter_graphs.md": (8, parameter_graphs),
+    "parameter_graphs.md": (10, parameter_graphs),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 import sys
 import time
 from pathlib import Path
@@ -15,15 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.models import parse_dtype, parse_input, prepare, trace_or_fail
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from gmn_opt.graph import ParameterGraph
-    from gmn_opt.graph.progress import Say
-
-_FLOATS = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16"}
 
 
 def graph(
@@ -68,8 +64,8 @@ def graph(
     MODULE:FACTORY is a class, a function that makes a model, or a model, such
     as torchvision.models:resnet18, or net:Net for net.py in this folder.
     """
-    specs = [_parse_input(text) for text in inputs or []]
-    kinds = [_parse_dtype(text) for text in dtypes or ["float"]]
+    specs = [parse_input(text) for text in inputs or []]
+    kinds = [parse_dtype(text) for text in dtypes or ["float"]]
     if len(kinds) not in (1, len(specs)):
         fail(f"{len(kinds)} times --dtype for {len(specs)} inputs; give one for all, or one each")
     if level not in ("auto", "neurons", "layers"):
@@ -99,9 +95,9 @@ def _show(
     facts: list[tuple[str, Text]] = []
     with progress_line() as say:
         say(f"Loading {model}")
-        network, args, kwargs = _prepare(model, specs, kinds, meta)
+        network, args, kwargs = prepare(model, specs, kinds, meta)
         start = time.perf_counter()
-        traced = _trace(network, args, kwargs, verify, say)
+        traced = trace_or_fail(network, args, kwargs, verify, say)
         facts.append(("traced in", Text(f"{time.perf_counter() - start:.2f} s")))
         wrong = False
         if verify:
@@ -137,24 +133,7 @@ def _grid(facts: list[tuple[str, Text]]) -> Table:
     return grid
 
 
-# ---------------------------------------------------------------------- what the user gave
-
-
-def _parse_input(text: str) -> tuple[str | None, tuple[int, ...]]:
-    """An input's name, if it has one, and its shape."""
-    name, equals, shape = text.rpartition("=")
-    if (equals and not name.isidentifier()) or not re.fullmatch(r"\d+(x\d+)*", shape):
-        fail(f"not a shape: {text!r}; write sizes with an x between, such as 1x3x32x32")
-    return name or None, tuple(int(n) for n in shape.split("x"))
-
-
-def _parse_dtype(text: str) -> tuple[str, int]:
-    """A dtype's name, and the number of different integers."""
-    if text in _FLOATS:
-        return _FLOATS[text], 0
-    if match := re.fullmatch(r"long:([1-9]\d*)", text):
-        return "int64", int(match[1])
-    return fail(f"no dtype {text!r}; there are {', '.join(_FLOATS)}, and long:N such as long:50257")
+# ---------------------------------------------------------------------- what is done with it
 
 
 def _check_suffix(picture: Path) -> None:
@@ -162,93 +141,6 @@ def _check_suffix(picture: Path) -> None:
 
     if picture.suffix.lower() not in SUFFIXES:
         fail(f"cannot draw to {picture}: the name must end in {', '.join(SUFFIXES)}")
-
-
-def _prepare(
-    where: str,
-    specs: list[tuple[str | None, tuple[int, ...]]],
-    kinds: list[tuple[str, int]],
-    meta: bool,
-) -> tuple[nn.Module, list[torch.Tensor], dict[str, torch.Tensor]]:
-    """The model, and example inputs by position and by name."""
-    import torch
-
-    torch.manual_seed(0)
-    with torch.device("meta" if meta else "cpu"):
-        network = _load(where)
-        args: list[torch.Tensor] = []
-        kwargs: dict[str, Any] = {}
-        for number, (name, shape) in enumerate(specs):
-            kind, below = kinds[number if len(kinds) > 1 else 0]
-            tensor = (
-                torch.randint(below, shape)
-                if below
-                else torch.randn(shape).to(getattr(torch, kind))
-            )
-            if name is None:
-                args.append(tensor)
-            else:
-                kwargs[name] = tensor
-    return network, args, kwargs
-
-
-def _load(where: str) -> nn.Module:
-    """The model behind ``package.module:factory``; looks in the current folder first."""
-    from torch import nn
-
-    home, colon, name = where.partition(":")
-    if not colon or not home or not name:
-        fail(f"not MODULE:FACTORY: {where!r}; an example is torchvision.models:resnet18")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        found: Any = importlib.import_module(home)
-    except ModuleNotFoundError as error:
-        if error.name and (home == error.name or home.startswith(f"{error.name}.")):
-            fail(f"no module {home!r} here or among the installed packages")
-        fail(f"importing {home} failed: {error}")
-    except Exception as error:
-        fail(f"importing {home} failed: {type(error).__name__}: {error}")
-    for part in name.split("."):
-        if not hasattr(found, part):
-            fail(f"{home} has no {name!r}")
-        found = getattr(found, part)
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        fail(f"{where} is {_a(found)}, neither a torch.nn.Module nor something that makes one")
-    try:
-        network = found()
-    except Exception as error:
-        fail(f"{where} could not be called without arguments: {type(error).__name__}: {error}")
-    if not isinstance(network, nn.Module):
-        fail(f"{where} gave {_a(network)}, not a torch.nn.Module")
-    return network
-
-
-def _a(value: object) -> str:
-    name = type(value).__name__
-    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-# ---------------------------------------------------------------------- what is done with it
-
-
-def _trace(
-    network: nn.Module,
-    args: list[torch.Tensor],
-    kwargs: dict[str, Any],
-    verify: bool,
-    say: Say,
-) -> ParameterGraph:
-    from gmn_opt.graph import TraceError, trace
-
-    try:
-        return trace(network, *args, verify=None if verify else False, progress=say, **kwargs)
-    except TraceError as error:
-        hint = "" if args or kwargs else " Give its inputs with --input."
-        return fail(f"{error}{hint}")
 
 
 def _verify(

@@ -2,6 +2,7 @@
 
 from gmn_opt.graph.api import trace
 from gmn_opt.graph.graph import ParameterGraph
+from gmn_opt.graph.roles import ParameterRoles, Role
 from gmn_opt.graph.structure import Block, Factor, Link, NodeGroup
 from gmn_opt.graph.symmetry import Symmetry
 from gmn_opt.graph.tracing.passes import TraceError
@@ -12,6 +13,8 @@ __all__ = [
     "Link",
     "NodeGroup",
     "ParameterGraph",
+    "ParameterRoles",
+    "Role",
     "Symmetry",
     "TraceError",
     "trace",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch_geometric.data import Data
 
+    from gmn_opt.graph.roles import ParameterRoles
+
 
 class ParameterGraph(BlockGraph):
     """Neurons as nodes, parameters as edges (Lim et al. 2023, arXiv 2312.04501, section 2).
@@ -25,6 +27,12 @@ class ParameterGraph(BlockGraph):
     Its parts, and the ValueError where they contradict each other, are those of
     :class:`~gmn_opt.graph.structure.BlockGraph`.
     """
+
+    def roles(self) -> ParameterRoles:
+        """What each parameter does in the network; see :mod:`gmn_opt.graph.roles`."""
+        from gmn_opt.graph.roles import roles_of
+
+        return roles_of(self)
 
     # ------------------------------------------------------------------ symmetries
 

@@ -72,6 +72,22 @@ class NodeGroup:
 
 
 @dataclass(frozen=True)
+class BlockUse:
+    """One way in which the network uses a block; a tied table has two.
+
+    ``facts`` are what the traced pass told about it, of: "input" (it reads the model's input),
+    "output" (it makes the model's output), "attended" (it reads what an attention gives),
+    "query", "key", "value", "gate", "router", "expert", "looked up" (rows chosen by the input),
+    "position" (rows chosen by position). ``heads`` and ``head_dim`` are 0 where there are none.
+    """
+
+    kind: BlockKind
+    facts: tuple[str, ...] = ()
+    heads: int = 0
+    head_dim: int = 0
+
+
+@dataclass(frozen=True)
 class Block:
     """A tensor, or a strided slice of one, as edges from group ``src`` to group ``dst``.
 
@@ -84,6 +100,7 @@ class Block:
 
     ``attributes`` holds ``fan_in`` and ``fan_out`` of products and convolutions, and of the latter
     ``stride``, ``padding``, ``dilation`` (along their first axis), ``groups`` and ``transposed``.
+    ``uses`` lists every way in which the traced pass used the block, empty where it was not read.
     """
 
     tensor: str
@@ -94,6 +111,7 @@ class Block:
     src: int
     dst: int
     attributes: dict[str, float] = field(default_factory=dict)
+    uses: tuple[BlockUse, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -102,9 +102,7 @@ class CalibratedPredictor:
         distances = _distance(self._standardized(found), self.seen) / self.limit
         low, high = self.bounds
         return [
-            Estimate(
-                min(max(v, low), high), max(v - width, low), min(v + width, high), coverage, d
-            )
+            Estimate(min(max(v, low), high), max(v - width, low), min(v + width, high), coverage, d)
             for v, d in zip(values.tolist(), distances.tolist(), strict=True)
         ]
 

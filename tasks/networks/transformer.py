@@ -107,7 +107,11 @@ class ViT(nn.Module):
 
 
 class GPT(nn.Module):
-    """A causal language model over ``symbols`` symbols and at most ``places`` places."""
+    """A causal language model over ``symbols`` symbols and at most ``places`` places.
+
+    With ``tied``, the output layer reads the table of the symbols and has no bias, and the table
+    starts at the scale of GPT-2: one parameter with two uses.
+    """
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class GPT(nn.Module):
         heads: int,
         activation: str,
         expansion: int = 2,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(symbols, width)
@@ -126,9 +131,12 @@ class GPT(nn.Module):
             *(Block(width, heads, places, activation, expansion, True) for _ in range(depth))
         )
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, symbols)
+        self.head = nn.Linear(width, symbols, bias=not tied)
         with torch.no_grad():
-            self.embed.weight.mul_(0.1)  # so that positions are seen next to symbols
+            # small, so that positions are seen next to symbols
+            self.embed.weight.mul_(0.02 if tied else 0.1)
+        if tied:
+            self.head.weight = self.embed.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Symbols ``[N, places]`` to logits of the next ones, ``[N, places, symbols]``."""

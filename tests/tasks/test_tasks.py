@@ -53,6 +53,7 @@ TABLE: list[DataTask] = [
     InrFitting("photos", 16, (6, 5), batch_size=16),
     InrFitting("grey_photos", 16, (6,), kind="fourier", frequency=1.0, batch_size=16, first=59),
     SourceCode("stdlib", 4, length=6, batch_size=3),
+    SourceCode("stdlib", 6, length=5, batch_size=3, tied=True),
     SourceCode("stdlib", 4, kind="gru", length=4, batch_size=3, alphabet="ascii"),
     Tabular("wine", (5,), batch_size=8),
     Tabular("diabetes", (), batch_size=8, feature_noise=0.2),
@@ -260,6 +261,7 @@ def test_meaningless_settings_are_refused(change: dict[str, Any], message: str) 
         (lambda: SourceCode("stdlib", 4, alphabet="greek"), "Unknown alphabet 'greek'"),
         (lambda: SourceCode("stdlib", 5), "2 heads cannot share a width of 5"),
         (lambda: SourceCode("stdlib", 4, 2, kind="gru"), "one layer, received depth=2"),
+        (lambda: SourceCode("stdlib", 4, kind="gru", tied=True), "Only a GPT has a tied output"),
         (lambda: Tabular("housing", (4,)), "Unknown table 'housing'; choose one of diabetes"),
         (lambda: TeacherStudent(4, condition=0.5), "at least 1, received 0.5"),
         (lambda: TeacherStudent(4, activation="swish"), "'swish'.*identity"),
@@ -300,6 +302,29 @@ def test_every_network_fits_a_piece_of_its_own() -> None:
 def test_targets_of_language_are_the_symbols_one_place_later() -> None:
     batch = SourceCode("stdlib", 4, length=6).batch("test", 2, generator())
     assert torch.equal(batch["x"][..., 1:], batch["y"][..., :-1])
+
+
+def test_a_tied_table_has_one_name_and_the_gradients_of_both_uses() -> None:
+    task = SourceCode("stdlib", 6, length=5, batch_size=3, tied=True)
+    network = task.build()
+    names = [name for name, _ in network.named_parameters()]
+    assert "embed.weight" in names
+    assert not {"head.weight", "head.bias"} & {*names, *task.graph.shapes}
+    assert set(names) == set(task.graph.shapes)
+    batch = {n: t[0] for n, t in task.batch("inner_train", 1, generator()).items()}
+    task.judge(network(batch["x"]), batch).backward()
+    layout = blocked(task.graph)
+    theta = layout.flatten(dict(network.named_parameters())).detach()
+    assert theta.numel() == sum(p.numel() for p in network.parameters())
+    grads, _ = flat_gradients(task)(theta[None], {n: t[None] for n, t in batch.items()})
+    for name, grad in layout.unflatten(grads[0]).items():
+        own = network.get_parameter(name).grad
+        assert own is not None
+        assert torch.allclose(grad, own, atol=1e-6)
+    table = network.get_parameter("embed.weight").grad
+    assert table is not None
+    assert bool(table.any(1).all())  # the output layer reads also the rows that no input names
+    assert len(batch["x"].unique()) < len(table)
 
 
 def test_a_linear_student_reaches_the_noise_of_its_teacher() -> None:

@@ -7,10 +7,6 @@ thread train twice as many. Every contestant is timed in such a process, beside 
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +19,7 @@ from gmn_opt.cli.contest import Contestant
 from gmn_opt.cli.demo.data import load_demo_data
 from gmn_opt.cli.demo.models import MODELS
 from gmn_opt.cli.demo.training import Progress, RunResult, Settings, train_run
+from gmn_opt.cli.workers import begin_worker, usable_cores
 
 _MOST_WORKERS = 8
 _PATIENCE = 0.25
@@ -54,9 +51,7 @@ class JobError(RuntimeError):
 
 def default_workers() -> int:
     """One worker per usable core, within reason."""
-    usable = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+    return min(usable_cores(), _MOST_WORKERS)
 
 
 def run_jobs(
@@ -119,19 +114,9 @@ _EVENTS: list[Any] = []
 
 def _begin(events: Any, threads: int) -> None:
     """What a worker process does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    begin_worker(threads)
     _EVENTS.append(events)
 
 
 def _work(job: Job, settings: Settings) -> RunResult:
     return job.run(settings, _EVENTS[0].put)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, killed without a chance to say so."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

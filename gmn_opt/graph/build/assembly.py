@@ -11,9 +11,9 @@ from gmn_opt.graph.build.conditions import parents_of
 from gmn_opt.graph.build.links import Join, find_links
 from gmn_opt.graph.build.naming import short, told_apart
 from gmn_opt.graph.graph import ParameterGraph
-from gmn_opt.graph.structure import Block, BlockKind, DimRole, Factor, NodeGroup
+from gmn_opt.graph.structure import Block, BlockKind, BlockUse, DimRole, Factor, NodeGroup
 from gmn_opt.graph.tracing.index_sets import IndexSet
-from gmn_opt.graph.tracing.labels import Label, Leg, SiteRef
+from gmn_opt.graph.tracing.labels import Fact, Label, Leg, SiteRef
 from gmn_opt.graph.tracing.pieces import Piece, by_member, distribute, settle
 from gmn_opt.graph.tracing.record import Record, Use
 
@@ -175,7 +175,34 @@ class Assembler:
             src,
             dst,
             dict(use.attributes) if use is not None else {},
+            self._uses(index, met),
         )
+
+    def _uses(self, index: int, met: dict[tuple[int, IndexSet], list[Met]]) -> tuple[BlockUse, ...]:
+        """Every way in which a block is used, each once."""
+        numbers = {m.use for found in met.values() for m in found}
+        if not numbers:  # what has axes of size one alone leaves no leaf behind
+            numbers = {n for n, use in enumerate(self.record.uses) if index in use.parameters}
+        uses: dict[BlockUse, None] = {}
+        for number in sorted(numbers):
+            use = self.record.uses[number]
+            facts, (heads, dims) = set(use.facts), use.heads
+            for fact in self._facts(number, met):
+                facts.add(fact.name)
+                heads, dims = fact.heads or heads, fact.dims or dims
+            kind = "scale" if index in self.record.scalings else use.kind
+            uses[BlockUse(kind, tuple(sorted(facts)), heads, dims)] = None
+        return tuple(uses)
+
+    def _facts(self, number: int, met: dict[tuple[int, IndexSet], list[Met]]) -> list[Fact]:
+        """What is known about the neurons that a block leads to in one use."""
+        ends = [(key[1], m.site) for key, found in met.items() for m in found
+                if m.use == number and m.role == "dst" and m.site is not None]  # fmt: skip
+        if not ends:
+            return []
+        ref = max((site for _, site in ends), key=lambda r: (r.site.id, r.offset))
+        home = _home(ref, [one for one, _ in ends])
+        return [f for f in ref.site.facts if home is not None and f.offset in home.where]
 
     def _met_at(self, index: int, key: tuple[int, IndexSet], offset: int) -> list[Met]:
         """How a leaf was used, in the part of its axis at ``offset`` where that is known."""

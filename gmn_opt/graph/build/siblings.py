@@ -168,6 +168,7 @@ class _Copy:
             if site.name in renamed and site.kind == "hidden":
                 self.sites[site] = Site(renamed[site.name], site.kind)
                 self.sites[site].activation = site.activation
+                self.sites[site].facts = site.facts
 
     def run(self) -> None:
         """Copy labels, uses, links, and what was seen together."""
@@ -184,7 +185,7 @@ class _Copy:
             if indices and indices <= self.twins.keys():
                 pairs = [Pair(p.role, self.axis(p.parameter), self.axis(p.activation))
                          for p in use.pairs]  # fmt: skip
-                record.uses.append(replace(use, pairs=pairs))
+                record.uses.append(replace(use, pairs=pairs, parameters=set()))
         for src, dst, kind in list(record.links):
             if src.site in self.sites or dst.site in self.sites:
                 record.link(self.ref(src), self.ref(dst), kind)

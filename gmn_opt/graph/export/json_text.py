@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from gmn_opt.graph.structure import Block, BlockGraph, Factor, Link, NodeGroup
+from gmn_opt.graph.structure import Block, BlockGraph, BlockUse, Factor, Link, NodeGroup
 
 FORMAT = 1
 T = TypeVar("T")
@@ -62,13 +62,15 @@ def _block(block: Block) -> dict[str, Any]:
 
 
 def _made(kind: type[T], rows: list[dict[str, Any]]) -> tuple[T, ...]:
-    return tuple(kind(**_index_read(_tuples(row))) for row in rows)
+    return tuple(kind(**_block_read(_tuples(row))) for row in rows)
 
 
-def _index_read(row: dict[str, Any]) -> dict[str, Any]:
-    """A block's index as ranges where it was written as their numbers."""
+def _block_read(row: dict[str, Any]) -> dict[str, Any]:
+    """A block's index as ranges where it was written as their numbers, and its uses."""
     if "index" in row:
         row["index"] = tuple(r["at"] if isinstance(r, dict) else range(*r) for r in row["index"])
+    if "uses" in row:
+        row["uses"] = tuple(BlockUse(**use) for use in row["uses"])
     return row
 
 

@@ -9,6 +9,7 @@ Nothing is assumed about the modules of the model.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph.tracing import labels as lab
+from gmn_opt.graph.tracing.flow import Flow, Op
 from gmn_opt.graph.tracing.labels import Label
 from gmn_opt.graph.tracing.operators import (
     FACTORIES,
@@ -34,6 +36,7 @@ class Dispatch(Tracer, TorchDispatchMode):
     def __init__(self, hints: Hints) -> None:
         super().__init__(hints)
         self.constants: dict[int, int] = {}
+        self.flow = Flow(self)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -60,7 +63,16 @@ class Dispatch(Tracer, TorchDispatchMode):
         out = func(*args, **kwargs)
         self.op = name
         self.op_count += 1
+        known = len(self.record.uses)
+        writes = func._schema.is_mutable
+        inputs, outputs = [*_tensors(args), *_tensors(kwargs)], list(_tensors(out))
+        before = [self.labels.get(id(t)) if writes else None for t in inputs]
         self._follow(func, name, out, args, kwargs)
+        labels = [b or self.labels.get(id(t)) for b, t in zip(before, inputs, strict=True)]
+        uses = range(known, len(self.record.uses))
+        with suppress(ArithmeticError, LookupError, TypeError, ValueError):
+            # Roles are less than symmetries: an unforeseen form of an operator tells none.
+            self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:

@@ -15,10 +15,19 @@ from gmn_opt.graph.tracing.index_sets import IndexSet, find, size_of
 _serial = count()
 
 
+class Fact(NamedTuple):
+    """What neurons serve for (queries, keys, values, gates), from ``offset`` of their site on."""
+
+    name: str
+    offset: int
+    heads: int = 0
+    dims: int = 0
+
+
 class Site:
     """A place where neurons come to be: an input, or the output axis of a parameter."""
 
-    __slots__ = ("activation", "axis", "id", "kind", "name")
+    __slots__ = ("activation", "axis", "facts", "id", "kind", "name")
 
     def __init__(self, name: str, kind: str, axis: Axis = ()) -> None:
         self.id = next(_serial)
@@ -26,6 +35,7 @@ class Site:
         self.kind = kind  # "input", "index" or "hidden"
         self.axis = axis
         self.activation: str | None = None
+        self.facts: set[Fact] = set()
 
 
 class SiteRef(NamedTuple):

@@ -80,6 +80,7 @@ def _once(model: nn.Module, calls: Sequence[Call], say: Say, hints: Hints) -> Tr
     tracer = Dispatch(hints)
     for name, p in model.named_parameters():
         tracer.add_parameter(name, p)
+        tracer.flow.add_parameter(p, len(tracer.record.names) - 1)
     for name, b in model.named_buffers():
         if is_statistic(model, name):
             tracer.add_statistic(name, b)
@@ -89,6 +90,7 @@ def _once(model: nn.Module, calls: Sequence[Call], say: Say, hints: Hints) -> Tr
         tracer.next_pass()
         _forward(model, tracer, call, say)
     tracer.finish()
+    tracer.flow.finish()
     return tracer
 
 
@@ -98,6 +100,7 @@ def _forward(model: nn.Module, tracer: Dispatch, call: Call, say: Say) -> None:
         args, kwargs = copy_inputs(call)
         for number, tensor in enumerate(tensors_in((args, kwargs))):
             tracer.add_input("input" if number == 0 else f"input {number}", tensor)
+            tracer.flow.add_input(tensor)
         try:
             with Escapes(tracer), tracer:
                 output = model(*args, **kwargs)
@@ -105,6 +108,7 @@ def _forward(model: nn.Module, tracer: Dispatch, call: Call, say: Say) -> None:
             raise _failure(model, seen, error, args, kwargs) from error
         for tensor in results_in(output):
             label = tracer.activation(tensor)
+            tracer.flow.add_output(tensor)
             tracer.fix(label.axes, "model output")
             tracer.record.outputs.append(label)
 

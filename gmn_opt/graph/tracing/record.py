@@ -19,11 +19,19 @@ class Pair(NamedTuple):
 
 @dataclass
 class Use:
-    """One operator in which parameters act on activations."""
+    """One operator in which parameters act on activations.
+
+    ``facts`` says what the operator is in the network, in the words of
+    :class:`gmn_opt.graph.structure.BlockUse`; ``heads`` are how many of how many dims;
+    ``parameters`` are the numbers of those involved.
+    """
 
     kind: BlockKind
     pairs: list[Pair]
     attributes: dict[str, float] = field(default_factory=dict)
+    facts: set[str] = field(default_factory=set)
+    heads: tuple[int, int] = (0, 0)
+    parameters: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -40,6 +48,7 @@ class Record:
         sites: All places where neurons come to be.
         seen: The axes of every tensor and hidden statistic.
         outputs: Labels of the model's outputs.
+        scalings: Positions of parameters that only scale other ones, as in a weight norm.
     """
 
     names: list[str] = field(default_factory=list)
@@ -51,6 +60,7 @@ class Record:
     sites: list[Site] = field(default_factory=list)
     seen: list[tuple[Axis, ...]] = field(default_factory=list)
     outputs: list[Label] = field(default_factory=list)
+    scalings: set[int] = field(default_factory=set)
 
     @property
     def unread(self) -> set[int]:

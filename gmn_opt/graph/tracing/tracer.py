@@ -132,12 +132,16 @@ class Tracer(Meetings):
         """The label of an operator's input, which becomes activations if it is of parameters."""
         return self.materialize(self.label(tensor))
 
+    def relatives(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The tensors known to share a tensor's memory."""
+        try:
+            return self.storages.get(tensor.untyped_storage()._cdata, ())
+        except (NotImplementedError, RuntimeError):
+            return ()
+
     def _adopt(self, tensor: Tensor) -> Label:
         """Label a tensor that no traced operator made: an alias of a known one, or a constant."""
-        try:
-            relatives = self.storages.get(tensor.untyped_storage()._cdata, [])
-        except (NotImplementedError, RuntimeError):
-            relatives = []
+        relatives = self.relatives(tensor)
         for other in relatives:
             same = other.shape == tensor.shape and other.stride() == tensor.stride()
             if same and other.storage_offset() == tensor.storage_offset():

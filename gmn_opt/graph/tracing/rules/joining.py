@@ -115,6 +115,9 @@ def stride(axes: Sequence[Axis], dim: int) -> int:
     rest = [g for d, axis in enumerate(axes) if d != dim for g in lab.expand_axis(axis)]
     mine = [g.set for g in rest if g.site == site]
     inner = _inside(lab.sets_of(site.site.axis), legs[0].set) if mine else None
+    if inner is None:  # rows of packed parts stand before the family that depends on them
+        families = [s for s in mine if s.over is not None and sets.find(s.over) is legs[0].set]
+        inner = families or None
     return sets.size_of(mine if inner is None else [one for one in mine if one in inner])
 
 

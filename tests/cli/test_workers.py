@@ -1,4 +1,4 @@
-"""Worker processes of the demo."""
+"""Worker processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 _PARENT = """
 import multiprocessing, sys, time
-from gmn_opt.cli.demo import jobs
+from gmn_opt.cli import workers
 
 def child(path):
     import os, threading
     open(path, "w").write(str(os.getpid()))
-    threading.Thread(target=jobs._end_with_parent, daemon=True).start()
+    threading.Thread(target=workers.end_with_parent, daemon=True).start()
     time.sleep(60)
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""Linear assignment, by scipy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_scipy() -> None:
+    """Raise ImportError with the command that installs scipy, where it is missing."""
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Aligning networks needs scipy: python -m pip install 'gmn-opt[align]'"
+        ) from error
+
+
+def best_assignment(gain: Tensor) -> Tensor:
+    """The permutation ``p`` that maximizes the sum of ``gain[i, p[i]]``; int64 ``[n]``.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    check_scipy()
+    from scipy.optimize import linear_sum_assignment
+
+    _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
+    return torch.from_numpy(columns).to(torch.int64)
+
+
+__all__ = ["best_assignment", "check_scipy"]
