@@ -101,8 +101,12 @@ class CalibratedPredictor:
         values = self.predictor.predict(found)
         distances = _distance(self._standardized(found), self.seen) / self.limit
         low, high = self.bounds
+
+        def within(value: float) -> float:
+            return min(max(value, low), high)
+
         return [
-            Estimate(min(max(v, low), high), max(v - width, low), min(v + width, high), coverage, d)
+            Estimate(within(v), within(v - width), within(v + width), coverage, d)
             for v, d in zip(values.tolist(), distances.tolist(), strict=True)
         ]
 
