@@ -5,7 +5,8 @@
 Batches of networks that share an architecture are trained together. After each, the folder holds a
 whole data set (`gmn_opt.predict.NetworkDataset`) with every network at the end of its training and
 half way; a run that was stopped goes on with ``--resume``, and ends with the same networks. At the
-end, ``--alone`` networks are trained one by one to say what training together is worth.
+end, ``--alone`` networks are trained one by one to say what training together is worth. Rates are
+by the processor's time, so that they mean the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def graph_of(batch: BatchPlan) -> ParameterGraph:
 def make(
     out: Path, population: str, count: int, size: int, seed: int, console: Console
 ) -> dict[str, Any]:
-    """Train what is not there yet; how many networks took how many seconds in this run."""
+    """Train what is not there yet; how many networks took how many seconds of the processor."""
     store = Store(out)
     done = {row["batch"] for entry in store.about["shards"] for row in entry["rows"]}
     total = -(-count // size)
@@ -72,9 +73,9 @@ def make(
         for number in range(total):
             batch = plan(population, number, min(size, count - number * size), seed)
             if number not in done:
-                began = time.perf_counter()
+                began = time.process_time()
                 made = train_batch(batch, images(batch.data, batch.size))
-                seconds += time.perf_counter() - began
+                seconds += time.process_time() - began
                 trained += len(batch.settings)
                 if bool(made.finite.any()):
                     add_batch(store, batch, made)
@@ -86,14 +87,17 @@ def make(
 
 
 def alone(population: str, count: int, size: int, seed: int) -> float:
-    """Networks per minute, one by one: one of each of the first ``count`` batches."""
+    """Networks per minute, one by one: of each of the first ``count`` batches, one."""
     seconds = 0.0
-    for number in range(count):
-        batch = plan(population, number, size, seed)
+    for number in range(-1, count):
+        batch = plan(population, max(number, 0), size, seed)
         data = images(batch.data, batch.size)
-        began = time.perf_counter()
+        if number < 0:  # the first one warms up
+            train_alone(batch, 0, data)
+            continue
+        began = time.process_time()
         measure_alone(train_alone(batch, number % size, data), data)
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
     return 60 * count / seconds
 
 

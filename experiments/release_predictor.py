@@ -78,6 +78,8 @@ def main(
     zoo: Annotated[list[Path], typer.Option(help="Folder of experiments.model_zoo; repeat.")],
     preset: frame.Preset = "cpu",
     most: Annotated[int | None, typer.Option(help="Networks of each zoo, at most.")] = None,
+    members: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
     state: Annotated[Path | None, typer.Option(help="File for the state of training.")] = None,
     seed: frame.Seed = 0,
     out: frame.Out = Path("release_predictor"),
@@ -91,10 +93,10 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         data = load(zoo, most)
         train, held, test = data.split(0.7, 0.15, seed=seed)
-        members, epochs = PRESETS[preset]
+        recipe = Recipe(members or PRESETS[preset][0], epochs or PRESETS[preset][1])
         began = time.perf_counter()
         made = fit_predictor(
-            train, train.column(TARGET), seed=seed, recipe=Recipe(members, epochs),
+            train, train.column(TARGET), seed=seed, recipe=recipe,
             valid=0.1, out=state, resume=resume,
         )  # fmt: skip
         assert isinstance(made, Predictor)
