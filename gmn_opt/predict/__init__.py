@@ -7,6 +7,7 @@ from gmn_opt.predict.metrics import accuracy, kendall_tau, r2_score
 from gmn_opt.predict.model import ModelConfig
 from gmn_opt.predict.networks import Network, NetworkError, as_networks
 from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.public import read_model_zoo, read_small_cnn_zoo
 from gmn_opt.predict.shipped import predict_accuracy
 from gmn_opt.predict.store import Store
 from gmn_opt.predict.training import Recipe
@@ -30,4 +31,6 @@ __all__ = [
     "kendall_tau",
     "predict_accuracy",
     "r2_score",
+    "read_model_zoo",
+    "read_small_cnn_zoo",
 ]
