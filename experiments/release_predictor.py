@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +141,7 @@ def card(
             "images": sorted({row["data"] for row in data.table}),
             "zoos": [frame.read_json(folder / "zoo.json") for folder in zoos],
         },
-        "model": asdict(made.members[0].config),  # type: ignore[arg-type, union-attr]
+        "model": made.config,
         "training": {"recipe": made.record["recipe"], "members": made.record["members"]},
         "compute": {"seconds": seconds, "environment": environment},
         "held_out_results": results,

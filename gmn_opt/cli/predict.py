@@ -54,7 +54,8 @@ def predict(
     from gmn_opt.predict import predict_accuracy
 
     found = {}
-    for path in weights or [None]:
+    files: list[Path | None] = [*weights] if weights else [None]
+    for path in files:
         if path is not None:
             fill(network, path)
         try:

@@ -157,7 +157,7 @@ def _layout(folder: Path) -> dict[str, _Variable]:
             ]  # fmt: skip
     except (KeyError, ValueError, csv.Error) as error:
         raise NetworkError(f"{path} is damaged ({error!r}). Copy it again.") from error
-    made = {}
+    made: dict[str, _Variable] = {}
     for kind, name in (("kernel", "weight"), ("bias", "bias")):
         some = sorted((v for v in found if kind in v.name), key=lambda v: v.start)
         sizes = [len(v.shape) for v in some]
