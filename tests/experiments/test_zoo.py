@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 import torch
 import typer
 
-from experiments import accuracy_prediction, frame, model_zoo, predict_small
+from experiments import accuracy_prediction, frame, model_zoo, predict_small, release_predictor
 from experiments.zoo.images import images
 from experiments.zoo.networks import KINDS, build
 from experiments.zoo.settings import POPULATIONS, plan
 from experiments.zoo.training import measure_alone, train_alone, train_batch
-from gmn_opt.predict import NetworkDataset, Recipe
+from gmn_opt.predict import NetworkDataset, Recipe, predict_accuracy
 
 
 def test_together_as_alone() -> None:
@@ -127,6 +128,19 @@ def test_predictions_are_judged(
         regime: ["settings", "graph", "trees"] for regime in ("all", "half")
     }
     assert all(fit[0]["r2"] <= 1 for kinds in fits.values() for fit in kinds.values())
+
+
+def test_a_predictor_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POPULATIONS, "mlps", replace(POPULATIONS["mlps"], steps=20))
+    model_zoo.main(population="mlps", networks=160, batch=40, out=tmp_path / "zoo")
+    release_predictor.main(zoo=[tmp_path / "zoo"], preset="smoke", out=tmp_path / "out")
+    path = tmp_path / "out" / "accuracy.safetensors"
+    card = frame.read_json(path.with_suffix(".json"))
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["held_out_results"]["all"]["networks"] == 24
+    model = build({"kind": "mlp", "width": 8, "depth": 1}, 8)
+    estimate = predict_accuracy(model, torch.zeros(1, 1, 8, 8), weights=path)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
 
 
 def test_a_new_users_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
