@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gmn_opt.metanet import GraphMetanet
     from gmn_opt.optim import GMNOptimizer
     from gmn_opt.optim.groups import param_groups, parameter_roles
+    from gmn_opt.predict import predict_accuracy
     from gmn_opt.widening import widen
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "merge",
     "param_groups",
     "parameter_roles",
+    "predict_accuracy",
     "trace",
     "widen",
 ]
@@ -39,6 +41,7 @@ _HOMES = {
     "merge": "gmn_opt.alignment",
     "param_groups": "gmn_opt.optim.groups",
     "parameter_roles": "gmn_opt.optim.groups",
+    "predict_accuracy": "gmn_opt.predict",
     "trace": "gmn_opt.graph",
     "widen": "gmn_opt.widening",
 }

@@ -71,6 +71,15 @@ def parameter_graphs(names: Names, printed: str) -> None:
     assert "of the parameters lie along a space" in printed
 
 
+def predict(names: Names, printed: str) -> None:
+    """A table, an interval, and what can be learnt from 51 networks."""
+    scores = dict(re.findall(r"^(\w+) +R² +(-?[\d.]+)", printed, re.MULTILINE))
+    assert scores.keys() == {"graph", "trees", "forest", "statnn"}
+    assert float(scores["graph"]) > 0.3
+    assert "80% interval" in printed
+    assert Path("zoo/dataset.json").exists()
+
+
 #: What is checked of a page, and how many blocks it has.
 CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "README.md": (1, readme),
@@ -80,6 +89,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
     "parameter_graphs.md": (10, parameter_graphs),
+    "predict.md": (6, predict),
 }
 
 

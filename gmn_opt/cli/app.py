@@ -13,6 +13,7 @@ from gmn_opt.cli.demo.command import demo
 from gmn_opt.cli.environment import env
 from gmn_opt.cli.graph import graph
 from gmn_opt.cli.inr import inr_app
+from gmn_opt.cli.predict import predict
 from gmn_opt.cli.weights import weights_app
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command()(demo)
 app.command()(bench)
 app.command()(graph)
 app.command()(align)
+app.command()(predict)
 app.command()(env)
 app.add_typer(inr_app, name="inr", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)

@@ -5,6 +5,15 @@ A set of weights is ``NAME.safetensors``, whose metadata says what it is and how
 """
 
 from gmn_opt.weights.files import FORMAT_VERSION, WeightsError, WeightSet, load, save
-from gmn_opt.weights.shipped import available, card
+from gmn_opt.weights.shipped import available, card, path_of
 
-__all__ = ["FORMAT_VERSION", "WeightSet", "WeightsError", "available", "card", "load", "save"]
+__all__ = [
+    "FORMAT_VERSION",
+    "WeightSet",
+    "WeightsError",
+    "available",
+    "card",
+    "load",
+    "path_of",
+    "save",
+]

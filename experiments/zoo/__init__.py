@@ -1,0 +1,1 @@
+"""Populations of small trained classifiers: what they are, and how they are trained together."""

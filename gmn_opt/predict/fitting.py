@@ -1,0 +1,107 @@
+"""``fit_predictor``: from networks and numbers about them to a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmn_opt.predict.losses import Objective, as_targets, objective
+from gmn_opt.predict.model import ModelConfig
+from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.progress import fit_progress
+from gmn_opt.predict.rivals import RIVALS
+from gmn_opt.predict.training import MemberFit, Recipe, TrainingState
+from gmn_opt.predict.trees import TREES, TreePredictor
+
+KINDS = ("graph", *RIVALS, *TREES)
+_LEAST, _SLOTS = 8, 64
+
+
+def fit_predictor(
+    networks: Sequence[Given],
+    targets: Any,
+    *,
+    example_inputs: tuple[Any, ...] | Tensor | None = None,
+    loss: str = "mse",
+    minutes: float | None = None,
+    valid: float = 0.15,
+    kind: str = "graph",
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    config: ModelConfig | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Predictor | TreePredictor:
+    """Learn to predict ``targets`` from the weights of ``networks``.
+
+    Args:
+        networks: Modules, pairs of a graph and a state dict, or a `NetworkDataset`; any
+            architectures.
+        targets: One per network: numbers ``[n]`` or ``[n, k]``, or whole class numbers ``[n]``.
+        example_inputs: What the modules are called with when they are traced.
+        loss: ``"mse"``, ``"huber"``, ``"cross_entropy"``, or ``"rank"`` for an order.
+        minutes: Stop after this long; by default when all epochs are done.
+        valid: Share of the networks by which each member's best epoch is chosen.
+        kind: ``"graph"``, or what it is compared to: ``"statnn"``, ``"deepsets"``, ``"dmc"``,
+            or ``"trees"`` and ``"forest"`` on statistics of the weights (need scikit-learn).
+        seed: Of everything random.
+        recipe: How to train.
+        config: Sizes of the graph metanet.
+        out: File to keep the state of training in after every epoch.
+        resume: Go on from ``out``, exactly as if nothing had happened.
+        device: Where to train.
+        progress: Show a bar in a terminal.
+
+    Raises:
+        NetworkError: A network that cannot be read.
+        ValueError: Targets of another number or kind, too few networks, an unknown loss or kind,
+            a state of training that was begun with other settings.
+    """
+    recipe = recipe or Recipe()
+    if kind not in KINDS:
+        raise ValueError(f"Unknown kind {kind!r}; choose one of {', '.join(KINDS)}.")
+    goal_type, count = objective(loss), len(networks)
+    if not 0 < valid < 1 or count < _LEAST or (minutes is not None and minutes <= 0):
+        raise ValueError(
+            f"fit_predictor needs at least {_LEAST} networks, valid between 0 and 1 and minutes "
+            f"above 0; received {count} networks, valid={valid}, minutes={minutes}."
+        )
+    values = as_targets(targets, count)
+    goal = goal_type.fitted(values)
+    found = as_networks(networks, example_inputs)
+    if kind in TREES:
+        return TreePredictor(found, values, goal, kind, example_inputs, seed)
+    stacks = stacked(found)
+    about = _sizes(kind, config, goal, stacks)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        predictor = Predictor(about, goal, recipe.members, example_inputs).to(device)
+    record = {"seed": seed, "recipe": asdict(recipe), "valid": valid, "networks": count}
+    state = TrainingState(None if out is None else Path(out), {**record, "model": about}, resume)
+    budget = None if minutes is None else 60 * minutes / recipe.members
+    with fit_progress(progress, recipe.members * recipe.epochs) as bar:
+        for number, member in enumerate(predictor.each()):
+            MemberFit(member, number, goal, stacks, values, recipe, valid, seed, budget).run(
+                state, bar
+            )
+    predictor.record = {**record, "members": state.done}
+    return predictor.eval()
+
+
+def _sizes(
+    kind: str, config: ModelConfig | None, goal: Objective, stacks: list[Stack]
+) -> dict[str, Any]:
+    """What a member is made from, as plain values."""
+    if kind == "graph":
+        return {"kind": kind, **asdict(replace(config or ModelConfig(), outputs=goal.outputs))}
+    # room for larger networks than those of the training set
+    slots = max(_SLOTS, 2 * max(len(s.graph.shapes) for s in stacks))
+    return {"kind": kind, "outputs": goal.outputs, "slots": slots}

@@ -1,0 +1,77 @@
+"""Trees on weight statistics: the baseline of Unterthiner et al. 2020 (arXiv 2002.11448).
+
+Needs scikit-learn. The statistics are those that the graph metanet gets as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmn_opt.predict.losses import Objective, as_targets
+from gmn_opt.predict.model import features_of
+from gmn_opt.predict.networks import Given, Network, as_networks, stacked
+
+TREES = ("trees", "forest")
+
+
+class TreePredictor:
+    """Gradient-boosted trees or a forest, one for every column of the targets.
+
+    It answers as a `gmn_opt.predict.Predictor` does, but cannot be saved: scikit-learn's trees have
+    no format that is safe to read.
+
+    Raises ImportError where scikit-learn is missing.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        targets: Tensor,
+        goal: Objective,
+        kind: str,
+        example_inputs: Any,
+        seed: int,
+    ) -> None:
+        try:
+            from sklearn import ensemble
+        except ImportError as error:
+            raise ImportError(
+                "Trees come from scikit-learn, which is not installed: pip install "
+                "'gmn-opt[predict]'."
+            ) from error
+        self.objective, self.kind = goal, kind
+        self.example_inputs = example_inputs
+        self.classes = goal.name == "cross_entropy"
+        family = {"trees": "GradientBoosting", "forest": "RandomForest"}[kind]
+        made = getattr(ensemble, family + ("Classifier" if self.classes else "Regressor"))
+        columns = targets.unsqueeze(1) if targets.dim() == 1 else targets
+        x = statistics_of(networks).numpy()
+        self.trees = [made(random_state=seed).fit(x, y.numpy()) for y in columns.T]
+
+    def predict(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
+        """As :meth:`gmn_opt.predict.Predictor.predict`."""
+        inputs = self.example_inputs if example_inputs is None else example_inputs
+        x = statistics_of(as_networks(networks, inputs)).numpy()
+        if self.classes:
+            out = torch.zeros(len(x), self.objective.outputs)
+            out[:, self.trees[0].classes_] = torch.tensor(self.trees[0].predict_proba(x)).float()
+            return out
+        columns = [torch.tensor(t.predict(x), dtype=torch.float32) for t in self.trees]
+        return columns[0] if self.objective.state["flat"] else torch.stack(columns, 1)
+
+    def score(self, networks: Sequence[Given], targets: Any) -> dict[str, float]:
+        """As :meth:`gmn_opt.predict.Predictor.score`."""
+        return self.objective.judge(self.predict(networks), as_targets(targets, len(networks)))
+
+
+def statistics_of(networks: Sequence[Network]) -> Tensor:
+    """Statistics of the weights of every network, ``[n, GRAPH_STATISTICS]``."""
+    parts: dict[int, Tensor] = {}
+    for stack in stacked(networks):
+        whole = features_of(stack).whole
+        parts |= dict(zip(stack.places.tolist(), whole, strict=True))
+    return torch.stack([parts[i] for i in range(len(networks))])
