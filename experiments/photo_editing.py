@@ -4,8 +4,9 @@ Trains an editor of tiled INRs (:mod:`gmn_opt.inr.photo_training`) on the photog
 ``tasks.data.photo_collection`` and judges it on six that no training saw, at 256 pixels: fit,
 edit, floor (the edited photograph fitted in as many steps as the edit takes), seams, seconds, and
 what is left of the change without the metanet's rounds or without the plain steps.
-``--edit rounds`` trains only the rounds that all edits share, ``--rounds FILE`` takes them from an
-editor. Writes ``editor.safetensors``, ``result.json`` and ``gallery.png`` to --out.
+``--edit rounds`` trains only the rounds that all edits share, ``--predictor-only`` the rest; then
+``--rounds FILE`` and ``--predictor FILE`` take either from an editor. Writes
+``editor.safetensors``, ``result.json`` and ``gallery.png`` to --out.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from tasks.data.photo_collection import Part, licence, load_photo, names
 #: to judge on and their side.
 PRESETS = {
     "smoke": (2.0, 4.0, 8, 1, 72),
-    "cpu": (150.0, 600.0, 160, 6, 256),
+    "cpu": (150.0, 600.0, 64, 6, 256),
     "gpu": (900.0, 3600.0, 1000, 6, 256),
 }
 #: Grain, in levels, of photographs that are to be cleaned.
@@ -135,6 +136,17 @@ def judge_one(editor: WeightEditor, name: str, side: int, folder: Path) -> dict[
     }
 
 
+def take_predictor(editor: WeightEditor, other: WeightEditor) -> Any:
+    """Give an editor the predictor of another for the same edit, and say how that was trained."""
+    if other.config.edit != editor.config.edit:
+        raise ValueError(f"That editor is for {other.config.edit}, not for {editor.config.edit}.")
+    mine, theirs = editor.refinement, other.refinement
+    assert mine is not None
+    assert theirs is not None
+    mine.predictor.load_state_dict(theirs.predictor.state_dict())
+    return other.about["predictor"]
+
+
 def verdict(found: list[dict[str, Any]]) -> dict[str, float]:
     """Means over photographs, and the worst of what must hold for all."""
     keys = ("fit_psnr", "test_mse", "no_edit", "floor", "predicted", "without_rounds",
@@ -153,6 +165,8 @@ def main(
     preset: frame.Preset = "cpu",
     seed: frame.Seed = 0,
     rounds: Annotated[Path | None, typer.Option(help="Take these over from an editor.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="Take this over from an editor.")] = None,
+    predictor_only: Annotated[bool, typer.Option(help="Train no rounds, judge nothing.")] = False,
     predictor_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     rounds_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     photos: Annotated[list[str] | None, typer.Option(help="To judge on; default: test.")] = None,
@@ -175,20 +189,26 @@ def main(
 
     record: dict[str, Any] = {"edit": name, "seed": seed, "preset": preset}
     record["rounds"] = known.about.get("rounds") if known else None
-    if known is None:
+    if known is None and not predictor_only:
         config = PhotoTraining(rounds_seconds or move, batch=8, lr=3e-3)
         sets = make_tiles(trained, tiles, seed + 1)
         known_edits = _SHIPPED if name == ROUNDS else tuple({*_SHIPPED, name})
-        record["rounds"] = train_rounds(editor, sets, known_edits, config, seed, report)
-        record["rounds"] |= {"command": frame.command_line(), "tiles": tiles * len(sets)}
+        made = train_rounds(editor, sets, known_edits, config, seed, report)
+        made |= {"command": frame.command_line(), "tiles": tiles * len(sets), **asdict(config)}
+        record["rounds"] = made
     if name != ROUNDS:
         assert editor.refinement is not None
-        config = PhotoTraining(predictor_seconds or see)
-        predictor = editor.refinement.predictor
-        record["predictor"] = train_predictor(predictor, trained, name, config, seed, report)
-        record["training"] = asdict(config)
+        mine = editor.refinement.predictor
+        if predictor is None:
+            config = PhotoTraining(predictor_seconds or see)
+            made = train_predictor(mine, trained, name, config, seed, report)
+            record["predictor"] = made | {"command": frame.command_line(), **asdict(config)}
+        else:
+            with frame.refusing(console):
+                record["predictor"] = take_predictor(editor, load_editor(predictor))
     weights = folder / "editor.safetensors"
     about = {"size": [TILE, TILE], "rounds": record["rounds"], "seed": seed}
+    about["predictor"] = record.get("predictor")
     save_editor(weights, editor.eval(), about)
     record |= {
         "sha256": sha256(weights.read_bytes()).hexdigest(),
@@ -198,7 +218,7 @@ def main(
         "licences": sorted({licence(n).rpartition(", ")[2] for n in names("train")}),
         "target_range": [-1, 1],
     }
-    if name != ROUNDS:
+    if name != ROUNDS and not predictor_only:
         part: Part = "test"
         found = [judge_one(editor, n, side, folder.parent / "fits")
                  for n in photos or names(part)[:few]]  # fmt: skip

@@ -48,10 +48,10 @@ def denoise(image: Pixels) -> Pixels:
 
 
 def warm(image: Pixels) -> Pixels:
-    """A colour grade: golden lights, soft blue-green shadows, lifted blacks."""
+    """A colour grade: golden lights, soft blue-green shadows, lifted blacks; greys only fade."""
     values = image.astype(np.float32) / 255
     if image.shape[-1] == 1:
-        return image.copy()
+        return _levels(255 * (0.07 + 0.85 * values))
     light = _grey(image)[..., None]
     shadows, lights = np.float32([-0.02, 0.015, 0.035]), np.float32([0.10, 0.03, -0.10])
     toned = values + (1 - light) ** 2 * shadows + light * lights

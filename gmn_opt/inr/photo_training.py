@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -111,7 +112,7 @@ def train_predictor(
     config: PhotoTraining,
     seed: int,
     report: Report | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Teach a predictor one edit, in place.
 
     Args:
@@ -172,7 +173,7 @@ def train_rounds(
     config: PhotoTraining,
     seed: int,
     report: Report | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Teach an editor's rounds to move tiles towards images, in place.
 
     Args:
@@ -216,7 +217,7 @@ def _train(
     loss: Callable[[], Tensor],
     config: PhotoTraining,
     report: Report | None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.99), weight_decay=0.0)
     started, step, recent = time.process_time(), 0, list[float]()
     mean = float("nan")
