@@ -47,7 +47,7 @@ from tasks.data.photo_collection import Part, licence, load_photo, names
 #: to judge on and their side.
 PRESETS = {
     "smoke": (2.0, 4.0, 8, 1, 72),
-    "cpu": (150.0, 600.0, 64, 6, 256),
+    "cpu": (60.0, 120.0, 48, 6, 256),
     "gpu": (900.0, 3600.0, 1000, 6, 256),
 }
 #: Grain, in levels, of photographs that are to be cleaned.
