@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from gmn_opt.cli.app import app
 from gmn_opt.data import load_photograph
-from gmn_opt.inr import load_tiled, save_editor
+from gmn_opt.inr import load_editor, load_tiled, save_editor
 from gmn_opt.inr.photo_training import new_photo_editor
 
 Run = Callable[..., Any]
@@ -81,6 +81,17 @@ def test_a_gallery_of_ones_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 0, result.output
     assert "g.png: 1 photograph, warm by photo-warm.safetensors" in result.stdout
     assert picture("g.png").std() > 20
+
+
+def test_an_editor_for_an_edit_of_ones_own(run: Run) -> None:
+    Path("own_edits.py").write_text("def darker(image):\n    return image // 2\n")
+    args = ("--rounds-of", "photo-warm.safetensors", "--seconds", "1", "-o", "mine.safetensors")
+    result = run("train-editor", "own_edits:darker", "chelsea", *args)
+    assert result.exit_code == 0, result.output
+    assert "mine.safetensors: photo-darker" in result.stdout
+    assert load_editor(Path("mine.safetensors")).config.edit == "photo-darker"
+    result = run("train-editor", "own_edits:none", "chelsea", "-o", "y.safetensors")
+    assert "There is no function own_edits:none" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from gmn_opt.cli.inr.tiled import (
     save_photograph,
     summary,
 )
+from gmn_opt.cli.inr.train_editor import train_editor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,7 @@ MOST_BYTES = 4e9
 
 inr_app = typer.Typer(help="Images as networks: fit them, edit their weights, look at them.")
 inr_app.command("gallery")(make_gallery)
+inr_app.command("train-editor")(train_editor)
 
 
 @inr_app.command("fit")
