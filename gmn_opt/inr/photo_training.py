@@ -258,7 +258,7 @@ def new_photo_editor(
         rounds_of: An editor whose trained rounds it takes over.
         seed: Of the initial weights.
 
-    Raises ValueError when these rounds are of other sizes or channels.
+    Raises ValueError when these rounds are of other sizes.
     """
     config = replace(PHOTO_EDITOR, edit=edit)
     with torch.random.fork_rng(devices=[]):
@@ -268,6 +268,6 @@ def new_photo_editor(
         own = editor.state_dict()
         theirs = {n: t for n, t in rounds_of.state_dict().items() if ".predictor." not in n}
         if any(n not in own or own[n].shape != t.shape for n, t in theirs.items()):
-            raise ValueError("These rounds belong to an editor of other sizes or channels.")
+            raise ValueError("These rounds belong to an editor of other sizes.")
         editor.load_state_dict({**own, **theirs})
     return editor
