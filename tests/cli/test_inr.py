@@ -423,7 +423,7 @@ def test_a_full_disk_leaves_no_half_written_file(run: Run, monkeypatch: pytest.M
         ("render", "net.safetensors", "-o", "x.png"),
         ("gallery", "--editor", "grey.safetensors", "--count", "1", "-o", "x.png"),
     ):
-        result = run(*args)
+        result = run(*args, "--force")
         assert result.exit_code == 2
         assert f"cannot write {args[-1]}: No space left on device" in result.stderr
         assert "Traceback" not in result.output
