@@ -13,6 +13,9 @@ from gmn_opt.inr.fourier import FourierConfig, FourierMLP
 from gmn_opt.inr.rendering import coordinates, psnr, render
 from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
 from gmn_opt.inr.siren import Siren, SirenConfig
+from gmn_opt.inr.tiled import TiledInr, load_tiled, save_tiled
+from gmn_opt.inr.tiled_fitting import fit_tiles
+from gmn_opt.inr.tiling import Tiling
 
 __all__ = [
     "EditTrainer",
@@ -29,6 +32,8 @@ __all__ = [
     "Params",
     "Siren",
     "SirenConfig",
+    "TiledInr",
+    "Tiling",
     "TrainConfig",
     "WeightEditor",
     "canonical",
@@ -36,14 +41,17 @@ __all__ = [
     "coordinates",
     "fit_batch",
     "fit_images",
+    "fit_tiles",
     "load_editor",
     "load_inr",
     "load_inr_set",
+    "load_tiled",
     "psnr",
     "read_inr",
     "render",
     "save_editor",
     "save_inr",
+    "save_tiled",
     "shipped_editors",
     "siren_from_state_dict",
     "stack",

@@ -54,6 +54,8 @@ class EditorConfig:
             pass, by the weights (and probes).
         grid: With rounds, pixels along each side of the image that is rendered.
         vision: With rounds, channels of the network that predicts the image.
+        places: Whether that network sees coordinates.
+        settle: On tiled INRs, steps of :mod:`gmn_opt.inr.settling` after the rounds.
 
     Raises ValueError for sizes that make no editor, such as rounds without a grid of 2 pixels by 2.
     """
@@ -68,6 +70,8 @@ class EditorConfig:
     rounds: int = 0
     grid: int = 28
     vision: int = 16
+    places: bool = True
+    settle: int = 0
 
     def __post_init__(self) -> None:
         """See the class."""
@@ -137,7 +141,9 @@ class WeightEditor(nn.Module):
         c = self.config
         self.refinement: Refinement | None = None
         if c.rounds:
-            self.refinement = Refinement(inr.outputs, len(self.roles), c.rounds, c.grid, c.vision)
+            self.refinement = Refinement(
+                inr.outputs, len(self.roles), c.rounds, c.grid, c.vision, c.places
+            )
         self.make_metanet(1 + 2 * c.frequencies + (SLOPE_FEATURES if c.rounds else 0))
 
     def make_metanet(self, features: int) -> None:

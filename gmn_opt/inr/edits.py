@@ -7,14 +7,18 @@ compare to it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from gmn_opt.inr import photo_edits
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,11 +67,20 @@ def _neon(image: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Edit:
-    """A reference edit of uint8 images ``[H, W, C]``; ``title`` says what it does."""
+    """A reference edit of uint8 images ``[H, W, C]``.
+
+    Attributes:
+        name: What it is called.
+        title: What it does.
+        apply: The edit; returns uint8 of the same shape.
+        noise: Most standard deviation, in levels, of the grain that photographs get before they
+            are edited when an editor learns it.
+    """
 
     name: str
     title: str
     apply: Callable[[Pixels], Pixels]
+    noise: float = 0.0
 
 
 EDITS = {
@@ -82,6 +95,68 @@ EDITS = {
         "neon": _neon,
     }.items()
 }
+
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+#: What the names of edits for photographs, that is for tiled INRs, begin with.
+PHOTO = "photo-"
+
+
+def register_edit(name: str, function: Callable[[Pixels], Pixels], *, noise: float = 0.0) -> Edit:
+    """Make an edit of your own known, so that editors can be trained for it.
+
+    Args:
+        name: Small letters, digits and hyphens; begin it with ``photo-`` for tiled INRs.
+        function: From uint8 ``[H, W, C]`` to uint8 of the same shape. An editor of tiled INRs
+            looks eight pixels far: an edit that looks farther is learned approximately.
+        noise: See `Edit`.
+
+    Raises ValueError for another name, or one that is taken by another function.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"An edit's name is of small letters, digits and hyphens, not {name!r}.")
+    if name in EDITS and EDITS[name].apply is not function:
+        raise ValueError(f"There is an edit {name!r} already; choose another name.")
+    title = (function.__doc__ or name).strip().splitlines()[0]
+    EDITS[name] = Edit(name, title, function, noise)
+    return EDITS[name]
+
+
+def find_edit(text: str, prefix: str = "") -> Edit:
+    """The edit of a name, or ``package.module:function``, which is imported and registered.
+
+    Args:
+        text: A name, with or without ``prefix``, or where a function is.
+        prefix: Of the name under which a function is registered.
+
+    Raises ValueError when there is none, or the module cannot be imported.
+    """
+    if ":" not in text:
+        for name in (f"{prefix}{text}", text):
+            if name in EDITS and name.startswith(prefix):
+                return EDITS[name]
+        known = [n.removeprefix(prefix) for n in EDITS if n.startswith(prefix)]
+        raise ValueError(
+            f"There is no edit {text!r}; there are {', '.join(known)}. For one of your own, give "
+            "package.module:function."
+        )
+    module, _, attribute = text.partition(":")
+    try:
+        function = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"There is no function {text} to import: {error}.") from error
+    if not callable(function):
+        raise ValueError(f"{text} is no function.")
+    return register_edit(prefix + attribute.lower().replace("_", "-").strip("-"), function)
+
+
+for _function in (
+    photo_edits.contrast, photo_edits.sharpen, photo_edits.denoise, photo_edits.warm,
+    photo_edits.sketch, photo_edits.neon,
+):  # fmt: skip
+    register_edit(
+        PHOTO + _function.__name__, _function, noise=30.0 * (_function is photo_edits.denoise)
+    )
 
 
 def edited(images: Tensor, name: str) -> Tensor:

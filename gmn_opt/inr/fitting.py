@@ -169,6 +169,7 @@ def fit_batch(
     keys: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     on_done: Callable[[Tensor], None] | None = None,
+    on_check: Callable[[int, Tensor], None] | None = None,
 ) -> FittedInrs:
     """Fit one INR to every image.
 
@@ -181,6 +182,8 @@ def fit_batch(
             its position.
         device: Where to compute; results come back to the CPU.
         on_done: Called with the PSNRs of networks as they are finished.
+        on_check: Called at every look, with the most steps that one of the networks being fitted
+            has taken, and their PSNRs.
 
     Raises ValueError for images that do not fit the config, see `as_targets`, and RuntimeError
     when an INR diverges.
@@ -193,7 +196,7 @@ def fit_batch(
         raise ValueError(f"Received {len(keys)} keys for {len(targets)} images.")
     with torch.random.fork_rng(devices=[]):
         inr = config.build().to(device)
-    found = _Fit(inr, targets, fit, seed, keys, torch.device(device)).run(on_done)
+    found = _Fit(inr, targets, fit, seed, keys, torch.device(device)).run(on_done, on_check)
     found.seconds = time.perf_counter() - started
     return found
 
@@ -230,12 +233,18 @@ class _Fit:
                     for _ in range(fit.steps)]  # fmt: skip
             self.draws = torch.stack(rows).to(device)
 
-    def run(self, on_done: Callable[[Tensor], None] | None) -> FittedInrs:
+    def run(
+        self,
+        on_done: Callable[[Tensor], None] | None,
+        on_check: Callable[[int, Tensor], None] | None,
+    ) -> FittedInrs:
         theta, image, step, moments = self._fresh(self.fit.slots)
         while len(image):
             for _ in range(min(self.fit.check_every, self.fit.steps - int(step.max()))):
                 self._step(theta, moments, step, image)
             psnr = self._psnr(theta, image)
+            if on_check is not None:
+                on_check(int(step.max()), psnr)
             finished = step >= self.fit.steps
             if self.fit.target_psnr is not None:
                 finished = finished | (psnr >= self.fit.target_psnr)

@@ -38,7 +38,11 @@ def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> 
     from matplotlib.figure import Figure
 
     rows = counts.pop()
-    size = (1.25 * len(columns), 1.2 * rows + 0.3 + 0.3 * bool(title))
+    height, width = next(iter(columns.values())).shape[1:3]
+    # large images at about their own size
+    inches = max(1.2, max(height, width) / 150)
+    high, wide = (max(0.3 * inches, inches * n / max(height, width)) for n in (height, width))
+    size = ((wide + 0.05) * len(columns), high * rows + 0.3 + 0.3 * bool(title))
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, len(columns), squeeze=False)

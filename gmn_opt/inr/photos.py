@@ -16,6 +16,12 @@ from gmn_opt.weights.atomic import write_atomically
 _PLAIN = {"L": 1, "RGB": 3}
 #: EXIF tag by which cameras say how a photograph is to be turned.
 _ORIENTATION = 0x0112
+#: What is read; Pillow knows many more formats, most of them rare and little tested.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+#: Most pixels of an image that is decoded.
+MOST_PIXELS = 100_000_000
+#: Largest sides of formats that have one.
+_LARGEST_SIDES = {"WEBP": 16383, "JPEG": 65535}
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
@@ -31,36 +37,25 @@ class Photo:
     changes: tuple[str, ...]
 
 
-def read_photo(path: Path, size: int | None = None, channels: int | None = None) -> Photo:
+def read_photo(
+    path: Path, size: int | None = None, channels: int | None = None, longest: int | None = None
+) -> Photo:
     """An 8-bit grey or RGB image.
 
     Args:
-        path: The file.
+        path: The file: PNG, JPEG, WebP or BMP; of an animation, the first frame.
         size: Side of the square wanted: the middle is cut out, and brought to this side by area
             averaging (or bicubic interpolation where it is smaller). None keeps the image.
         channels: 1 for grey, 3 for colour; None keeps what there is.
+        longest: Without a size, the longer side that a larger image is reduced to as a whole.
 
     Raises:
-        PhotoError: No such file, a folder, no image, a cut-off one, 16 bits, transparency, one
-            pixel.
+        PhotoError: No such file, a folder, no image, another format, a cut-off one, too many
+            pixels, 16 bits, transparency, one pixel.
     """
-    if path.is_dir():
-        raise PhotoError(f"{path} is a folder; give an image file")
-    if not path.is_file():
-        raise PhotoError(f"there is no file {path}")
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image: Image.Image = file.copy()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise PhotoError(
-            f"{path} is no image, or a damaged one ({error}); give a whole PNG or JPEG"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise PhotoError(f"{path} is too large: {error}") from error
+    image, changes = _opened(path)
     if image.mode not in _PLAIN and image.mode != "1":
         raise PhotoError(_unsuited(path, image.mode))
-    changes = []
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
         changes.append("turned upright as its EXIF data say")
@@ -84,8 +79,40 @@ def read_photo(path: Path, size: int | None = None, channels: int | None = None)
             changes.append(f"{side}x{side} to {size}x{size}")
             how = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
             image = image.resize((size, size), how)
+    elif size is None and longest is not None and max(image.size) > longest:
+        share = longest / max(image.size)
+        sides = [max(2, round(n * share)) for n in image.size]
+        changes.append(f"{image.width}x{image.height} to {sides[0]}x{sides[1]}")
+        image = image.resize((sides[0], sides[1]), Image.Resampling.BOX)
     pixels = torch.from_numpy(np.array(image))
     return Photo(pixels.reshape(image.height, image.width, -1), tuple(changes))
+
+
+def _opened(path: Path) -> tuple[Image.Image, list[str]]:
+    """The decoded image, and what was left out; its size is checked before it is decoded."""
+    if path.is_dir():
+        raise PhotoError(f"{path} is a folder; give an image file")
+    if not path.is_file():
+        raise PhotoError(f"there is no file {path}")
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise PhotoError(
+                    f"{path} has {file.width}x{file.height} pixels, more than "
+                    f"{MOST_PIXELS:,}; reduce it first"
+                )
+            file.load()
+            image: Image.Image = file.copy()
+            frames = getattr(file, "n_frames", 1)
+    except PhotoError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise PhotoError(
+            f"{path} is no image, or a damaged one ({error}); give a whole PNG, JPEG, WebP or BMP"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"{path} is too large: {error}") from error
+    return image, [f"the first of {frames} frames taken"] if frames > 1 else []
 
 
 def tiles(pixels: Tensor, size: int) -> Tensor:
@@ -141,3 +168,14 @@ def check_name(path: Path) -> None:
     """Raise PhotoError unless the name says an image format that `write_photo` writes."""
     if path.suffix.lower() not in _SUFFIXES:
         raise PhotoError(f"cannot write {path}: the name must end in {', '.join(_SUFFIXES)}")
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """Raise PhotoError for an image with a side that the format of this name cannot hold."""
+    kind = _SUFFIXES[path.suffix.lower()]
+    most = _LARGEST_SIDES.get(kind)
+    if most is not None and max(height, width) > most:
+        raise PhotoError(
+            f"cannot write {path}: {kind} holds sides up to {most} pixels, not {width}x{height}; "
+            "choose a smaller --size, or write a PNG"
+        )

@@ -50,16 +50,18 @@ _MEASURED = 256
 class ImagePredictor(nn.Module):
     """Images ``[N, H, W, C]`` to edited images of the same shape: themselves plus a correction.
 
-    3x3 convolutions of growing dilation at one resolution, which see the pixels' coordinates too.
+    3x3 convolutions of growing dilation at one resolution.
 
     Args:
         channels: C.
         hidden: Channels between.
+        places: Whether it sees coordinates; not, where its images are parts of larger ones.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, places: bool = True) -> None:
         super().__init__()
-        widths = [channels + 2, *[hidden] * len(_DILATIONS)]
+        self.places = places
+        widths = [channels + 2 * places, *[hidden] * len(_DILATIONS)]
         self.layers = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=d, dilation=d, padding_mode="replicate")
             for a, b, d in zip(widths, widths[1:], _DILATIONS, strict=False)
@@ -70,9 +72,12 @@ class ImagePredictor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The predicted images, of the same shape."""
-        size = (images.shape[1], images.shape[2])
-        places = coordinates(size, dtype=images.dtype, device=images.device).unflatten(0, size)
-        x = torch.cat([images, places.expand(len(images), -1, -1, -1)], -1).movedim(-1, 1)
+        x = images
+        if self.places:
+            size = (images.shape[1], images.shape[2])
+            places = coordinates(size, dtype=images.dtype, device=images.device).unflatten(0, size)
+            x = torch.cat([images, places.expand(len(images), -1, -1, -1)], -1)
+        x = x.movedim(-1, 1)
         for number, layer in enumerate(self.layers):
             y = silu(layer(x))
             x = y if number == 0 else x + y
@@ -88,14 +93,23 @@ class Refinement(nn.Module):
         rounds: Steps.
         grid: Pixels along each side of the rendered image.
         hidden: Channels of the predictor.
+        places: Whether the predictor sees coordinates.
     """
 
     usual: Tensor
 
-    def __init__(self, outputs: int, roles: int, rounds: int, grid: int, hidden: int) -> None:
+    def __init__(
+        self,
+        outputs: int,
+        roles: int,
+        rounds: int,
+        grid: int,
+        hidden: int,
+        places: bool = True,
+    ) -> None:
         super().__init__()
         self.rounds, self.grid = rounds, grid
-        self.predictor = ImagePredictor(outputs, hidden)
+        self.predictor = ImagePredictor(outputs, hidden, places)
         self.log_rates = nn.Parameter(torch.full((rounds, roles), math.log(_RATE)))
         self.register_buffer("usual", torch.ones(roles))
 

@@ -29,7 +29,7 @@ def test_weights_are_measured_as_in_meta_training(
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["weights"]["initial"]["score"] == 0.0
     assert record["weights"]["initial"]["ratios"] == {TASK.name: 1.0}
-    config = MetaConfig(meta_steps=1, runs=1, validation_steps=9)
+    config = MetaConfig(meta_steps=1, runs=1, meta_batch=1, validation_steps=9)
     trainer = MetaTrainer(MetaTrainSuite(("tabular",)), config, validation=[TASK], start=rule)
     assert record["weights"][str(own)]["score"] == trainer.validate() != 0.0
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gmn_opt.inr.gallery import draw_gallery, error_image, levels
-from gmn_opt.inr.photos import PhotoError, read_photo, tiles, write_photo
+from gmn_opt.inr.photos import PhotoError, check_size, read_photo, tiles, write_photo
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -43,10 +43,11 @@ def test_other_modes(tmp_path: Path) -> None:
     array = np.full((4, 4), 200, np.uint8)
     Image.fromarray(array).convert("1").save(tmp_path / "bits.png")
     assert read_photo(tmp_path / "bits.png").changes == ("black and white to grey",)
-    for mode, message in (("P", "a palette"), ("LA", "transparency"), ("I", "more than 8 bits"),
+    for mode, message in (("P", "a palette"), ("LA", "transparency"), ("I;16", "more than 8 bits"),
                           ("CMYK", "the colour mode CMYK")):  # fmt: skip
-        path = tmp_path / f"{mode}.tiff"
-        Image.fromarray(array).convert(mode).save(path)
+        path = tmp_path / (f"{mode[0]}.jpg" if mode == "CMYK" else f"{mode[0]}.png")
+        wide = Image.fromarray(array.astype(np.uint16))
+        (wide if mode == "I;16" else Image.fromarray(array).convert(mode)).save(path)
         with pytest.raises(PhotoError, match=message):
             read_photo(path)
 
@@ -111,3 +112,31 @@ def test_tiles_are_the_whole_its_quarters_and_its_sixteenths() -> None:
         assert float((found[2] - second).abs().max()) <= 1
         assert torch.equal(found[5 + 6], image[4:8, 8:12])  # row 1, column 2
         assert tiles(image, 30).shape == (21, 30, 30, channels)
+
+
+def test_animations_and_other_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.fromarray(np.full((4, 4, 3), v, np.uint8)) for v in (10, 200)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    photo = read_photo(tmp_path / "a.webp")
+    assert photo.changes == ("the first of 2 frames taken",)
+    assert int(photo.pixels.float().mean()) == 10
+    frames[0].save(tmp_path / "a.gif")
+    with pytest.raises(PhotoError, match="give a whole PNG, JPEG, WebP or BMP"):
+        read_photo(tmp_path / "a.gif")
+    monkeypatch.setattr("gmn_opt.inr.photos.MOST_PIXELS", 15)
+    with pytest.raises(PhotoError, match="4x4 pixels, more than 15"):
+        read_photo(tmp_path / "a.webp")
+
+
+def test_a_large_photograph_is_reduced_as_a_whole(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.zeros((30, 60, 3), np.uint8))
+    photo = read_photo(path, longest=20)
+    assert photo.pixels.shape == (10, 20, 3)
+    assert photo.changes == ("60x30 to 20x10",)
+    assert read_photo(path, longest=60).changes == ()
+
+
+def test_formats_have_largest_sides() -> None:
+    check_size(Path("a.png"), 5, 16384)
+    with pytest.raises(PhotoError, match="WEBP holds sides up to 16383 pixels, not 16384x5"):
+        check_size(Path("a.webp"), 5, 16384)

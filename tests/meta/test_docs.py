@@ -44,5 +44,5 @@ def test_tables_name_what_exists() -> None:
     assert "--estimator " + "|".join(SHORT_NAMES) in PAGE
     for name, config in PRESETS.items():
         low, high = config.horizon
-        row = f"| `{name}` | {config.meta_steps} | {config.runs} | {low} to {high} |"
+        row = f"| `{name}` | {config.meta_steps} | {config.runs} | {low} to {high}"
         assert row in PAGE

@@ -38,12 +38,13 @@ from tests.meta.small_tasks import Explosive, OneTask
 TINY = MetaConfig(
     meta_steps=7,
     runs=2,
+    meta_batch=1,
     max_networks=2,
     edges_per_batch=4000,
     estimator=TruncatedBackprop(Uniform(1, 3)),
     horizon=(3, 8),
     warmup=3,
-    rule=RuleConfig(hidden=4, edge_hidden=2, layers=1),
+    rule=RuleConfig(hidden=4, edge_hidden=2, layers=1, every=1),
 )
 
 
@@ -359,7 +360,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
     state = copy.deepcopy(trainer.state_dict())
     state["config"]["version"] = 7
-    with pytest.raises(ValueError, match="version 7, this package reads version 3"):
+    with pytest.raises(ValueError, match="version 7, this package reads version 4"):
         trainer.load_state_dict(state)
 
 

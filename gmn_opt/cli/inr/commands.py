@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +16,14 @@ from gmn_opt.cli.errors import fail
 from gmn_opt.cli.inr.gallery import make_gallery
 from gmn_opt.cli.inr.shared import (
     LARGEST,
+    ONE_NETWORK,
     SIDES,
     Editor,
+    Force,
     Omega,
     Strength,
+    check_image,
+    check_network,
     check_out,
     check_strength,
     enough_memory,
@@ -29,8 +35,20 @@ from gmn_opt.cli.inr.shared import (
     side_of,
     size_in,
 )
+from gmn_opt.cli.inr.tiled import (
+    LONGEST,
+    TileOptions,
+    edit_photograph,
+    fit_photograph,
+    load_photograph_network,
+    save_photograph,
+    summary,
+)
+from gmn_opt.cli.inr.train_editor import train_editor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gmn_opt.inr.photos import Photo
 
 #: Most memory that `fit` may take for the pixels of its steps.
@@ -38,12 +56,14 @@ MOST_BYTES = 4e9
 
 inr_app = typer.Typer(help="Images as networks: fit them, edit their weights, look at them.")
 inr_app.command("gallery")(make_gallery)
+inr_app.command("train-editor")(train_editor)
 
 
 @inr_app.command("fit")
 def fit_image(
     image: Annotated[
-        Path, typer.Argument(help="A PNG or JPEG with 8 bits per channel, or chelsea, which ships.")
+        Path,
+        typer.Argument(help="A PNG, JPEG, WebP or BMP with 8 bits, or chelsea, which ships."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The network: NAME.safetensors.")],
     grey: Annotated[
@@ -52,20 +72,48 @@ def fit_image(
     size: Annotated[
         int | None,
         typer.Option(
-            min=2, max=4096, help="Side to bring it to; by default 28 for grey, 32 for colour."
+            min=2,
+            max=4096,
+            help="Up to 32: side of the middle square, as one network. Beyond: the longer side, "
+            "as tiles. By default as the image is, 1024 at most.",
         ),
     ] = None,
     width: Annotated[
-        int, typer.Option(min=1, max=4096, help="Width of the two hidden layers.")
-    ] = 32,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
-    target: Annotated[float, typer.Option("--psnr", help="Stop at this many dB.")] = 40.0,
+        int | None,
+        typer.Option(
+            min=1, max=4096, help="Width of the two hidden layers: 48 for tiles, 32 for one."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Most steps: 400 for tiles, 1000 for one.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--psnr", help="Stop at this many dB: 40 for one network.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the initial weights.")] = 0,
+    force: Force = False,
 ) -> None:
-    """Fit a network to an image: its weights are the image then.
+    """Fit networks to an image: their weights are the image then.
 
-    It is fitted between the pixels as well, so that it can be rendered at any size.
+    An image of up to 32 pixels is one network, a larger one a grid of overlapping tiles. Either can
+    be rendered at any size. A fit of tiles that was stopped goes on where it was.
     """
+    check_out(out, ".safetensors", force=force)
+    if target is not None and math.isnan(target):
+        fail(f"--psnr takes a number such as 40, received {target}")
+    check_image(image)
+    photo, name = _photo(image, grey, size)
+    if max(photo.pixels.shape[:2]) > ONE_NETWORK:
+        options = TileOptions(width, steps, target, seed)
+        tiled = fit_photograph(photo.pixels, out, name, options)
+        save_photograph(out, tiled)
+        typer.echo(f"{out}: {summary(tiled)}")
+    else:
+        _fit_one(photo.pixels, out, name, options=TileOptions(width, steps, target, seed))
+
+
+def _fit_one(pixels: Tensor, out: Path, name: str, options: TileOptions) -> None:
+    """Fit and save one network for a small image, between its pixels as well."""
     import torch
 
     from gmn_opt.inr import (
@@ -80,21 +128,19 @@ def fit_image(
     )
     from gmn_opt.inr.fitting import as_targets
 
-    check_out(out, ".safetensors")
-    if math.isnan(target):
-        fail(f"--psnr takes a number such as 40, received {target}")
-    photo, name = _photo(image, grey, size, steps)
-    side = photo.pixels.shape[0]
-    count = photo.pixels.shape[-1]
+    side, count, width = pixels.shape[0], pixels.shape[-1], options.width or 32
+    steps = options.steps or 1000
+    _check_memory(steps, side)
     config = SirenConfig(2, count, (width, width))
-    pixels = as_targets(photo.pixels.unsqueeze(0), config)
+    targets = as_targets(pixels.unsqueeze(0), config)
+    target = 40.0 if options.target is None else options.target
     fit = FitConfig(steps=steps, target_psnr=target, pixels=side * side)
     with Console(stderr=True).status("Fitting"), enough_memory("lower --size or --width"):
-        found = fit_batch(supersampled(pixels), config, fit, seed=seed)
+        found = fit_batch(supersampled(targets), config, fit, seed=options.seed)
         with torch.no_grad():
             shown = render(config.build(), side, found.params)
     inr = unstack(config.build(), found.params, 0)
-    reached = float(psnr(shown, pixels, config.value_range))
+    reached = float(psnr(shown, targets, config.value_range))
     about = {"size": [side, side], "psnr": round(reached, 2), "source": name}
     try:
         save_inr(out, inr, about)
@@ -107,26 +153,31 @@ def fit_image(
     )
 
 
-def _photo(image: Path, grey: bool | None, size: int | None, steps: int) -> tuple[Photo, str]:
+def _photo(image: Path, grey: bool | None, size: int | None) -> tuple[Photo, str]:
     """The image as it is fitted, and its file's name."""
     from gmn_opt.inr.photos import PhotoError, read_photo
 
     try:
         channels = None if grey is None else 1 if grey else 3
         file = image_file(image)
-        plain = read_photo(file, channels=channels)
-        side = size or SIDES[plain.pixels.shape[-1]]
-        photo = read_photo(file, side, channels)
+        photo = read_photo(file, channels=channels, longest=size or LONGEST)
+        small = max(photo.pixels.shape[:2]) <= ONE_NETWORK
+        if small or (size is not None and size <= ONE_NETWORK):
+            photo = read_photo(file, size or SIDES[photo.pixels.shape[-1]], channels)
     except PhotoError as error:
         fail(str(error))
-    draws = 8 * steps * side**2  # the pixels of every step are drawn in advance
+    say_changes(photo.changes, image)
+    return photo, file.name
+
+
+def _check_memory(steps: int, side: int) -> None:
+    """Refuse what would not fit: the pixels of every step are drawn in advance."""
+    draws = 8 * steps * side**2
     if draws > MOST_BYTES:
         fail(
             f"{steps} steps at {side}x{side} pixels would take {draws / 1e9:.1f} GB of memory, "
             f"more than {MOST_BYTES / 1e9:g}; lower --steps or --size"
         )
-    say_changes(photo.changes, image)
-    return photo, file.name
 
 
 @inr_app.command("edit")
@@ -139,12 +190,22 @@ def edit_inr(
     editor: Editor = None,
     strength: Strength = 1.0,
     omega: Omega = 30.0,
+    force: Force = False,
 ) -> None:
     """Edit the weights of a network; its image is not needed."""
-    from gmn_opt.inr import save_inr
-
-    check_out(out, ".safetensors")
+    check_out(out, ".safetensors", force=force)
     check_strength(strength)
+    check_network(network)
+    from gmn_opt.inr import save_inr
+    from gmn_opt.inr.tiled import is_tiled
+
+    if is_tiled(network):
+        began = time.perf_counter()
+        tiled, used, named = edit_photograph(network, edit, editor, strength)
+        save_photograph(out, tiled)
+        took = time.perf_counter() - began
+        typer.echo(f"{out}: {used.config.edit}, strength {strength:g}, by {named} in {took:.1f} s")
+        return
     inr, about = load_network(network, omega)
     chosen, called = find_editor(edit, editor, inr.config.outputs)
     made_for = side_of(chosen)
@@ -180,39 +241,57 @@ def render_inr(
     network: Annotated[Path, typer.Argument(help="A network, in safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The image: NAME.png.")],
     size: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST, help="Side; by default that of its image.")
+        int | None,
+        typer.Option(min=1, max=LARGEST, help="Longer side; by default that of its image."),
     ] = None,
     omega: Omega = 30.0,
+    force: Force = False,
 ) -> None:
     """Render a network to an image of any size."""
+    check_out(out, force=force)
+    check_network(network)
     import torch
 
     from gmn_opt.inr import render
     from gmn_opt.inr.gallery import levels
-    from gmn_opt.inr.photos import PhotoError, check_name, write_photo
+    from gmn_opt.inr.photos import PhotoError, check_name, check_size, write_photo
+    from gmn_opt.inr.tiled import is_tiled
 
-    check_out(out)
     try:
         check_name(out)
-    except PhotoError as error:
-        fail(str(error))
-    inr, about = load_network(network, omega)
-    if not is_for_images(inr.config):
-        fail(
-            f"{network} maps {inr.config.inputs} coordinates to {inr.config.outputs} values; an "
-            "image takes 2 coordinates, and 1 or 3 values"
-        )
-    default = SIDES[inr.config.outputs]
-    height, width = (size, size) if size else size_in(about) or (default, default)
-    status = Console(stderr=True).status("Rendering")
-    with status, torch.no_grad(), enough_memory("choose a smaller --size"):
-        values = render(inr, (height, width))
-    if not bool(values.isfinite().all()):
-        fail(f"{network} gives values that are no finite numbers; its weights are damaged")
-    try:
-        write_photo(out, levels(values, inr.config.value_range))
+        draw: Callable[[], Tensor]
+        if is_tiled(network):
+            tiled = load_photograph_network(network)
+            config, sides = tiled.config, _sides(tiled.size, size)
+            draw = partial(tiled.render, sides)
+        else:
+            inr, about = load_network(network, omega)
+            config = inr.config
+            default = SIDES.get(config.outputs, SIDES[1])
+            sides = _sides(size_in(about) or (default, default), size)
+            draw = partial(render, inr, sides)
+        if not is_for_images(config):
+            fail(
+                f"{network} maps {config.inputs} coordinates to {config.outputs} values; an "
+                "image takes 2 coordinates, and 1 or 3 values"
+            )
+        check_size(out, *sides)
+        status = Console(stderr=True).status("Rendering")
+        with status, torch.no_grad(), enough_memory("choose a smaller --size"):
+            values = draw()
+        if not bool(values.isfinite().all()):
+            fail(f"{network} gives values that are no finite numbers; its weights are damaged")
+        write_photo(out, levels(values, config.value_range))
     except PhotoError as error:
         fail(str(error))
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror or error}")
-    typer.echo(f"{out}: {width}x{height}")
+    typer.echo(f"{out}: {sides[1]}x{sides[0]}")
+
+
+def _sides(own: tuple[int, int], longest: int | None) -> tuple[int, int]:
+    """Height and width of a rendering, in the proportions of the image."""
+    if longest is None:
+        return own
+    height, width = (max(1, round(n * longest / max(own))) for n in own)
+    return height, width

@@ -9,9 +9,13 @@ import typer
 from rich.console import Console
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.inr.photo_gallery import photograph_gallery
 from gmn_opt.cli.inr.shared import (
+    ONE_NETWORK,
     Editor,
+    Force,
     Strength,
+    check_image,
     check_out,
     check_strength,
     find_editor,
@@ -44,8 +48,22 @@ def make_gallery(
     edit: Annotated[str | None, typer.Option("--edit", help="dilate, contrast, ...")] = None,
     editor: Editor = None,
     strength: Strength = 1.0,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=2, max=1024, help="Longer side, 256 for photographs; up to 32: single networks."
+        ),
+    ] = None,
+    force: Force = False,
 ) -> None:
-    """Draw a grid: original, network, edited network, reference edit, error."""
+    """Draw a grid: original, network, edited network, reference edit, error.
+
+    Photographs of yours become tiles, edited at three strengths.
+    """
+    check_out(out, ".png", ".svg", ".pdf", force=force)
+    check_strength(strength)
+    for path in images or []:
+        check_image(path)
     import torch
 
     from gmn_opt.inr import FitConfig, fit_batch, render
@@ -53,8 +71,9 @@ def make_gallery(
     from gmn_opt.inr.fitting import as_targets
     from gmn_opt.inr.gallery import draw_gallery, error_image
 
-    check_out(out, ".png", ".svg", ".pdf")
-    check_strength(strength)
+    if images and (size or _largest(images)) > ONE_NETWORK:
+        photograph_gallery(out, images, edit, editor, size)
+        return
     chosen, called, pixels = _chosen(images or [], data, count, edit, editor)
     config = chosen.inr
     status = Console(stderr=True)
@@ -85,6 +104,16 @@ def make_gallery(
         fail(f"cannot write {out}: {error.strerror or error}")
     images_made = "1 image" if len(pixels) == 1 else f"{len(pixels)} images"
     typer.echo(f"{out}: {images_made}, {name} by {called}{note}")
+
+
+def _largest(images: list[Path]) -> int:
+    """Longer side of the first image."""
+    from gmn_opt.inr.photos import PhotoError, read_photo
+
+    try:
+        return max(read_photo(image_file(images[0])).pixels.shape[:2])
+    except PhotoError as error:
+        fail(str(error))
 
 
 def _chosen(

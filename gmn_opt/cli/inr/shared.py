@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import gmn_opt
 from gmn_opt.cli.errors import fail
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ Editor = Annotated[
     Path | None, typer.Option("--editor", metavar="FILE", help="A trained editor of your own.")
 ]
 Strength = Annotated[
-    float, typer.Option(help="0 for nothing, 1 for the edit; between and beyond interpolates.")
+    float, typer.Option(help="0 for nothing, 1 for the edit; what lies between is in between.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Write over files that are there.")]
 #: Largest side of an image that is rendered.
 LARGEST = 16384
+#: Longer side of images that one network is enough for.
+ONE_NETWORK = 32
 #: Side of the images that an editor was made for, by their channels, where nothing else says it.
 SIDES = {1: 28, 3: 32}
 
@@ -33,7 +37,7 @@ def find_editor(
 ) -> tuple[WeightEditor, str]:
     """The editor in a file, or the shipped one for an edit; and what it is called."""
     from gmn_opt.inr import load_editor, shipped_editors
-    from gmn_opt.inr.editor_files import editor_name
+    from gmn_opt.inr.editor_files import colours, editor_name
     from gmn_opt.weights import WeightsError
 
     if path is None and edit is None:
@@ -43,6 +47,12 @@ def find_editor(
         fail(f"say which edit with --edit, or give a file with --editor; there are: {there}")
     if path is not None and path.is_dir():
         fail(f"{path} is a folder; --editor takes a file")
+    other = next((c for c in SIDES if c != channels and editor_name(str(edit), c)
+                  in shipped_editors()), None)  # fmt: skip
+    if path is None and channels and other and editor_name(str(edit), channels) not in (
+        shipped_editors()
+    ):  # fmt: skip
+        fail(f"{edit} is for {colours(other)} images; fit with --{colours(other)}")
     try:
         if path is None:
             found = load_editor(str(edit), channels)
@@ -68,6 +78,7 @@ def is_for_images(config: InrConfig) -> bool:
 
 def image_file(path: Path) -> Path:
     """The file, or where there is none of this name, the bundled photograph."""
+    check_image(path)
     from gmn_opt.data import photograph_names, photograph_path
 
     try:
@@ -77,10 +88,28 @@ def image_file(path: Path) -> Path:
         fail(str(error))
 
 
+def check_image(path: Path) -> None:
+    """Refuse a path that is no image's, before anything large is imported."""
+    if path.is_dir():
+        fail(f"{path} is a folder; give an image file")
+    # bundled photographs are files of the package
+    bundled = Path(gmn_opt.__file__).parent / "data" / "bundled" / f"{path}.png"
+    if not path.is_file() and not (len(path.parts) == 1 and bundled.is_file()):
+        fail(f"there is no file {path}")
+
+
+def check_network(path: Path) -> None:
+    """Refuse a path that is no network's, before anything large is imported."""
+    if path.is_dir():
+        fail(f"{path} is a folder; give the file of a network")
+    if not path.is_file():
+        fail(f"There is no file {path}.")
+
+
 def check_strength(strength: float) -> None:
-    """Refuse what is no number."""
-    if not math.isfinite(strength):
-        fail(f"--strength takes a number such as 0.5, received {strength}")
+    """Refuse what does not lie between nothing and the edit."""
+    if not 0 <= strength <= 1:
+        fail(f"--strength takes a number from 0 to 1 such as 0.5, received {strength}")
 
 
 def load_network(path: Path, omega: float) -> tuple[Inr, dict[str, Any]]:
@@ -126,7 +155,7 @@ def say_changes(changes: tuple[str, ...], path: Path) -> None:
         typer.echo(f"changed {path}: {'; '.join(changes)}", err=True)
 
 
-def check_out(path: Path, *suffixes: str) -> None:
+def check_out(path: Path, *suffixes: str, force: bool = False) -> None:
     """Refuse before anything is computed."""
     if suffixes and path.suffix.lower() not in suffixes:
         fail(f"cannot write {path}: the name must end in {', '.join(suffixes)}")
@@ -134,3 +163,5 @@ def check_out(path: Path, *suffixes: str) -> None:
         fail(f"cannot write {path}: {path.parent} is not a folder")
     if path.is_dir():
         fail(f"cannot write {path}: it is a folder")
+    if path.exists() and not force:
+        fail(f"{path} is there already; choose another name, or pass --force to write over it")

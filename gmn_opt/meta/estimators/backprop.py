@@ -12,11 +12,14 @@ from gmn_opt.meta.unroll import unroll
 def backpropagate(rule: Rule, window: Window, second_order: bool, chunk: int | None) -> Estimate:
     """Unroll ``window`` and differentiate its meta-loss; see :func:`gmn_opt.meta.unroll`.
 
-    A window with a loss that is not finite has NaN as its gradient: nothing is differentiated.
+    A window with a loss that is not finite has NaN as its gradient: nothing is differentiated. One
+    in which the rule follows an earlier thought all along has none.
     """
     own = dict(rule.named_parameters())
     out = unroll(rule, window, second_order, chunk)
-    if bool(out.losses.isfinite().all()):
+    if not out.meta_loss.requires_grad:
+        found = [torch.zeros_like(p) for p in own.values()]
+    elif bool(out.losses.isfinite().all()):
         grads = torch.autograd.grad(out.meta_loss, list(own.values()), allow_unused=True)
         # parts of a rule that this task does not use
         found = [

@@ -91,7 +91,7 @@ def build() -> list[Path]:
     sources = [str(HERE / name) for name in SOURCES if name.endswith(".cpp")]
     command = [*compiler(), *FLAGS, f'-DSOURCE_DIGEST="{digest()}"', *sources]
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as folder:
-        running = []
+        running: list[tuple[str, Path, subprocess.Popen[str]]] = []
         for variant, flags in variants().items():
             made = Path(folder) / library_path(variant).name
             try:

@@ -1,0 +1,234 @@
+"""Editors for photographs: ``python -m experiments.photo_editing --edit contrast``.
+
+Trains an editor of tiled INRs (:mod:`gmn_opt.inr.photo_training`) on the photographs of
+``tasks.data.photo_collection`` and judges it on six that no training saw, at 256 pixels: fit,
+edit, floor (the edited photograph fitted in as many steps as the edit takes), seams, seconds, and
+what is left of the change without the metanet's rounds or without the plain steps.
+``--edit rounds`` trains only the rounds that all edits share, ``--predictor-only`` the rest; then
+``--rounds FILE`` and ``--predictor FILE`` take either from an editor. Writes
+``editor.safetensors``, ``result.json`` and ``gallery.png`` to --out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from experiments import frame
+from gmn_opt.inr import WeightEditor, fit_tiles, load_editor, load_tiled, save_editor, save_tiled
+from gmn_opt.inr.edits import EDITS, PHOTO, edited, find_edit
+from gmn_opt.inr.gallery import draw_gallery, error_image, levels
+from gmn_opt.inr.photo_training import (
+    TILE,
+    PhotoTraining,
+    make_tiles,
+    new_photo_editor,
+    train_predictor,
+    train_rounds,
+)
+from gmn_opt.inr.settling import settle
+from gmn_opt.inr.tiled import TiledInr
+from gmn_opt.inr.tiled_editing import aim, edit_tiles
+from gmn_opt.inr.tiled_fitting import TILE_FIT, digest
+from gmn_opt.inr.tiling import cut, seam_ratio
+from tasks.data.photo_collection import Part, licence, load_photo, names
+
+#: By preset: CPU seconds of the predictor and of the rounds, tiles per architecture, photographs
+#: to judge on and their side.
+PRESETS = {
+    "smoke": (2.0, 4.0, 8, 1, 72),
+    "cpu": (60.0, 120.0, 48, 6, 256),
+    "gpu": (900.0, 3600.0, 1000, 6, 256),
+}
+#: Grain, in levels, of photographs that are to be cleaned.
+GRAIN = 20.0
+ROUNDS = "rounds"
+#: The edits whose reference images the rounds learn to move to.
+_SHIPPED = tuple(PHOTO + n for n in ("contrast", "sharpen", "denoise", "warm", "sketch", "neon"))
+
+
+def square(photo: Tensor, side: int) -> Tensor:
+    """The middle of a photograph, uint8 ``[side, side, C]``, by area averaging."""
+    least = min(photo.shape[:2])
+    top, left = (photo.shape[0] - least) // 2, (photo.shape[1] - least) // 2
+    middle = photo[top : top + least, left : left + least].permute(2, 0, 1)[None].float()
+    return F.interpolate(middle, size=(side, side), mode="area")[0].permute(1, 2, 0).round().byte()
+
+
+def subject(name: str, side: int, edit: str) -> Tensor:
+    """A photograph to be edited: grainy where the edit learned on grain."""
+    photo = square(load_photo(name), side)
+    if not EDITS[edit].noise:
+        return photo
+    grain = np.random.default_rng(len(name)).normal(0, GRAIN, tuple(photo.shape))
+    return (photo + torch.from_numpy(grain)).round().clamp(0, 255).byte()
+
+
+def fitted(image: Tensor, folder: Path) -> TiledInr:
+    """A fit, kept in a folder by the image's digest."""
+    path = folder / f"{digest(image)[:16]}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tiled(path, fit_tiles(image))
+    return load_tiled(path)
+
+
+def _values(image: Tensor) -> Tensor:
+    return image.float() / 127.5 - 1
+
+
+def _mse(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean())
+
+
+@torch.no_grad()
+def judge_one(editor: WeightEditor, name: str, side: int, folder: Path) -> dict[str, Any]:
+    """What becomes of one photograph; images under ``"shown"``, all else plain values."""
+    edit = editor.config.edit
+    photo = subject(name, side, edit)
+    tiled, wanted = fitted(photo, folder), edited(_values(photo), edit)
+    shown, started = tiled.render(), time.perf_counter()
+    done = edit_tiles(editor, tiled)
+    seconds = time.perf_counter() - started
+    result, halved = done.render(), edit_tiles(editor, tiled, 0.5).render()
+    # the floor takes as many steps on pixels as rounds and plain steps do
+    steps = editor.config.rounds + editor.config.settle
+    with torch.enable_grad():
+        floor = fit_tiles(levels(wanted), fit=replace(TILE_FIT, steps=steps)).render()
+    goals = cut(aim(editor, shown), tiled.tiling)
+    inr, known = tiled.template(), editor.prepare(tiled.params, tiled.config)
+    alone = settle(inr, known, goals, editor.config.settle)
+    rounds = editor(tiled.params, tiled.config, goal=goals)
+    return {
+        "name": name,
+        "licence": licence(name),
+        "fit_psnr": tiled.about["psnr"],
+        "worst_tile_psnr": tiled.about["worst_tile_psnr"],
+        "fit_seconds": tiled.about["seconds"],
+        "edit_seconds": round(seconds, 2),
+        "test_mse": _mse(result, wanted),
+        "no_edit": _mse(shown, wanted),
+        "floor": _mse(floor, wanted),
+        "predicted": _mse(aim(editor, shown), wanted),
+        "without_rounds": _mse(tiled.with_params(alone).render(), wanted),
+        "rounds_alone": _mse(tiled.with_params(rounds).render(), wanted),
+        "seam_ratio": seam_ratio(result, tiled.tiling),
+        "seam_ratio_of_reference": seam_ratio(wanted, tiled.tiling),
+        "seam_ratio_of_error": seam_ratio(result, tiled.tiling, wanted),
+        "shown": {
+            "photograph": _values(photo),
+            "network": shown,
+            "edit, strength 0.5": halved,
+            "strength 1": result,
+            "reference": wanted,
+            "error": error_image(result, wanted),
+        },
+    }
+
+
+def take_predictor(editor: WeightEditor, other: WeightEditor) -> Any:
+    """Give an editor the predictor of another for the same edit, and say how that was trained."""
+    if other.config.edit != editor.config.edit:
+        raise ValueError(f"That editor is for {other.config.edit}, not for {editor.config.edit}.")
+    mine, theirs = editor.refinement, other.refinement
+    assert mine is not None
+    assert theirs is not None
+    mine.predictor.load_state_dict(theirs.predictor.state_dict())
+    return other.about["predictor"]
+
+
+def verdict(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over photographs, and the worst of what must hold for all."""
+    keys = ("fit_psnr", "test_mse", "no_edit", "floor", "predicted", "without_rounds",
+            "rounds_alone", "fit_seconds", "edit_seconds")  # fmt: skip
+    return {k: mean(f[k] for f in found) for k in keys} | {
+        "worst_tile_psnr": min(f["worst_tile_psnr"] for f in found),
+        "share_of_no_edit": max(f["test_mse"] / f["no_edit"] for f in found),
+        "times_floor": max(f["test_mse"] / f["floor"] for f in found),
+        "seam_ratio": max(f["seam_ratio"] / f["seam_ratio_of_reference"] for f in found),
+    }
+
+
+def main(
+    edit: Annotated[str, typer.Option(help="A name, package.module:function, or rounds.")],
+    out: Annotated[Path | None, typer.Option(help="Default: runs/photo_editing/EDIT.")] = None,
+    preset: frame.Preset = "cpu",
+    seed: frame.Seed = 0,
+    rounds: Annotated[Path | None, typer.Option(help="Take these over from an editor.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="Take this over from an editor.")] = None,
+    predictor_only: Annotated[bool, typer.Option(help="Train no rounds, judge nothing.")] = False,
+    predictor_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
+    rounds_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
+    photos: Annotated[list[str] | None, typer.Option(help="To judge on; default: test.")] = None,
+    threads: frame.Threads = 1,
+) -> None:
+    """Train and judge an editor for photographs."""
+    console = frame.begin(threads)
+    with frame.refusing(console):
+        frame.choose("preset", preset, PRESETS)
+        see, move, tiles, few, side = PRESETS[preset]
+        name = ROUNDS if edit == ROUNDS else find_edit(edit, PHOTO).name
+        trained = [load_photo(n) for n in names("train")]
+        known = None if rounds is None else load_editor(rounds)
+        editor = new_photo_editor(name, rounds_of=known, seed=seed)
+        folder = out or Path("runs/photo_editing") / name.removeprefix(PHOTO)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def report(done: float, step: int, loss: float) -> None:
+        console.print(f"{done:4.0%}, step {step}: {loss:.5f}")
+
+    record: dict[str, Any] = {"edit": name, "seed": seed, "preset": preset}
+    record["rounds"] = known.about.get("rounds") if known else None
+    if known is None and not predictor_only:
+        config = PhotoTraining(rounds_seconds or move, batch=8, lr=3e-3)
+        sets = make_tiles(trained, tiles, seed + 1)
+        known_edits = _SHIPPED if name == ROUNDS else tuple({*_SHIPPED, name})
+        made = train_rounds(editor, sets, known_edits, config, seed, report)
+        made |= {"command": frame.command_line(), "tiles": tiles * len(sets), **asdict(config)}
+        record["rounds"] = made
+    if name != ROUNDS:
+        assert editor.refinement is not None
+        mine = editor.refinement.predictor
+        if predictor is None:
+            config = PhotoTraining(predictor_seconds or see)
+            made = train_predictor(mine, trained, name, config, seed, report)
+            record["predictor"] = made | {"command": frame.command_line(), **asdict(config)}
+        else:
+            with frame.refusing(console):
+                record["predictor"] = take_predictor(editor, load_editor(predictor))
+    weights = folder / "editor.safetensors"
+    about = {"size": [TILE, TILE], "rounds": record["rounds"], "seed": seed}
+    about["predictor"] = record.get("predictor")
+    save_editor(weights, editor.eval(), about)
+    record |= {
+        "sha256": sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(p.numel() for p in editor.parameters()),
+        "editor": asdict(editor.config),
+        "photographs": {p: len(names(p)) for p in ("train", "valid", "test")},
+        "licences": sorted({licence(n).rpartition(", ")[2] for n in names("train")}),
+        "target_range": [-1, 1],
+    }
+    if name != ROUNDS and not predictor_only:
+        part: Part = "test"
+        found = [judge_one(editor, n, side, folder.parent / "fits")
+                 for n in photos or names(part)[:few]]  # fmt: skip
+        rows = [f.pop("shown") for f in found]
+        columns = {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
+        draw_gallery(columns, folder / "gallery.png", f"{name}: photographs never seen in training")
+        record |= {"side": side, "results": verdict(found), "tests": found}
+        console.print(record["results"])
+    frame.write_record(folder / "result.json", record)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,179 @@
+"""Photographs at their own size: fitting and editing tiled INRs, with progress and an estimate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from gmn_opt.cli.errors import fail
+from gmn_opt.cli.inr.shared import enough_memory, find_editor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gmn_opt.inr import TiledInr, WeightEditor
+
+#: Seconds between plain lines of progress.
+_BETWEEN = 5.0
+#: Longer side that larger photographs are reduced to, unless --size says otherwise.
+LONGEST = 1024
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """What `inr fit` was asked for; None for what serves photographs."""
+
+    width: int | None
+    steps: int | None
+    target: float | None
+    seed: int
+
+
+@contextmanager
+def told_progress(what: str) -> Iterator[Callable[[float, str], None]]:
+    """A function ``tell(share done, text)``: a bar on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[info]}")
+    last = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0, info="")
+
+        def tell(done: float, text: str) -> None:
+            nonlocal last
+            bar.update(task, completed=done, info=text)
+            if not console.is_terminal and time.monotonic() - last >= _BETWEEN:
+                last = time.monotonic()
+                typer.echo(f"{what} {done:.0%}, {text}", err=True)
+
+        yield tell
+
+
+def fit_photograph(pixels: Tensor, out: Path, source: str, options: TileOptions) -> TiledInr:
+    """Fit a tiled INR; says what it will take. What was done of a stopped fit is taken up again."""
+    from gmn_opt.inr.tiled_fitting import (
+        TILE_FIT,
+        WIDTHS,
+        FitProgress,
+        estimate,
+        fit_tiles,
+        photo_config,
+    )
+    from gmn_opt.weights import WeightsError
+
+    width = options.width
+    config = photo_config(pixels.shape[-1], WIDTHS if width is None else (width, width))
+    steps = options.steps or TILE_FIT.steps
+    fit = replace(TILE_FIT, steps=steps, target_psnr=options.target)
+    parts = out.with_name(f"{out.name}.part")
+    with enough_memory("lower --size or --width"):
+        expected = estimate(pixels, config, fit)
+        typer.echo(f"{pixels.shape[1]}x{pixels.shape[0]} pixels: about {expected:.0f} s", err=True)
+        with told_progress("Fitting") as tell:
+
+            def report(p: FitProgress) -> None:
+                step = round(p.done * steps)
+                tell(p.done, f"step {step} of {steps}, {p.psnr:.1f} dB, {p.left:.0f} s left")
+
+            try:
+                tiled = fit_tiles(
+                    pixels, config, fit, seed=options.seed, parts=parts, on_progress=report
+                )
+            except WeightsError as error:
+                fail(str(error))
+            except OSError as error:
+                fail(f"cannot write {parts}: {error.strerror or error}")
+    return tiled.with_params(tiled.params, source=source)
+
+
+def save_photograph(out: Path, tiled: TiledInr) -> None:
+    """Write a tiled INR, or refuse."""
+    from gmn_opt.inr import save_tiled
+
+    try:
+        save_tiled(out, tiled)
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")
+
+
+def summary(tiled: TiledInr) -> str:
+    """What was fitted, in a line."""
+    rows, columns = tiled.tiling.grid
+    parameters = sum(p.numel() for p in tiled.params.values())
+    sizes = (tiled.config.inputs, *tiled.config.widths, tiled.config.outputs)
+    about = tiled.about
+    return (
+        f"{columns}x{rows} tiles, each a SIREN {'-'.join(map(str, sizes))}; {parameters:,} "
+        f"parameters, {about['psnr']:.1f} dB (worst tile {about['worst_tile_psnr']:.1f}) in "
+        f"{about['seconds']:.1f} s"
+    )
+
+
+def load_photograph_network(path: Path) -> TiledInr:
+    """The tiled INR in a file, or one message."""
+    from gmn_opt.inr import load_tiled
+    from gmn_opt.weights import WeightsError
+
+    try:
+        return load_tiled(path)
+    except WeightsError as error:
+        fail(str(error))
+
+
+def photo_editor(edit: str | None, path: Path | None, channels: int) -> tuple[WeightEditor, str]:
+    """An editor of tiled INRs: from a file, or the shipped one for an edit."""
+    from gmn_opt.inr.editor_files import editor_name, shipped_editors
+    from gmn_opt.inr.edits import PHOTO
+    from gmn_opt.inr.tiled_editing import serves_tiles
+
+    shipped = [n for n in shipped_editors(channels) if n.startswith(f"inr-{PHOTO}")]
+    names = ", ".join(n.removeprefix(f"inr-{PHOTO}").rpartition("-")[0] for n in shipped)
+    if path is None:
+        if edit is None:
+            fail(f"say which edit with --edit ({names or 'none ships'}), or give a file with "
+                 "--editor")  # fmt: skip
+        full = edit if edit.startswith(PHOTO) else PHOTO + edit
+        if editor_name(full, channels) not in shipped:
+            small = next((c for c in (1, 3) if editor_name(edit, c) in shipped_editors()), channels)
+            way = " --grey" if small == 1 and channels == 3 else ""
+            there = f"there are {names}" if names else "none ships for such images"
+            known = editor_name(edit, small) in shipped_editors()
+            hint = f"; {edit} is for small images: fit with --size 32{way}" if known else ""
+            fail(f"there is no editor for {edit!r} on photographs of this size; {there}{hint}")
+        edit = full
+    elif edit is not None and not edit.startswith(PHOTO):
+        edit = PHOTO + edit
+    editor, called = find_editor(edit, path, channels)
+    if not serves_tiles(editor):
+        fail(f"{called} edits single networks, not tiled ones; fit the image with --size 32")
+    return editor, called
+
+
+def edit_photograph(
+    network: Path, edit: str | None, path: Path | None, strength: float
+) -> tuple[TiledInr, WeightEditor, str]:
+    """The edited network of a photograph, the editor, and what it is called."""
+    from gmn_opt.inr.tiled_editing import edit_tiles
+
+    tiled = load_photograph_network(network)
+    if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
+        fail(f"{network} holds weights that are no finite numbers")
+    editor, called = photo_editor(edit, path, tiled.config.outputs)
+    started = time.perf_counter()
+    with told_progress("Editing") as tell, enough_memory("fit at a smaller --size"):
+
+        def report(done: float) -> None:
+            seconds = (time.perf_counter() - started) * (1 - done) / max(done, 1e-9)
+            tell(done, f"{seconds:.0f} s left")
+
+        try:
+            return edit_tiles(editor, tiled, strength, report), editor, called
+        except ValueError as error:
+            fail(f"{network}: {error}")
