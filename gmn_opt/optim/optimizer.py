@@ -19,6 +19,7 @@ from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.gradients import Gradients, as_real, bounded, compute_dtype, plain_arithmetic
 from gmn_opt.optim.rule import LearnedRule
 from gmn_opt.optim.settings import (
+    CYCLED,
     LearningRateWatch,
     check_group,
     check_keywords,
@@ -103,6 +104,7 @@ class GMNOptimizer(Optimizer):
             "weight_decay": weight_decay,
             "total_steps": total_steps,
             "maximize": maximize,
+            CYCLED: 0,
             STEPS_TAKEN: 0,
             GRAPH: "",
         }

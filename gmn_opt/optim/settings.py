@@ -13,6 +13,9 @@ from torch import Tensor, nn
 ADAMW_LR = 1e-3
 #: Below this ``lr`` was most likely written for another optimizer.
 SMALLEST_LR = 0.02
+#: In every group, for schedulers that cycle a momentum unless told not to (OneCycleLR, CyclicLR):
+#: without it they raise. Nothing reads it.
+CYCLED = "momentum"
 #: Steps of a constant or rising ``lr`` after which its peak is taken for known.
 _PATIENCE = 100
 
