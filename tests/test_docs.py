@@ -64,6 +64,12 @@ def metanet(names: Names, printed: str) -> None:
     assert "'0'" in printed
 
 
+def optimizer(names: Names, printed: str) -> None:
+    """The graph is shown, and a state was saved."""
+    assert "space" in printed
+    assert Path("run.pt").stat().st_size > 1000
+
+
 def parameter_graphs(names: Names, printed: str) -> None:
     """A picture, and what was found."""
     assert Path("network.png").stat().st_size > 1000
@@ -71,6 +77,8 @@ def parameter_graphs(names: Names, printed: str) -> None:
     assert "of the parameters lie along a space" in printed
 
 
+#: What torchrun would say to a single process.
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 #: What is checked of a page, and how many blocks it has.
 CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "README.md": (1, readme),
@@ -79,6 +87,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
+    "optimizer.md": (8, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
 }
 
@@ -93,6 +102,8 @@ def test_the_code_on_a_page_runs(
     count, check = CHECKS.get(page.name, (0, None))
     assert len(blocks) == count == page.read_text("utf-8").count("```python\n")
     monkeypatch.chdir(tmp_path)
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     known = dict(RULES)
     try:
         for block in blocks:
