@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Heads(nn.Module):
 
 def mlp(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for one, two in zip(sizes[:-1], sizes[1:], strict=True):
+    for one, two in pairwise(sizes):
         layers += [nn.Linear(one, two), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
