@@ -87,7 +87,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
-    "optimizer.md": (8, optimizer),
+    "optimizer.md": (9, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
 }
 
@@ -119,6 +119,14 @@ def test_the_code_on_a_page_runs(
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / link).exists(), link
+
+
+def test_tests_that_the_page_on_the_optimizer_names_exist() -> None:
+    text = (ROOT / "docs/optimizer.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests/optim" / file).read_text("utf-8"), name
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
