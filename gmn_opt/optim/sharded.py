@@ -30,7 +30,7 @@ def whole(tensor: Tensor) -> Tensor:
     """All elements, detached: gathered from all processes, which must all call this."""
     full: Tensor = tensor.detach()
     if is_sharded(tensor):
-        full = full.full_tensor()  # type: ignore[operator]
+        full = full.full_tensor()  # type: ignore[attr-defined]
     return full
 
 
@@ -38,7 +38,7 @@ def own(tensor: Tensor) -> Tensor:
     """The elements that this process has, detached, in the same memory."""
     kept: Tensor = tensor.detach()
     if is_sharded(tensor):
-        kept = kept.to_local()  # type: ignore[operator]
+        kept = kept.to_local()  # type: ignore[attr-defined]
     return kept
 
 
