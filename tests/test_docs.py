@@ -64,6 +64,12 @@ def metanet(names: Names, printed: str) -> None:
     assert "'0'" in printed
 
 
+def optimizer(names: Names, printed: str) -> None:
+    """The graph is shown, and a state was saved."""
+    assert "space" in printed
+    assert Path("run.pt").stat().st_size > 1000
+
+
 def parameter_graphs(names: Names, printed: str) -> None:
     """A picture, and what was found."""
     assert Path("network.png").stat().st_size > 1000
@@ -80,6 +86,9 @@ def predict(names: Names, printed: str) -> None:
     assert Path("zoo/dataset.json").exists()
 
 
+
+#: What torchrun would say to a single process.
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 #: What is checked of a page, and how many blocks it has.
 CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "README.md": (1, readme),
@@ -88,6 +97,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
+    "optimizer.md": (9, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
     "predict.md": (6, predict),
 }
@@ -103,6 +113,8 @@ def test_the_code_on_a_page_runs(
     count, check = CHECKS.get(page.name, (0, None))
     assert len(blocks) == count == page.read_text("utf-8").count("```python\n")
     monkeypatch.chdir(tmp_path)
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     known = dict(RULES)
     try:
         for block in blocks:
@@ -118,6 +130,14 @@ def test_the_code_on_a_page_runs(
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / link).exists(), link
+
+
+def test_tests_that_the_page_on_the_optimizer_names_exist() -> None:
+    text = (ROOT / "docs/optimizer.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests/optim" / file).read_text("utf-8"), name
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

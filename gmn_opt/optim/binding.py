@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.metanet import blocked
+from gmn_opt.optim.assembled import assembled_inputs, assembled_twin, has_shards
 from gmn_opt.optim.capture import Inputs
-from gmn_opt.optim.gradients import as_real, compute_dtype
+from gmn_opt.optim.gradients import as_real, compute_dtype, real_shape
+from gmn_opt.optim.sharded import whole
 from gmn_opt.optim.twin import traceable_twin
 
 
@@ -36,15 +40,20 @@ class Binding:
     @property
     def trainable(self) -> dict[str, Tensor]:
         """Those whose real numbers are the edges of the graph."""
-        return {n: p for n, p in self.tensors.items() if as_real(p).shape == self.graph.shapes[n]}
+        return {n: p for n, p in self.tensors.items() if real_shape(p) == self.graph.shapes[n]}
 
     def values(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Numbers for every name of the graph, detached; magnitudes of what is no edge."""
-        shapes = self.graph.shapes
-        return {
-            name: (as_real(p) if as_real(p).shape == shapes[name] else p.abs()).detach().to(dtype)
-            for name, p in self.tensors.items()
-        }
+        found = {}
+        for name, p in self.tensors.items():
+            edges = real_shape(p) == self.graph.shapes[name]
+            found[name] = (as_real(whole(p)) if edges else whole(p).abs()).to(dtype)
+        return found
+
+    @cached_property
+    def graph_digest(self) -> str:
+        """The same where the graph is."""
+        return hashlib.sha256(self.graph.to_json().encode()).hexdigest()
 
     @property
     def is_current(self) -> bool:
@@ -52,8 +61,7 @@ class Binding:
         shapes = self.graph.shapes
         devices = {p.device for p in self.tensors.values()}
         return len(devices) == 1 and all(
-            shapes[name] in (tuple(p.shape), tuple(as_real(p).shape))
-            for name, p in self.tensors.items()
+            shapes[name] in (tuple(p.shape), real_shape(p)) for name, p in self.tensors.items()
         )
 
 
@@ -68,12 +76,14 @@ def bind_traced(model: nn.Module, inputs: Inputs) -> Binding | None:
     if any(isinstance(leaf, Tensor) and leaf.is_nested for leaf in tree_leaves(inputs)):
         # inside torch, an error on their way through a trace would end the process
         raise RuntimeError("it was called on a nested tensor, which has no one shape to follow")
+    named = dict(model.named_parameters())
+    if has_shards(model):
+        model, (args, kwargs) = assembled_twin(model), assembled_inputs(inputs)
     try:
         graph = trace(traceable_twin(model), *args, **kwargs)
     except Exception:
         graph = trace(traceable_twin(model, record=True), *args, **kwargs)
     graph = without_empty(graph.contract())
-    named = dict(model.named_parameters())
     tensors: dict[str, Tensor] = {name: named[name] for name in graph.shapes}
     devices = sorted({str(p.device) for p in tensors.values()})
     if len(devices) > 1:
@@ -102,9 +112,7 @@ def bind_islands(params: Sequence[Tensor]) -> list[Binding]:
     for i, p in enumerate(params):
         found.setdefault(p.device, {})[f"param_{i}"] = p
     return [
-        Binding(
-            ParameterGraph.islands({n: tuple(as_real(p).shape) for n, p in named.items()}), named
-        )
+        Binding(ParameterGraph.islands({n: real_shape(p) for n, p in named.items()}), named)
         for named in found.values()
     ]
 
@@ -145,7 +153,7 @@ def load_binding(
     for name, shape in graph.shapes.items():
         index = saved["params"].get(name, len(params))
         for p in (owned.get(name), params[index] if index < len(params) else None):
-            if p is not None and shape in (tuple(p.shape), tuple(as_real(p).shape)):
+            if p is not None and shape in (tuple(p.shape), real_shape(p)):
                 tensors[name] = p
                 break
     return Binding(graph, tensors) if len(tensors) == len(graph.shapes) else None
@@ -159,3 +167,13 @@ def load_thought(saved: Mapping[str, Any], binding: Binding) -> Tensor | None:
     device = next(iter(binding.tensors.values())).device
     dtype = max(dtypes, key=lambda d: d.itemsize)
     return torch.tensor(saved["thought"], dtype=dtype, device=device)
+
+
+def digest(bindings: Sequence[Binding], params: Sequence[Tensor]) -> int:
+    """62 bits that are the same where the graphs and the places of ``params`` in them are."""
+    position = {id(p): i for i, p in enumerate(params)}
+    found = hashlib.sha256()
+    for binding in bindings:
+        places = [(name, position.get(id(p))) for name, p in binding.tensors.items()]
+        found.update(f"{binding.graph_digest} {places}".encode())
+    return int.from_bytes(found.digest()[:8], "big") >> 2

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmn_opt.optim.sharded import Team, whole
+
 #: Binary exponent of the largest number whose squares may be added up by the hundred million.
 _LARGEST = {torch.float32: 48, torch.float64: 480}
 
@@ -17,6 +19,11 @@ _LARGEST = {torch.float32: 48, torch.float64: 480}
 def compute_dtype(p: Tensor) -> torch.dtype:
     """The real dtype in which updates of ``p`` are computed and accumulated."""
     return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def real_shape(p: Tensor) -> tuple[int, ...]:
+    """The shape of :func:`as_real` of ``p``."""
+    return (*p.shape, 2) if p.is_complex() else tuple(p.shape)
 
 
 def as_real(tensor: Tensor) -> Tensor:
@@ -30,18 +37,27 @@ def as_real(tensor: Tensor) -> Tensor:
 class Gradients:
     """The gradients of one step, by the ``id`` of their parameter, and their largest entries.
 
-    Each is real, dense and in the parameter's :func:`compute_dtype`.
+    Attributes:
+        are_finite: whether they hold neither NaN nor infinity, in no process.
+        are_zero: whether all entries are zero, in all processes.
+
+    Each is whole, real, dense and in the parameter's :func:`compute_dtype`. Where a parameter is
+    sharded and only some processes have a gradient for it, the others have one of zero.
     """
 
-    def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, groups: Iterable[Mapping[str, Any]], team: Team) -> None:
         self.of: dict[int, Tensor] = {}
-        for group in groups:
-            sign = -1 if group["maximize"] else 1
-            for p in group["params"]:
-                if p.grad is not None and p.numel():
-                    grad = _dense(p.grad.detach()).to(compute_dtype(p))
-                    self.of[id(p)] = -grad if sign < 0 else grad
+        listed = [(p, group["maximize"]) for group in groups for p in group["params"]]
+        seen = team.most([p.grad is not None and p.numel() > 0 for p, _ in listed])
+        for (p, upwards), somewhere in zip(listed, seen, strict=True):
+            if somewhere:
+                given = torch.zeros_like(p) if p.grad is None else p.grad
+                grad = _dense(whole(given)).to(compute_dtype(p))
+                self.of[id(p)] = -grad if upwards else grad
         self._largest = _largest_entries(self.of)
+        finite = all(math.isfinite(x) for x in self._largest.values())
+        failed, moved = team.most([not finite, any(self._largest.values())])
+        self.are_finite, self.are_zero = not failed, not moved
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -49,16 +65,6 @@ class Gradients:
 
     def __contains__(self, p: Tensor) -> bool:
         return id(p) in self.of
-
-    @property
-    def are_finite(self) -> bool:
-        """Whether they hold neither NaN nor infinity."""
-        return all(math.isfinite(x) for x in self._largest.values())
-
-    @property
-    def are_zero(self) -> bool:
-        """Whether all entries are zero."""
-        return not any(self._largest.values())
 
     def bound(self) -> None:
         """Scale down, by a power of two each, tensors whose squares would overflow.

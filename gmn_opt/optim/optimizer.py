@@ -19,11 +19,19 @@ from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.gradients import Gradients, as_real, bounded, compute_dtype, plain_arithmetic
 from gmn_opt.optim.rule import LearnedRule
 from gmn_opt.optim.settings import (
+    CYCLED,
     LearningRateWatch,
     check_group,
     check_keywords,
-    check_whole,
     kept_share,
+)
+from gmn_opt.optim.sharded import (
+    Team,
+    check_layout,
+    own,
+    own_part,
+    refuse_partitions,
+    refuse_pieces,
 )
 from gmn_opt.optim.shipped import load_rule
 from gmn_opt.optim.sources import GraphSources
@@ -76,7 +84,7 @@ class GMNOptimizer(Optimizer):
 
     Raises:
         ValueError: no parameters, or a setting out of range.
-        TypeError: a setting that means nothing here, or sharded parameters.
+        TypeError: a setting that means nothing here, or pieces of parameters (FSDP1, ZeRO).
         gmn_opt.weights.WeightsError: weights that are missing, damaged or of another version.
 
     Accumulators are float32 (float64 for float64 parameters) whatever the parameters are; complex
@@ -97,12 +105,14 @@ class GMNOptimizer(Optimizer):
         weights: str | os.PathLike[str] | LearnedRule = "default",
         **foreign: Any,
     ) -> None:
+        refuse_partitions()
         check_keywords(foreign)
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
             "total_steps": total_steps,
             "maximize": maximize,
+            CYCLED: 0,
             STEPS_TAKEN: 0,
             GRAPH: "",
         }
@@ -134,7 +144,7 @@ class GMNOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group)
-            check_whole(group["params"])
+            refuse_pieces(group["params"])
             if group["total_steps"] != self.param_groups[0]["total_steps"]:
                 raise ValueError("total_steps must be the same in all parameter groups.")
         except (TypeError, ValueError):
@@ -218,13 +228,14 @@ class GMNOptimizer(Optimizer):
     def _advance(self) -> None:
         params = self._params()
         with plain_arithmetic(params):
-            grads = Gradients(self.param_groups)
+            team = Team(params)
+            grads = Gradients(self.param_groups, team)
             if not grads or not self._accept(grads):
                 return
             frozen = all(float(group["lr"]) == 0 for group in self.param_groups)
             idle = frozen and grads.are_zero
             done: set[int] = set()
-            for binding in self._sources.bindings(params, idle):
+            for binding in self._sources.agreed_bindings(params, team, idle):
                 mine = {
                     name: p
                     for name, p in binding.trainable.items()
@@ -258,6 +269,7 @@ class GMNOptimizer(Optimizer):
         """Fresh state for parameters that have none, or one of another shape."""
         for p in params:
             if p not in self.state or not fits(self.state[p], p, self._rule.moment_names):
+                check_layout(p)
                 self.state[p] = fresh_state(p, self._rule.moment_names)
 
     def _rule_for(self, dtype: torch.dtype, device: torch.device) -> LearnedRule:
@@ -310,8 +322,8 @@ class GMNOptimizer(Optimizer):
                 state = self.state[p]
                 state[STEP] += 1
                 for row, moment in zip(after[name], self._rule.moment_names, strict=True):
-                    as_real(state[moment]).copy_(row)
-                target, delta = as_real(p.detach()), deltas[name]
+                    as_real(own(state[moment])).copy_(own_part(row, p))
+                target, delta = as_real(own(p)), own_part(deltas[name], p)
                 if target.dtype == delta.dtype:
                     if kept != 1.0:
                         target.mul_(kept)

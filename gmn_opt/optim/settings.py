@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor, nn
 
 #: What ``lr`` 1 is to AdamW: weight decay counts as with AdamW at this learning rate.
 ADAMW_LR = 1e-3
 #: Below this ``lr`` was most likely written for another optimizer.
 SMALLEST_LR = 0.02
+#: In every group, for schedulers that cycle a momentum unless told not to (OneCycleLR, CyclicLR):
+#: without it they raise. Nothing reads it.
+CYCLED = "momentum"
 #: Steps of a constant or rising ``lr`` after which its peak is taken for known.
 _PATIENCE = 100
 
@@ -69,18 +70,6 @@ def check_group(group: Mapping[str, Any]) -> None:
             f"total_steps must be a whole number of at least 1, or None, received {total}."
         )
     refuse_foreign(group)
-
-
-def check_whole(params: Iterable[Tensor]) -> None:
-    """Raise TypeError for pieces of matrices: statistics of a piece are not those of the whole."""
-    for p in params:
-        kind = type(p.data).__name__ if type(p) is nn.Parameter else type(p).__name__
-        if kind in ("DTensor", "FlatParameter"):
-            raise TypeError(
-                f"GMNOptimizer cannot train a {kind} (fully_shard, tensor parallel, "
-                "FullyShardedDataParallel): the rule reads whole matrices, and each process has a "
-                "piece. Use DistributedDataParallel, which keeps them whole."
-            )
 
 
 def kept_share(group: Mapping[str, Any]) -> float:

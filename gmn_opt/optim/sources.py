@@ -15,12 +15,14 @@ from gmn_opt.optim.binding import (
     GraphWarning,
     bind_islands,
     bind_traced,
+    digest,
     load_binding,
     load_thought,
     save_binding,
 )
 from gmn_opt.optim.capture import InputCapture, Inputs
 from gmn_opt.optim.finder import find_owners, is_callable, same_parameters
+from gmn_opt.optim.sharded import Team
 
 #: Recorded calls of a model that may fail to give a graph, before no more are waited for.
 _ATTEMPTS = 3
@@ -79,6 +81,23 @@ class GraphSources:
         if not idle and (self._islands or self._only_pieces()):
             self._complain(params)
         return self._traced + self._islands
+
+    def agreed_bindings(
+        self, params: Sequence[Tensor], team: Team, idle: bool = False
+    ) -> list[Binding]:
+        """The same bindings in all processes of a team, of the one where most was traced."""
+        found = self.bindings(params, idle)
+        if not team or idle or team.agrees(digest(found, params)):
+            return found
+        traced = sum(p.numel() for b in self._traced for p in b.trainable.values())
+        self.restore(team.first(self.save(params), traced), params)
+        found = self.bindings(params, idle)
+        if not team.agrees(digest(found, params)):
+            raise RuntimeError(
+                "GMNOptimizer cannot find the same graph of the model in all processes. Give all "
+                "of them the same model, or pass model=... and example_inputs=... alike."
+            )
+        return found
 
     @property
     def graphs(self) -> list[ParameterGraph]:

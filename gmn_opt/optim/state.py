@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.optim.gradients import as_real, compute_dtype
+from gmn_opt.optim.sharded import placed_like, whole, zeros_placed_like
 
 #: Raised when the same entries would mean something else.
 STATE_VERSION = 2
@@ -32,7 +33,7 @@ def fresh_state(p: Tensor, moment_names: Sequence[str]) -> dict[str, Tensor]:
     with torch.inference_mode(False):
         state = {STEP: torch.zeros((), dtype=torch.float32, device="cpu")}
         for name in moment_names:
-            state[name] = torch.zeros(p.shape, dtype=moment_dtype(p), device=p.device)
+            state[name] = zeros_placed_like(p, moment_dtype(p))
     return state
 
 
@@ -51,7 +52,7 @@ def fits(state: Mapping[str, Any], p: Tensor, moment_names: Sequence[str]) -> bo
 
 def moments_of(state: Mapping[str, Any], names: Sequence[str], like: Tensor) -> list[Tensor]:
     """The moments as real tensors in the dtype and on the device of ``like``."""
-    return [as_real(state[name]).to(like) for name in names]
+    return [as_real(whole(state[name])).to(like) for name in names]
 
 
 def pack_graphs(graphs: Sequence[dict[str, Any]]) -> str:
@@ -119,5 +120,5 @@ def loaded_state(saved: Mapping[str, Any], p: Tensor, names: Sequence[str]) -> d
     step = torch.as_tensor(saved[STEP], dtype=torch.float32)
     state[STEP] = step.detach().to("cpu", copy=True)
     for name in names:
-        state[name] = saved[name].detach().to(p.device, moment_dtype(p), copy=True)
+        state[name] = placed_like(saved[name], p).to(p.device, moment_dtype(p), copy=True)
     return state

@@ -23,8 +23,13 @@ from torch.nn import functional as F
 
 from gmn_opt import GMNOptimizer
 from gmn_opt.optim import GraphWarning
+from tests.optim.contract.kit import small_rule
 
 STEPS, PER_RANK, RANKS = 5, 16, 2
+
+
+def new(params: Any) -> GMNOptimizer:
+    return GMNOptimizer(params, weights=small_rule())
 
 
 def network() -> Any:
@@ -55,7 +60,7 @@ def worker(rank: int, store: str, out: str) -> None:
     dist.init_process_group("gloo", store=dist.FileStore(store, RANKS), rank=rank, world_size=RANKS)
     try:
         ddp = nn.parallel.DistributedDataParallel(network())
-        opt = GMNOptimizer(ddp.parameters())
+        opt = new(ddp.parameters())
         train(ddp, opt, slice(rank * PER_RANK, (rank + 1) * PER_RANK))
         found = {
             "weights": ddp.module.state_dict(),
@@ -93,7 +98,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
     single = network()
-    train(single, GMNOptimizer(single.parameters()))
+    train(single, new(single.parameters()))
     for name, weight in single.state_dict().items():
         torch.testing.assert_close(ranks[0]["weights"][name], weight, rtol=1e-4, atol=1e-5)
 
@@ -131,7 +136,7 @@ def test_every_form_of_parameters_finds_the_model(form: str, compiled: bool) -> 
     call: Any = torch.compile(model, backend="eager") if compiled else model
     with warnings.catch_warnings():
         warnings.simplefilter("error", GraphWarning)
-        opt = GMNOptimizer(FORMS[form](model))
+        opt = new(FORMS[form](model))
         assert not opt.graphs
         train(call, opt)
     assert [s.size for g in opt.graphs for s in g.spaces] == [8, 8]
@@ -143,7 +148,7 @@ def test_groups_keep_settings_of_their_own() -> None:
     still, plain = network(), network()
     rest = [*still[2].parameters(), *still[4].parameters()]
     groups: list[dict[str, Any]] = [{"params": still[0].parameters(), "lr": 0.0}, {"params": rest}]
-    train(still, GMNOptimizer(groups))
+    train(still, new(groups))
     assert torch.equal(still[0].weight, plain[0].weight)
     assert not torch.equal(still[4].weight, plain[4].weight)
 
@@ -153,7 +158,7 @@ def test_part_of_the_parameters() -> None:
     model, start = network(), network()
     with warnings.catch_warnings():
         warnings.simplefilter("error", GraphWarning)
-        opt = GMNOptimizer([*model[2].parameters(), *model[4].parameters()])
+        opt = new([*model[2].parameters(), *model[4].parameters()])
         train(model, opt)
     assert [s.size for g in opt.graphs for s in g.spaces] == [8, 8]
     for i, moved in ((0, False), (2, True), (4, True)):
@@ -164,14 +169,14 @@ def test_part_of_the_parameters() -> None:
 def test_models_compiled_as_a_whole(first: str) -> None:
     torch._dynamo.reset()
     model, expected = network(), network()
-    train(expected, GMNOptimizer(expected.parameters()))
+    train(expected, new(expected.parameters()))
     with warnings.catch_warnings():
         warnings.simplefilter("error", GraphWarning)
         if first == "compiled":
             call = torch.compile(model, backend="eager", fullgraph=True)
-            opt = GMNOptimizer(model.parameters())
+            opt = new(model.parameters())
         else:
-            opt = GMNOptimizer(model.parameters())
+            opt = new(model.parameters())
             call = torch.compile(model, backend="eager", fullgraph=True)
         train(call, opt)  # type: ignore[arg-type]
     assert [s.size for g in opt.graphs for s in g.spaces] == [8, 8]
@@ -181,7 +186,7 @@ def test_models_compiled_as_a_whole(first: str) -> None:
 
 def test_the_fallback_warns_once_and_trains() -> None:
     model, start = network(), network()
-    opt = GMNOptimizer(model.parameters())
+    opt = new(model.parameters())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(STEPS):

@@ -7,12 +7,10 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gmn_opt import GMNOptimizer
@@ -230,18 +228,3 @@ def test_a_scheduler_is_judged_by_its_peak_and_never_by_its_decay(peak: float) -
             steps(opt, lambda: model(torch.randn(5, 4)).square().sum(), 1)
             schedule.step() if schedule.last_epoch < 19 else None
     assert [w.category for w in seen] == [LearningRateWarning] * (peak < 0.02)
-
-
-def test_sharded_parameters_are_refused_with_what_to_use(tmp_path: Path) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        model = mlp()
-        fully_shard(model, mesh=mesh)
-        with pytest.raises(TypeError, match="cannot train a DTensor.*DistributedDataParallel"):
-            optimizer(model)
-    finally:
-        dist.destroy_process_group()

@@ -75,11 +75,11 @@ def test_states_of_dtypes_come_back(new: New, dtype: torch.dtype) -> None:
 
 def test_dtypes_beside_one_another(new: New) -> None:
     dtypes = DTYPES[:3]
-    params = [with_gradient([[1.0, 2.0]], dtype=dtype) for dtype in dtypes]
-    new(params, lr=10 * new.lr if new.lr < 1 else 100.0).step()  # bfloat16 rounds warmup away
+    params = [with_gradient([[0.01, 0.02]], dtype=dtype) for dtype in dtypes]
+    new(params, lr=10 * new.lr if new.lr < 1 else 1.0).step()
     assert [p.dtype for p in params] == dtypes
     assert finite(*params)
-    assert all(float(p.detach()[0, 0]) < 1 for p in params)
+    assert all(float(p.detach()[0, 0]) < 0.0099 for p in params)
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
@@ -135,9 +135,7 @@ def test_shapes(new: New, shape: tuple[int, ...]) -> None:
         opt.step()
     assert p.shape == before.shape
     assert finite(p)
-    # entry by entry where a tensor has no matrix in it, and downhill in any case
-    assert float(((p - before) * before).sum().detach()) < 0
-    assert p.dim() > 1 or bool((p < before).all())
+    assert p.norm() < before.norm()  # an orthogonalized step raises single entries
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])

@@ -134,11 +134,15 @@ def test_a_scheduler_resumes(new: New) -> None:
     assert same(one, two)
 
 
-def test_cycles_of_momentum(new: New) -> None:
-    """AdamW has a momentum to cycle. Ours has none, and torch says what to set."""
-    opt = new(network().parameters())
-    if new.lr < 1:
-        lr_scheduler.OneCycleLR(opt, new.lr, total_steps=9)
-    else:
-        with pytest.raises(ValueError, match="`cycle_momentum` option"):
-            lr_scheduler.OneCycleLR(opt, new.lr, total_steps=9)
+@pytest.mark.parametrize("kind", [lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR])
+def test_cycles_of_momentum(new: New, kind: Any) -> None:
+    """They are the default of these schedulers. AdamW has one to cycle, ours lets them pass."""
+    one_cycle = kind is lr_scheduler.OneCycleLR
+    model, expected = network(), network()
+    opt, other = new(model.parameters()), new(expected.parameters())
+    settings: dict[str, Any] = {"total_steps": 9} if one_cycle else {"max_lr": new.lr}
+    first = kind(opt, new.lr if one_cycle else 0.1 * new.lr, **settings)
+    second = kind(other, new.lr if one_cycle else 0.1 * new.lr, **settings, cycle_momentum=False)
+    train(model, opt, STEPS, scheduler=first)
+    train(expected, other, STEPS, scheduler=second)
+    assert same(model, expected) == (new.lr == 1)

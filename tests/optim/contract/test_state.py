@@ -175,6 +175,28 @@ def test_distributed_checkpoints_go_on_exactly(
     assert same(one, two)
 
 
+@alone
+@pytest.mark.parametrize("full", [False, True])
+def test_asking_a_fresh_optimizer_for_its_state(new: New, full: bool) -> None:
+    """The tool takes a step with gradients of zero at a rate of zero, which leaves no trace."""
+    model, expected = network(), network()
+    opt = new(model.parameters())
+    options = StateDictOptions(full_state_dict=full)
+    state = get_optimizer_state_dict(model, opt, options=options)
+    assert set(state["state"]) == {n for n, _ in model.named_parameters()}
+    assert same(model, expected)
+    opt, other = new(model.parameters()), new(expected.parameters())
+    get_optimizer_state_dict(model, opt, options=options)
+    for p in model.parameters():
+        p.grad = None
+    if new.lr < 1:  # AdamW has counted the step
+        for kept in opt.state.values():
+            kept["step"].zero_()
+    train(model, opt)
+    train(expected, other)
+    assert same(model, expected)
+
+
 def test_states_by_name_with_several_groups(new: New) -> None:
     model = network()
     opt = new(
