@@ -1,0 +1,1 @@
+"""Generating networks: flow matching in weight space, and audits of what was generated."""
