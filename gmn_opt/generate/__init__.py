@@ -1,5 +1,6 @@
 """Generating networks: flow matching in weight space, and audits of what was generated."""
 
+from gmn_opt.generate.audit import Audit, audit, nearest_images, shared_errors
 from gmn_opt.generate.conditions import Conditions
 from gmn_opt.generate.fitting import FlowConfig, fit_generator
 from gmn_opt.generate.generator import Generator
@@ -9,6 +10,7 @@ from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 
 __all__ = [
+    "Audit",
     "Conditions",
     "FieldConfig",
     "FlowConfig",
@@ -16,8 +18,11 @@ __all__ = [
     "Start",
     "Units",
     "VelocityField",
+    "audit",
     "fit_from",
     "fit_generator",
     "learn_start",
+    "nearest_images",
     "paired",
+    "shared_errors",
 ]

@@ -49,7 +49,8 @@ class FlowConfig:
         pair: Whether noise is paired with networks up to symmetries.
         shared_order: Whether the networks have their neurons in one order, as those fitted from
             one start; see :mod:`gmn_opt.generate.units`.
-        rank: With ``shared_order``, directions of the covariance that noise has; 0 for white noise.
+        rank: With ``shared_order``, noise is drawn from the Gaussian of the training networks in
+            so many directions, per class where there are classes; 0 for white noise.
         check_every: Steps between checkpoints.
 
     Raises ValueError for settings with which nothing could be fitted.
@@ -162,7 +163,11 @@ class _Run:
         self.conditions = Conditions.of(conditions, sum(counts))
         known = self.conditions.encode(conditions, sum(counts))
         self.known = known.split(counts)
-        units = Units.of(sets, flow.shared_order, flow.rank)
+        labels = None
+        if flow.rank and self.conditions.classes:
+            labels = known[:, :-1].argmax(1)
+        self.labels = labels
+        units = Units.of(sets, flow.shared_order, flow.rank, labels)
         self.values = [units.into(g, flat) for g, flat in sets]
         self.generator_state = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -183,10 +188,12 @@ class _Run:
         graph, values, known = self.sets[which][0], self.values[which], self.known[which]
         chosen = torch.randint(len(values), (flow.batch,), generator=random)
         data, condition = values[chosen], known[chosen]
-        noise = self.field.units.noise(graph, flow.batch, random)
+        labels = None if self.labels is None else self.labels[chosen]
+        noise = self.field.units.noise(graph, flow.batch, random, labels)
         if flow.pair and not flow.shared_order:
             noise = paired(graph, noise, data)
-        kept = torch.rand(flow.batch, 1, generator=random) >= flow.drop
+        drop = 0.0 if self.field.classes else flow.drop  # its noise says the class anyway
+        kept = torch.rand(flow.batch, 1, generator=random) >= drop
         # every part of the way in every batch
         shift = torch.rand(1, generator=random)
         time = (torch.arange(flow.batch) / flow.batch + shift) % 1

@@ -21,6 +21,7 @@ from gmn_opt.weights import WeightsError, WeightSet, load, save
 
 KIND = "network generator"
 _UNITS = "units."
+_TENSORS = ("center", "directions", "means", "factors")
 Method = Literal["euler", "heun"]
 
 
@@ -71,7 +72,8 @@ class Generator:
             graph: Of the networks wanted, where they have other widths.
             steps: Steps from noise to networks.
             method: ``"euler"``, or ``"heun"``, which evaluates the field twice per step.
-            guidance: Above 1, what the condition changes is exaggerated (Ho & Salimans 2022).
+            guidance: Above 1, what the condition changes is exaggerated (Ho & Salimans 2022); has
+                no effect where noise is drawn per class.
             seed: Of the noise; None to draw from torch's global state.
             noise: ``[n, P]`` in units, to begin with this instead.
             batch: Networks at once.
@@ -84,10 +86,14 @@ class Generator:
         if method not in ("euler", "heun"):
             raise ValueError(f"No method {method!r}; there are 'euler' and 'heun'.")
         graph = self.graph if graph is None else self._fitting(graph)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        if condition is None and self.field.classes:
+            some = torch.randint(self.field.classes, (n,), generator=generator)
+            condition = torch.tensor(self.conditions.classes)[some]
         known = self.conditions.encode(condition, n)
         if noise is None:
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            noise = self.units.noise(graph, n, generator)
+            labels = known[:, : self.field.classes].argmax(1) if self.field.classes else None
+            noise = self.units.noise(graph, n, generator, labels)
         like = next(self.field.parameters())
         parts = [
             self._flow(graph, x.to(like), c.to(like), steps, method, guidance)
@@ -100,7 +106,7 @@ class Generator:
         self, graph: ParameterGraph, x: Tensor, condition: Tensor, steps: int, method: str,
         guidance: float,
     ) -> Tensor:  # fmt: skip
-        guided = guidance != 1.0 and self.conditions.size
+        guided = guidance != 1.0 and self.conditions.size and not self.field.classes
 
         def velocity(at: Tensor, t: float) -> Tensor:
             time = at.new_full((len(at),), t)
@@ -142,7 +148,7 @@ class Generator:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a safetensors file, whole or not at all."""
         units = self.units
-        kept = {"center": units.center, "directions": units.directions, "spread": units.spread}
+        kept = {n: getattr(units, n) for n in _TENSORS}
         siren = self.field.siren
         config = {
             "field": asdict(self.field.config),
@@ -196,7 +202,7 @@ class Generator:
 
 
 def _kept(tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
-    return tuple(tensors.get(_UNITS + n) for n in ("center", "directions", "spread"))
+    return tuple(tensors.get(_UNITS + n) for n in _TENSORS)
 
 
 __all__ = ["KIND", "Generator"]

@@ -60,6 +60,15 @@ def time_features(time: Tensor) -> Tensor:
     return torch.cat([time.unsqueeze(-1), angle.sin(), angle.cos()], -1)
 
 
+def gaussian_part(time: Tensor) -> Tensor:
+    """By what a point is to be multiplied for its velocity, were data distributed as noise is.
+
+    The conditional mean of data minus noise for two independent Gaussians of one covariance; what
+    is to be learned is the difference from it.
+    """
+    return (2 * time - 1) / (time.square() + (1 - time).square())
+
+
 class VelocityField(nn.Module):
     """``[B, P]`` in units at times ``[B]`` to velocities ``[B, P]``.
 
@@ -85,7 +94,9 @@ class VelocityField(nn.Module):
         example: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.units = config, units
+        self.config, self.units, self.classes = config, units, 0
+        if units.means is not None and len(units.means) > 1:
+            self.classes = len(units.means)
         c = config.hidden
         own, told = 0, 0
         self.probes: SirenProbes | Probes | None = None
@@ -109,6 +120,7 @@ class VelocityField(nn.Module):
                 self.probes = Probes(model, graph, example, config.probes)
                 own = config.probes
             told = config.probes * sum(_output_sizes(graph))
+        told += 0 if units.directions is None else len(units.directions)
         self.told = TwoLayer(TIME_FEATURES + conditions + told, c, c)
         self.metanet = GraphMetanet(
             1 + (units.center is not None),
@@ -139,6 +151,8 @@ class VelocityField(nn.Module):
             groups = seen[..., : self.config.probes].split(layout.group_sizes, 1)
             outputs = [g for g, of in zip(groups, graph.groups, strict=True) if of.role == "output"]
             known += [g.flatten(1) for g in outputs]
+        along = self.units.coordinates(values)
+        known += [] if along is None else [along]
         told = self.told(torch.cat(known, -1)).unsqueeze(1).expand(-1, nodes, -1)
         edges = values.unsqueeze(-2)
         center = self.units.center_in_units(graph, values)
@@ -152,7 +166,8 @@ class VelocityField(nn.Module):
         assert readout is not None
         change = (readout.weight @ states.edges).squeeze(-2)
         out = change + torch.cat(products, -1) * self.config.hidden**-0.5
-        return self.units.within(out)
+        apart = values - self.units.mean(values, condition[:, : self.classes])
+        return self.units.within(out + gaussian_part(time).unsqueeze(-1) * apart)
 
     def _hear(self, graph: ParameterGraph, values: Tensor) -> Tensor:
         """Features of nodes ``[B, N, features]``, from networks in units."""
@@ -170,4 +185,4 @@ def _output_sizes(graph: ParameterGraph) -> list[int]:
     return [n for g, n in zip(graph.groups, sizes, strict=True) if g.role == "output"]
 
 
-__all__ = ["FieldConfig", "VelocityField", "time_features"]
+__all__ = ["FieldConfig", "VelocityField", "gaussian_part", "time_features"]
