@@ -5,7 +5,7 @@ from gmn_opt.generate.conditions import Conditions
 from gmn_opt.generate.fitting import FlowConfig, fit_generator
 from gmn_opt.generate.generator import Generator
 from gmn_opt.generate.pairing import paired
-from gmn_opt.generate.starts import Start, fit_from, learn_start
+from gmn_opt.generate.starts import Start, fit_from, learn_start, load_start, save_start
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 
@@ -22,7 +22,9 @@ __all__ = [
     "fit_from",
     "fit_generator",
     "learn_start",
+    "load_start",
     "nearest_images",
     "paired",
+    "save_start",
     "shared_errors",
 ]

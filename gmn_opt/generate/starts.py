@@ -13,14 +13,19 @@ sample of what independent trainings find, and near to each other by constructio
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gmn_opt.inr import Inr, InrConfig, Params, coordinates
+from gmn_opt.inr import Inr, InrConfig, Params, config_from_dict, coordinates
 from gmn_opt.inr.fitting import as_targets
+from gmn_opt.weights import WeightSet, load, save
+
+KIND = "inr start"
 
 
 @dataclass(frozen=True)
@@ -137,4 +142,25 @@ def fit_from(start: Start, images: Tensor, batch: int = 256) -> Params:
     return {n: torch.cat([p[n].detach() for p in parts]) for n in start.params}
 
 
-__all__ = ["Start", "fit_from", "learn_start"]
+def save_start(path: str | os.PathLike[str], start: Start) -> None:
+    """Write a start to a safetensors file, whole or not at all."""
+    tensors = {f"params.{n}": t for n, t in start.params.items()}
+    tensors |= {f"rates.{n}": t for n, t in start.rates.items()}
+    config = {"inr": start.config.to_dict(), "steps": start.steps}
+    save(path, WeightSet(Path(path).stem, KIND, config, tensors))
+
+
+def load_start(path: str | os.PathLike[str]) -> Start:
+    """Read what `save_start` wrote.
+
+    Raises WeightsError when the file is missing, damaged, or holds something else.
+    """
+    found = load(path, KIND)
+    parts: dict[str, Params] = {"params": {}, "rates": {}}
+    for name, tensor in found.tensors.items():
+        kind, _, rest = name.partition(".")
+        parts[kind][rest] = tensor
+    return Start(config_from_dict(found.config["inr"]), steps=found.config["steps"], **parts)
+
+
+__all__ = ["Start", "fit_from", "learn_start", "load_start", "save_start"]
