@@ -11,9 +11,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -44,11 +45,17 @@ from gmn_opt.generate import (
     nearest_images,
     save_start,
 )
-from gmn_opt.generate.digits import NAME, STEPS, sheet, write_png
+from gmn_opt.generate.digits import NAME, STEPS, TEMPERATURE, sheet, write_png
+from gmn_opt.generate.fitting import CHECKPOINT
 from gmn_opt.inr import Params, SirenConfig, render
 from gmn_opt.inr.editor import traced
 from gmn_opt.inr.gallery import levels
 from gmn_opt.metanet import blocked
+
+
+COOL = f"generated, temperature {TEMPERATURE}"
+FIELD = FieldConfig(layers=1, edge_hidden=8, probes=25)
+FLOW = FlowConfig(steps=3500, batch=64, lr=4e-3, check_every=250, shared_order=True, rank=64)
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,14 @@ class Sizes:
     """How much is done."""
 
     images: int = 12_000
-    judged: int = 1000
+    judged: int = 500
     width: int = 20
     omega: float = 10.0
     steps: int = 5
     rounds: int = 1000
     epochs: int = 6
-    field: FieldConfig = FieldConfig(layers=1, edge_hidden=8, probes=25)
-    flow: FlowConfig = FlowConfig(
-        steps=3500, batch=64, lr=4e-3, check_every=250, shared_order=True, rank=64
-    )
+    field: FieldConfig = FIELD
+    flow: FlowConfig = FLOW
 
 
 PRESETS = {
@@ -83,16 +88,19 @@ def main(
     seed: Seed = 0,
     out: Out = Path("runs/generate_digits"),
     resume: Resume = False,
+    stop: Annotated[int | None, typer.Option(help="End the fit after so many steps.")] = None,
     threads: Threads = 1,
 ) -> None:
     """See the module."""
     console = begin(threads)
     with refusing(console):
         choose("preset", preset, PRESETS)
-        run(PRESETS[preset], seed, out, resume, console)
+        run(PRESETS[preset], seed, out, resume, console, stop)
 
 
-def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> dict[str, Any]:
+def run(
+    sizes: Sizes, seed: int, out: Path, resume: bool, console: Console, stop: int | None = None
+) -> dict[str, Any]:
     """All of it; the record."""
     data = load_bundled("mnist")
     images, labels = data.train_images[: sizes.images], data.train_labels[: sizes.images]
@@ -112,7 +120,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     model = start.config.build(torch.Generator().manual_seed(0))
     generator = fit_generator(
         networks, traced(model), conditions=labels, field=sizes.field, flow=sizes.flow, model=model,
-        seed=seed, out=out, resume=resume and (out / "generator-checkpoint.pt").is_file(),
+        seed=seed, out=out, resume=resume and (out / CHECKPOINT).is_file(), stop=stop,
         progress=console.is_terminal,
     )  # fmt: skip
     seconds["generator"] = time.process_time() - clock
@@ -135,19 +143,20 @@ def judge(
     count = sizes.judged
     wanted = torch.arange(count) * 10 // count
     made = generator.sample(count, wanted, steps=STEPS, seed=seed + 1)
-    draw = torch.Generator().manual_seed(seed + 1)
-    noise = generator.units.noise(generator.graph, count, draw, wanted)
-    base = blocked(generator.graph).unflatten(generator.units.back(generator.graph, noise))
+    cool = generator.sample(count, wanted, steps=STEPS, seed=seed + 1, temperature=TEMPERATURE)
+    start_noise = [noise_networks(generator, wanted, seed + 1, t) for t in (1.0, TEMPERATURE)]
     test = data.test_images[:count].float() / 255
     held_out = fit_from(start, data.test_images[:count])
     shown = {
         "real test images": (test, data.test_labels[:count]),
         "networks fitted to test images": (picture(start, held_out), data.test_labels[:count]),
-        "noise of the class (no flow)": (picture(start, base), wanted),
+        "noise of the class (no flow)": (picture(start, start_noise[0]), wanted),
         "generated": (picture(start, made), wanted),
+        f"noise, temperature {TEMPERATURE}": (picture(start, start_noise[1]), wanted),
+        COOL: (picture(start, cool), wanted),
     }
     rows = {n: measures(judge_model, x, y, test) for n, (x, y) in shown.items()}
-    generated = shown["generated"][0]
+    generated = shown[COOL][0]
     known = images.float() / 255
     apart, which = nearest_images(generated, known)
     held_apart, _ = nearest_images(shown["networks fitted to test images"][0], known)
@@ -156,6 +165,7 @@ def judge(
     return {
         "kinds": rows,
         "audit_generated": audit(made, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
+        "audit_generated_cool": audit(cool, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
         "audit_held_out": audit(held_out, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
         "nearest_training_image_rms": {
             "generated": float(apart.median()),
@@ -165,6 +175,15 @@ def judge(
         "right_neighbour": float((labels[which] == wanted).float().mean()),
         "parameters": sum(p.numel() for p in generator.field.parameters()),
     }
+
+
+def noise_networks(generator: Generator, wanted: Tensor, seed: int, temperature: float) -> Params:
+    """What generation begins with, as networks: the baseline that has no flow."""
+    units, graph = generator.units, generator.graph
+    draw = torch.Generator().manual_seed(seed)
+    noise = units.noise(graph, len(wanted), draw, wanted)
+    mean = units.mean(noise, torch.eye(10)[wanted])
+    return blocked(graph).unflatten(units.back(graph, mean + temperature * (noise - mean)))
 
 
 def measures(model: nn.Module, images: Tensor, labels: Tensor, real: Tensor) -> dict[str, float]:
@@ -198,11 +217,9 @@ def tell(facts: dict[str, Any], console: Console) -> None:
         for n, r in facts["kinds"].items()
     ]
     console.print(table("Digits", ("what", "recognized", "Fréchet distance"), rows))
-    for name in ("audit_generated", "audit_held_out", "nearest_training_image_rms"):
+    for name in ("audit_generated", "audit_generated_cool", "audit_held_out", "nearest_training_image_rms"):
         console.print(name, {k: round(v, 4) for k, v in facts[name].items()})
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)

@@ -26,6 +26,9 @@ def digits(
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many.")] = 16,
     size: Annotated[int, typer.Option(help="Pixels along each side, at least 28.")] = 56,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of the noise: higher is more varied, 0.8 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     weights: Annotated[
         Path | None, typer.Option(help="A generator in a file, instead of the one that ships.")
@@ -38,7 +41,7 @@ def digits(
     """
     import torch
 
-    from gmn_opt.generate.digits import STEPS, load_digits, write_digits
+    from gmn_opt.generate.digits import STEPS, TEMPERATURE, load_digits, write_digits
     from gmn_opt.weights import WeightsError
 
     if not 1 <= count <= 10_000:
@@ -51,7 +54,11 @@ def digits(
         chosen = [classes[i % len(classes)] for i in range(count)] if label is None else [label]
         labels = torch.tensor(chosen).expand(count)
         params = generator.sample(
-            count, labels if generator.conditions.size else None, steps=STEPS, seed=seed
+            count,
+            labels if generator.conditions.size else None,
+            steps=STEPS,
+            temperature=TEMPERATURE if temperature is None else temperature,
+            seed=seed,
         )
         written = write_digits(generator, params, labels, out, size)
     except (WeightsError, ValueError, OSError) as error:

@@ -35,8 +35,7 @@ class Conditions:
             return Conditions()
         if given.dim() not in (1, 2) or len(given) != count or not given.numel():
             raise ValueError(
-                f"Expected a condition for each of {count} networks, received "
-                f"{list(given.shape)}."
+                f"Expected a condition for each of {count} networks, received {list(given.shape)}."
             )
         if not given.is_floating_point():
             if given.dim() != 1:

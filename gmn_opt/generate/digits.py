@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "generate-digits"
 STEPS = 10
+#: Of the noise; at 1, digits are more varied, and more of them are hard to read.
+TEMPERATURE = 0.8
 
 
 def load_digits(path: str | os.PathLike[str] | None = None) -> Generator:
@@ -91,4 +93,4 @@ def _picture(pixels: Tensor) -> Image:
     return Image.fromarray(pixels.cpu().numpy())
 
 
-__all__ = ["NAME", "STEPS", "load_digits", "pictures", "sheet", "write_digits"]
+__all__ = ["NAME", "STEPS", "TEMPERATURE", "load_digits", "pictures", "sheet", "write_digits"]

@@ -95,6 +95,7 @@ def fit_generator(
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
+    stop: int | None = None,
     progress: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Generator:
@@ -112,6 +113,7 @@ def fit_generator(
         seed: Of everything random.
         out: Folder for checkpoints.
         resume: Go on with the checkpoint in ``out``.
+        stop: End after so many steps, on the schedule of all of them.
         progress: Show a bar.
         on_step: Called with the number of steps done and the loss.
 
@@ -130,11 +132,12 @@ def fit_generator(
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
+    end = run.flow.steps if stop is None else min(stop, run.flow.steps)
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("generator", total=run.flow.steps, completed=run.done)
-        while run.done < run.flow.steps:
+        task = bar.add_task("generator", total=end, completed=run.done)
+        while run.done < end:
             loss = run.step()
-            last = run.done == run.flow.steps
+            last = run.done == end
             if out is not None and (last or run.done % run.flow.check_every == 0):
                 run.keep(Path(out) / CHECKPOINT)
             bar.update(task, completed=run.done, description=f"generator, loss {loss:.3f}")
@@ -225,6 +228,7 @@ class _Run:
         """With the averaged weights."""
         field = copy.deepcopy(self.average).eval()
         about = {"flow": asdict(self.flow), "seed": self.seed, "networks": len(self.values[0])}
+        about["steps"] = self.done
         return Generator(self.sets[0][0], field, self.conditions, about)
 
     def _settings(self) -> dict[str, Any]:

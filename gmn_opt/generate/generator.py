@@ -60,6 +60,7 @@ class Generator:
         steps: int = 20,
         method: Method = "heun",
         guidance: float = 1.0,
+        temperature: float = 1.0,
         seed: int | None = 0,
         noise: Tensor | None = None,
         batch: int = 64,
@@ -74,6 +75,8 @@ class Generator:
             method: ``"euler"``, or ``"heun"``, which evaluates the field twice per step.
             guidance: Above 1, what the condition changes is exaggerated (Ho & Salimans 2022); has
                 no effect where noise is drawn per class.
+            temperature: Of the noise: below 1, it is drawn nearer to its mean, and networks are
+                more like each other.
             seed: Of the noise; None to draw from torch's global state.
             noise: ``[n, P]`` in units, to begin with this instead.
             batch: Networks at once.
@@ -83,6 +86,8 @@ class Generator:
         """
         if n < 1 or steps < 1 or batch < 1:
             raise ValueError(f"n, steps and batch must be at least 1, received {n, steps, batch}.")
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, received {temperature}.")
         if method not in ("euler", "heun"):
             raise ValueError(f"No method {method!r}; there are 'euler' and 'heun'.")
         graph = self.graph if graph is None else self._fitting(graph)
@@ -94,6 +99,9 @@ class Generator:
         if noise is None:
             labels = known[:, : self.field.classes].argmax(1) if self.field.classes else None
             noise = self.units.noise(graph, n, generator, labels)
+            if temperature != 1.0:
+                mean = self.units.mean(noise, known[:, : self.field.classes])
+                noise = mean + temperature * (noise - mean)
         like = next(self.field.parameters())
         parts = [
             self._flow(graph, x.to(like), c.to(like), steps, method, guidance)

@@ -6,8 +6,8 @@ blocks of a graph one after the other, as :meth:`gmn_opt.metanet.BlockedGraph.fl
 
 Networks in a shared order (fitted from one start, see `gmn_opt.generate.starts`) have a mean that
 means something: they are generated as deviations from it, and noise may be drawn with the
-mean and covariance of the training networks of a class. Mean and covariance are then a part of the input: permuted
-along with the networks, they permute what is generated.
+mean and covariance of the training networks of a class. Mean and covariance are then a part of
+the input: permuted along with the networks, they permute what is generated.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class Units:
             ):
                 square = part.double().square().mean() * layout.fan_in
                 squares.setdefault(layout.block.tensor, []).append(square)
-        scale = {
-            n: max(float(torch.stack(s).mean().sqrt()), _SMALLEST) for n, s in squares.items()
-        }
+        scale = {n: max(float(torch.stack(s).mean().sqrt()), _SMALLEST) for n, s in squares.items()}
         units = Units(scale, center)
         if shared_order and rank:
             graph, flat = sets[0]

@@ -102,9 +102,7 @@ def test_resumed_fits_end_alike(tmp_path: Path) -> None:
         other = FlowConfig(steps=4, batch=5, check_every=2)
         fit_generator(networks, graph, field=SMALL, flow=other, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="No checkpoint"):
-        fit_generator(
-            networks, graph, field=SMALL, flow=QUICK, out=tmp_path / "no", resume=True
-        )
+        fit_generator(networks, graph, field=SMALL, flow=QUICK, out=tmp_path / "no", resume=True)
 
 
 def test_files_keep_generators_of_inrs(tmp_path: Path) -> None:

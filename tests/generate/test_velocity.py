@@ -61,9 +61,7 @@ def test_field_is_equivariant_for_an_mlp(probes: int) -> None:
     units = Units.of([(graph, stacked(mlps(4), graph))])
     config = FieldConfig(hidden=8, edge_hidden=4, layers=2, probes=probes)
     model = mlp()
-    field = VelocityField(
-        config, units, 4, model=model, graph=graph, example=torch.randn(2, 3)
-    )
+    field = VelocityField(config, units, 4, model=model, graph=graph, example=torch.randn(2, 3))
     assert gap(randomized(field), graph) < 1e-10
 
 
