@@ -52,7 +52,6 @@ from gmn_opt.inr.editor import traced
 from gmn_opt.inr.gallery import levels
 from gmn_opt.metanet import blocked
 
-
 COOL = f"generated, temperature {TEMPERATURE}"
 FIELD = FieldConfig(layers=1, edge_hidden=8, probes=25)
 FLOW = FlowConfig(steps=3500, batch=64, lr=4e-3, check_every=250, shared_order=True, rank=64)
@@ -217,7 +216,12 @@ def tell(facts: dict[str, Any], console: Console) -> None:
         for n, r in facts["kinds"].items()
     ]
     console.print(table("Digits", ("what", "recognized", "Fréchet distance"), rows))
-    for name in ("audit_generated", "audit_generated_cool", "audit_held_out", "nearest_training_image_rms"):
+    for name in (
+        "audit_generated",
+        "audit_generated_cool",
+        "audit_held_out",
+        "nearest_training_image_rms",
+    ):
         console.print(name, {k: round(v, 4) for k, v in facts[name].items()})
 
 

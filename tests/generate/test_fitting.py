@@ -98,8 +98,8 @@ def test_resumed_fits_end_alike(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done == [3, 4]
     assert same(whole.sample(2), resumed.sample(2))
+    other = FlowConfig(steps=4, batch=5, check_every=2)
     with pytest.raises(ValueError, match="other \\['batch'\\]"):
-        other = FlowConfig(steps=4, batch=5, check_every=2)
         fit_generator(networks, graph, field=SMALL, flow=other, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="No checkpoint"):
         fit_generator(networks, graph, field=SMALL, flow=QUICK, out=tmp_path / "no", resume=True)
@@ -151,8 +151,8 @@ def test_one_generator_serves_several_widths() -> None:
         assert made["0.weight"].shape == (2, width, 3)
     with pytest.raises(ValueError, match="one set per graph"):
         fit_generator([mlps(6, 5)], graphs, field=SMALL, flow=QUICK)
+    states = [mlp(5).state_dict(), mlp(7).state_dict()]
     with pytest.raises(ValueError, match="list of graphs"):
-        states = [mlp(5).state_dict(), mlp(7).state_dict()]
         fit_generator(states, graphs[0], field=SMALL, flow=QUICK)
 
 
