@@ -163,9 +163,9 @@ def judge(
     same = {"shared_order": True}
     return {
         "kinds": rows,
-        "audit_generated": audit(made, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
-        "audit_generated_cool": audit(cool, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
-        "audit_held_out": audit(held_out, networks, generator.graph, **same).summary(),  # type: ignore[arg-type]
+        "audit_generated": audit(made, networks, generator.graph, **same).summary(),
+        "audit_generated_cool": audit(cool, networks, generator.graph, **same).summary(),
+        "audit_held_out": audit(held_out, networks, generator.graph, **same).summary(),
         "nearest_training_image_rms": {
             "generated": float(apart.median()),
             "generated_smallest": float(apart.min()),

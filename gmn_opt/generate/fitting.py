@@ -214,8 +214,10 @@ class _Run:
         self.done += 1
         weight = min(flow.average, self.done / (self.done + 10))
         with torch.no_grad():
-            own = list(self.field.parameters())
-            torch._foreach_lerp_(list(self.average.parameters()), own, 1 - weight)
+            for averaged, own in zip(
+                self.average.parameters(), self.field.parameters(), strict=True
+            ):
+                averaged.lerp_(own, 1 - weight)
         return loss.item()
 
     def _schedule(self) -> float:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,10 +99,11 @@ def learn_start(
         inr = config.build(generator)
     start = {n: p.detach().clone().requires_grad_() for n, p in inr.named_parameters()}
     logs = {n: torch.full_like(p, math.log(inner_rate)).requires_grad_() for n, p in start.items()}
-    optimizer = torch.optim.Adam(
-        [{"params": list(start.values())}, {"params": list(logs.values()), "lr": 10 * rate}],
-        lr=rate,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": list(start.values())},
+        {"params": list(logs.values()), "lr": 10 * rate},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rounds)
     peak = config.value_range[1] - config.value_range[0]
     for number in range(rounds):
