@@ -31,7 +31,7 @@ def test_digits_are_written(tmp_path: Path) -> None:
     assert int(pixels[0].max()) < 100  # black around
     assert int(pixels.max()) > 200
     shown = render(load_inr(out / "digit-3-001.safetensors"), 56)[..., 0]
-    shown = ((shown + 1) / 2).clamp(0, 1) * 255
+    shown = ((shown.detach() + 1) / 2).clamp(0, 1) * 255
     assert float((shown - pixels).abs().max()) < 1
 
 
