@@ -46,6 +46,13 @@ def comparison(names: Names, printed: str) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+def generate(names: Names, printed: str) -> None:
+    """Digits are drawn, and the audit is told."""
+    assert names["images"].shape == (4, 56, 56)
+    assert names["images"].float().std() > 30
+    assert "copies 0 %" in printed
+
+
 def inr(names: Names, printed: str) -> None:
     """The networks show their images."""
     images = load_bundled("mnist").test_images[: len(names["pixels"])]
@@ -94,6 +101,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "README.md": (1, readme),
     "align.md": (8, align),
     "comparison.md": (1, comparison),
+    "generate.md": (3, generate),
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),

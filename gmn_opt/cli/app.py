@@ -11,6 +11,7 @@ from gmn_opt.cli.align import align
 from gmn_opt.cli.bench.command import bench
 from gmn_opt.cli.demo.command import demo
 from gmn_opt.cli.environment import env
+from gmn_opt.cli.generate import generate_app
 from gmn_opt.cli.graph import graph
 from gmn_opt.cli.inr import inr_app
 from gmn_opt.cli.predict import predict
@@ -29,6 +30,7 @@ app.command()(graph)
 app.command()(align)
 app.command()(predict)
 app.command()(env)
+app.add_typer(generate_app, name="generate", no_args_is_help=True)
 app.add_typer(inr_app, name="inr", no_args_is_help=True)
 app.add_typer(weights_app, name="weights", no_args_is_help=True)
 

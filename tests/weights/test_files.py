@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from gmn_opt.generate.digits import NAME as DIGITS
+from gmn_opt.generate.digits import load_digits
 from gmn_opt.inr import load_editor, shipped_editors
 from gmn_opt.optim import LearnedRule, RuleConfig, load_rule, save_rule
 from gmn_opt.predict import CalibratedPredictor
@@ -175,6 +177,8 @@ def test_shipped_weights_load_and_have_cards() -> None:
         loaded: nn.Module
         if name == "accuracy":
             loaded = CalibratedPredictor.load(shipped.path_of(name)).predictor
+        elif name == DIGITS:
+            loaded = load_digits().field
         else:
             loaded = load_editor(name) if name in shipped_editors() else load_rule(name)
         assert all(bool(p.isfinite().all()) for p in loaded.parameters())

@@ -1,0 +1,188 @@
+"""The velocity field: a graph metanet from a noisy network, a time and a condition to a change.
+
+A change of a weight is the metanet's readout of its edge plus a product of readouts of its two
+ends, as the gradient of a weight is made of an activation and a backward signal. With probes, nodes
+also know what their neuron says at learned inputs (and, in a SIREN, how the output there depends on
+it), and all of them what the whole network says there: a few rounds of message passing could not
+work that out. All of it is equivariant to the symmetries of the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.generate.units import Units
+from gmn_opt.graph import ParameterGraph
+from gmn_opt.inr import Inr, SirenConfig
+from gmn_opt.inr.probing import SirenProbes, features_per_node
+from gmn_opt.metanet import GraphMetanet, Probes, blocked
+from gmn_opt.metanet.execution import at_ends
+from gmn_opt.metanet.layers.states import TwoLayer
+
+_FREQUENCIES = 4
+TIME_FEATURES = 1 + 2 * _FREQUENCIES
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Sizes of a velocity field.
+
+    Attributes:
+        hidden, edge_hidden, layers: Of the metanet.
+        gain: Of the metanet's first layer at initialization.
+        probes: Inputs at which neurons are heard; 0 to read weights alone. A model must be given
+            then.
+
+    Raises ValueError for sizes below 1, or fewer than no probes.
+    """
+
+    hidden: int = 64
+    edge_hidden: int = 16
+    layers: int = 3
+    gain: float = 2.0
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        if min(self.hidden, self.edge_hidden, self.layers) < 1 or self.probes < 0:
+            raise ValueError(f"Sizes must be at least 1 and probes at least 0, received {self}.")
+
+
+def time_features(time: Tensor) -> Tensor:
+    """Times in [0, 1] ``[...]`` to ``[..., TIME_FEATURES]``."""
+    turns = 2.0 ** torch.arange(_FREQUENCIES, dtype=time.dtype, device=time.device)
+    angle = time.unsqueeze(-1) * (math.pi * turns)
+    return torch.cat([time.unsqueeze(-1), angle.sin(), angle.cos()], -1)
+
+
+def gaussian_part(time: Tensor) -> Tensor:
+    """By what a point is to be multiplied for its velocity, were data distributed as noise is.
+
+    The conditional mean of data minus noise for two independent Gaussians of one covariance; what
+    is to be learned is the difference from it.
+    """
+    return (2 * time - 1) / (time.square() + (1 - time).square())
+
+
+class VelocityField(nn.Module):
+    """``[B, P]`` in units at times ``[B]`` to velocities ``[B, P]``.
+
+    Args:
+        config: Sizes.
+        units: Of the weights.
+        conditions: Numbers that describe a condition.
+        model: A network of the architecture, needed for probes.
+        graph: Its graph, needed for probes.
+        example: Inputs of the model ``[batch, ...]``, needed for probes on what is no SIREN.
+
+    Raises ValueError for probes without what they need.
+    """
+
+    def __init__(
+        self,
+        config: FieldConfig,
+        units: Units,
+        conditions: int = 0,
+        *,
+        model: nn.Module | None = None,
+        graph: ParameterGraph | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.units, self.classes = config, units, 0
+        if units.means is not None and len(units.means) > 1:
+            self.classes = len(units.means)
+        c = config.hidden
+        own, told = 0, 0
+        self.probes: SirenProbes | Probes | None = None
+        self.siren: SirenConfig | None = None
+        if config.probes:
+            if model is None or graph is None:
+                raise ValueError(
+                    f"probes={config.probes} listen to a network: pass model=, a module of the "
+                    "architecture, or set probes=0."
+                )
+            if isinstance(model, Inr) and isinstance(model.config, SirenConfig):
+                self.siren = model.config
+                self.probes = SirenProbes(self.siren, config.probes)
+                own = features_per_node(self.siren, config.probes)
+            else:
+                if example is None:
+                    raise ValueError(
+                        f"probes={config.probes} on a {type(model).__name__} need example= inputs, "
+                        "[batch, ...] in floating point."
+                    )
+                self.probes = Probes(model, graph, example, config.probes)
+                own = config.probes
+            told = config.probes * sum(_output_sizes(graph))
+        told += 0 if units.directions is None else len(units.directions)
+        self.told = TwoLayer(TIME_FEATURES + conditions + told, c, c)
+        self.metanet = GraphMetanet(
+            1 + (units.center is not None),
+            1,
+            hidden=c,
+            edge_hidden=config.edge_hidden,
+            layers=config.layers,
+            node_inputs=own + c,
+        )
+        with torch.no_grad():
+            self.metanet.edge_encoder.weight.mul_(config.gain)
+        self.node_norm = nn.LayerNorm(c)
+        self.rows, self.columns = nn.Linear(c, c), nn.Linear(c, c)
+        nn.init.zeros_(self.rows.weight)
+        nn.init.zeros_(self.rows.bias)
+
+    def forward(
+        self, graph: ParameterGraph, values: Tensor, time: Tensor, condition: Tensor
+    ) -> Tensor:
+        """See the class; ``condition`` is ``[B, conditions]``."""
+        layout = blocked(graph)
+        nodes = sum(layout.group_sizes)
+        known = [time_features(time), condition]
+        heard = []
+        if self.probes is not None:
+            seen = self._hear(graph, values)
+            heard.append(seen)
+            groups = seen[..., : self.config.probes].split(layout.group_sizes, 1)
+            outputs = [g for g, of in zip(groups, graph.groups, strict=True) if of.role == "output"]
+            known += [g.flatten(1) for g in outputs]
+        along = self.units.coordinates(values)
+        known += [] if along is None else [along]
+        told = self.told(torch.cat(known, -1)).unsqueeze(1).expand(-1, nodes, -1)
+        edges = values.unsqueeze(-2)
+        center = self.units.center_in_units(graph, values)
+        if center is not None:
+            edges = torch.cat([edges, center.expand_as(values).unsqueeze(-2)], -2)
+        states = self.metanet.states(graph, edges, node_inputs=torch.cat([*heard, told], -1))
+        ends = self.node_norm(states.nodes)
+        pairs = torch.cat([self.rows(ends), self.columns(ends)], -1)
+        products = [(rows.mT @ columns).flatten(-2) for rows, columns in at_ends(graph, pairs)]
+        readout = self.metanet.readout
+        assert readout is not None
+        change = (readout.weight @ states.edges).squeeze(-2)
+        out = change + torch.cat(products, -1) * self.config.hidden**-0.5
+        apart = values - self.units.mean(values, condition[:, : self.classes])
+        return self.units.within(out + gaussian_part(time).unsqueeze(-1) * apart)
+
+    def _hear(self, graph: ParameterGraph, values: Tensor) -> Tensor:
+        """Features of nodes ``[B, N, features]``, from networks in units."""
+        named: Mapping[str, Tensor] = blocked(graph).unflatten(self.units.back(graph, values))
+        if isinstance(self.probes, SirenProbes):
+            assert self.siren is not None
+            return self.probes(named, self.siren, graph)
+        assert self.probes is not None
+        out: Tensor = self.probes(named)
+        return out
+
+
+def _output_sizes(graph: ParameterGraph) -> list[int]:
+    sizes = blocked(graph).group_sizes
+    return [n for g, n in zip(graph.groups, sizes, strict=True) if g.role == "output"]
+
+
+__all__ = ["FieldConfig", "VelocityField", "gaussian_part", "time_features"]
