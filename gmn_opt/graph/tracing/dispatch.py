@@ -51,6 +51,15 @@ class Dispatch(Tracer, TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.silent:
+            return func(*args, **kwargs)
+        was_busy, self.busy = self.busy, True
+        try:
+            return self._dispatch(func, args, kwargs)
+        finally:
+            self.busy = was_busy
+
+    def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = func._schema.name.split("::")[-1]
         composite = func.namespace == "aten" and func._can_decompose()
         if composite and name not in RULES and not is_pointwise(func, name):
@@ -60,12 +69,14 @@ class Dispatch(Tracer, TorchDispatchMode):
                 return composed
         if name == "as_strided_":
             self.before = args[0].stride(), args[0].storage_offset()
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        self.check_versions(inputs)
         out = func(*args, **kwargs)
         self.op = name
         self.op_count += 1
         known = len(self.record.uses)
         writes = func._schema.is_mutable
-        inputs, outputs = [*_tensors(args), *_tensors(kwargs)], list(_tensors(out))
+        outputs = list(_tensors(out))
         before = [self.labels.get(id(t)) if writes else None for t in inputs]
         self._follow(func, name, out, args, kwargs)
         labels = [b or self.labels.get(id(t)) for b, t in zip(before, inputs, strict=True)]
@@ -73,6 +84,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         with suppress(ArithmeticError, LookupError, TypeError, ValueError):
             # Roles are less than symmetries: an unforeseen form of an operator tells none.
             self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
+        self.note_versions(inputs, outputs, writes)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:
@@ -83,6 +95,11 @@ class Dispatch(Tracer, TorchDispatchMode):
             return
         self.work += sum(t.numel() for t in outputs)
         self._note_mutation(func, args, kwargs)
+        if name == "lift_fresh":  # a tensor made of numbers
+            self.add_constants(inputs)
+        if name == "set_":
+            self._exchanged(outputs[0])
+            return
         if name in FACTORIES:
             for tensor in outputs:
                 self._constant(tensor)
@@ -152,6 +169,13 @@ class Dispatch(Tracer, TorchDispatchMode):
         for tensor in outputs:
             if id(tensor) not in {id(t) for t in inputs}:
                 self.set(tensor, Label(lab.new_axes(tensor.shape, reason), "activation"))
+
+    def _exchanged(self, tensor: Tensor) -> None:
+        """A tensor's memory is now another one."""
+        old = self.labels.pop(id(tensor), None)
+        if old is not None:
+            self.fix(old.axes, "its memory is exchanged")
+        self._adopt(tensor)
 
     def _is_uniform(self, tensor: Tensor) -> bool:
         known = self.labels.get(id(tensor))
