@@ -34,11 +34,11 @@ def undisturbed(model: nn.Module) -> Iterator[Memory]:
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     mkldnn = torch._C._get_mkldnn_enabled()
-    drawn = random.getstate(), np.random.get_state()
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is the point
     with ExitStack() as stack:
         stack.callback(memory.restore)
         stack.callback(random.setstate, drawn[0])
-        stack.callback(np.random.set_state, drawn[1])
+        stack.callback(np.random.set_state, drawn[1])  # noqa: NPY002
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", *(p.device.type for p in model.parameters())} & {"cpu", "cuda"}:

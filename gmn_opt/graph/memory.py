@@ -193,7 +193,10 @@ _SHELLS = frozenset({"_parameters", "_buffers", "_modules", ""})
 
 def version_of(tensor: Tensor) -> int:
     """How often a tensor's memory was written to; -1 where nobody counts."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # a tensor made for inference
+        return -1
 
 
 def _restore_tensor(saved: Saved) -> None:

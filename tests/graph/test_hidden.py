@@ -163,3 +163,69 @@ def test_the_checker_sees_shared_memory() -> None:
     apart = trace(next(c for c in HIDDEN if c.name == "shares_nothing").make()[0], x)
     assert len(apart.spaces) == 2
     assert replace(apart).verify(model, x) > 1e-3
+
+
+def test_operators_that_take_functions_fix_what_they_read() -> None:
+    def give(h: Tensor, y: Tensor) -> Any:
+        return y, torch.cond(y.sum() > 0, lambda h: h * 2, lambda h: h + 1, (h,))
+
+    graph = trace(Returns(give), torch.randn(2, 4))
+    assert not graph.spaces
+    assert "cond has no rule" in graph.fixed_reasons["a.weight"][0]
+
+
+def test_a_rule_that_fails_late_stops_nothing() -> None:
+    def give(h: Tensor, y: Tensor) -> Tensor:
+        return y + torch.cat([y.new_empty(0), y.new_empty(0)]).unique().sum()
+
+    assert len(trace(Returns(give), torch.randn(2, 4)).spaces) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_parameters_without_elements() -> None:
+    model = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [4, 8], div_value=9.0)
+    graph = trace(model, torch.randn(5, 8), torch.randint(12, (5,)))
+    empty = {n for n, p in model.named_parameters() if p.numel() == 0}
+    assert empty
+    assert {b.tensor for b in graph.blocks if b.numel == 0} == empty
+    state = dict(model.named_parameters())
+    assert graph.permute(state, graph.random_symmetry()).keys() == state.keys()
+
+
+def test_an_empty_batch_is_traced_but_not_verified() -> None:
+    model, x = Returns(lambda h, y: y), torch.randn(0, 4)
+    graph = trace(model, x)
+    assert len(graph.spaces) == 1
+    assert any("nothing to compare" in note for note in graph.notes)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_nested_tensors_are_refused(inside: bool) -> None:
+    parts = [torch.randn(3, 4), torch.randn(2, 4)]
+    x = parts[0] if inside else torch.nested.nested_tensor(parts, layout=torch.jagged)
+
+    def give(h: Tensor, y: Tensor) -> Tensor:
+        return torch.nested.nested_tensor([h, h[:1]], layout=torch.jagged)
+
+    with pytest.raises(TraceError, match="nested"):
+        trace(Returns(give), x)
+
+
+def test_complex_parameters_are_checked_in_double_precision() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(6, 4, dtype=torch.complex64))
+            self.b = nn.Parameter(torch.randn(5, 6, dtype=torch.complex64))
+            self.c = nn.Parameter(torch.randn(3, 5, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.to(torch.complex64) @ self.a.T
+            h = (h * h.abs()) @ self.b.T
+            return (h * h.abs()) @ self.c.T
+
+    model, x = Complex(), torch.randn(2, 4)
+    graph = trace(model, x)
+    assert [s.size for s in graph.spaces] == [6, 5]
+    assert not graph.notes
+    assert graph.verify(model, x) < 1e-9

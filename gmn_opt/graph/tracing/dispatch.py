@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph.tracing import labels as lab
@@ -30,8 +31,13 @@ from gmn_opt.graph.tracing.rules import RULES, NoRuleError
 from gmn_opt.graph.tracing.tracer import Hints, Tracer
 
 
+NESTED = "nested tensors cannot be traced. Pass padded tensors with a mask."
+
+
 class Dispatch(Tracer, TorchDispatchMode):
     """The dispatch mode that labels tensors."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, hints: Hints) -> None:
         super().__init__(hints)
@@ -59,7 +65,20 @@ class Dispatch(Tracer, TorchDispatchMode):
         finally:
             self.busy = was_busy
 
+    def _higher_order(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator that takes functions: what happens inside of these is not followed."""
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        for value in args:
+            if isinstance(value, nn.Module):
+                inputs += [*value.parameters(), *value.buffers()]
+        out = func(*args, **kwargs)
+        self._give_up(f"{func} has no rule", list(_tensors(out)), inputs)
+        self.note_versions(inputs, list(_tensors(out)), True)
+        return out
+
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self._higher_order(func, args, kwargs)
         name = func._schema.name.split("::")[-1]
         composite = func.namespace == "aten" and func._can_decompose()
         if composite and name not in RULES and not is_pointwise(func, name):
@@ -72,6 +91,8 @@ class Dispatch(Tracer, TorchDispatchMode):
         inputs = [*_tensors(args), *_tensors(kwargs)]
         self.check_versions(inputs)
         out = func(*args, **kwargs)
+        if any(t.is_nested for t in _tensors(out)):
+            raise NotImplementedError(NESTED)
         self.op = name
         self.op_count += 1
         known = len(self.record.uses)
@@ -132,7 +153,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         self, outputs: list[Tensor], made: Any, inputs: list[Tensor], reshapes: bool
     ) -> None:
         if callable(made):
-            self.deferred[id(outputs[0])] = made
+            self.deferred[id(outputs[0])] = made, inputs
             self.kept.append(outputs[0])
             return
         found = [made] if isinstance(made, Label) else list(made)

@@ -21,7 +21,7 @@ from gmn_opt.graph.calls import (
 from gmn_opt.graph.memory import Memory, constants_around
 from gmn_opt.graph.progress import Say
 from gmn_opt.graph.results import results_of
-from gmn_opt.graph.tracing.dispatch import Dispatch
+from gmn_opt.graph.tracing.dispatch import NESTED, Dispatch
 from gmn_opt.graph.tracing.escapes import Escapes
 from gmn_opt.graph.tracing.tracer import NO_STORAGE, Hints, Tracer, storage_of
 
@@ -133,6 +133,8 @@ def _forward(
         tracer.add_constants(constants_around(memory))
         args, kwargs = copy_inputs(call)
         for number, tensor in enumerate(tensors_in((args, kwargs))):
+            if tensor.is_nested:
+                raise TraceError(f"Input {number} is nested: {NESTED}")
             tracer.add_input("input" if number == 0 else f"input {number}", tensor)
             tracer.flow.add_input(tensor)
         if other_mode:

@@ -19,6 +19,7 @@ from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.index_sets import IndexSet
 from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
 from gmn_opt.graph.tracing.meetings import Meetings
+from gmn_opt.graph.tracing.table import NoRuleError
 
 UNSEEN = (
     "a tensor comes from out of sight of the trace: from another thread, a copy of raw memory, or "
@@ -64,7 +65,7 @@ class Tracer(Meetings):
         self.kept: list[Tensor] = []
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
-        self.deferred: dict[int, Callable[[], Label]] = {}
+        self.deferred: dict[int, tuple[Callable[[], Label], list[Tensor]]] = {}
         self.routes: dict[int, Axis] = {}
         self.splits: dict[IndexSet, PackedKey] = {}
         self.op_count = 0
@@ -133,9 +134,9 @@ class Tracer(Meetings):
 
     def label(self, tensor: Tensor) -> Label:
         """The label of an operator's input."""
-        thunk = self.deferred.pop(id(tensor), None)
-        if thunk is not None:
-            made = thunk()
+        waited = self.deferred.pop(id(tensor), None)
+        if waited is not None:
+            made = self._late(tensor, *waited)
             self.see(made.axes)
             self.set(tensor, made)
         waiting = self.later.pop(id(tensor), None)
@@ -147,6 +148,19 @@ class Tracer(Meetings):
         if known is None:
             known = self._adopt(tensor)
         return Label(lab.new_axes(tensor.shape), "constant") if known.uniform else known
+
+    def _late(self, tensor: Tensor, rule: Callable[[], Label], inputs: list[Tensor]) -> Label:
+        """What a rule says that waited until its output is read; it may fail like any other."""
+        try:
+            made = rule()
+            if tuple(map(lab.axis_size, made.axes)) == tuple(tensor.shape):
+                return made
+            reason = f"{self.op}: an unforeseen output shape"
+        except (NoRuleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__} in the rule of a joining operator"
+        for other in inputs:
+            self.fix(self.label(other).axes, reason)
+        return Label(lab.new_axes(tensor.shape, reason), "activation")
 
     def activation(self, tensor: Tensor) -> Label:
         """The label of an operator's input, which becomes activations if it is of parameters."""
