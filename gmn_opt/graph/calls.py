@@ -38,7 +38,7 @@ def undisturbed(model: nn.Module) -> Iterator[Memory]:
     with ExitStack() as stack:
         stack.callback(memory.restore)
         stack.callback(random.setstate, drawn[0])
-        stack.callback(np.random.set_state, drawn[1])  # noqa: NPY002
+        stack.callback(np.random.set_state, drawn[1])
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", *(p.device.type for p in model.parameters())} & {"cpu", "cuda"}:
@@ -132,10 +132,10 @@ def double_copy(model: nn.Module) -> nn.Module:
     saved = [s.tensor for s in Memory(model, numbers=False).tensors.values()]
     groups: dict[Any, list[Tensor]] = {}
     for tensor in saved:
-        if type(tensor) in (Tensor, nn.Parameter) and not tensor.is_nested:
-            if tensor.layout == torch.strided and not tensor.is_quantized:
-                key = tensor.untyped_storage()._cdata, tensor.dtype
-                groups.setdefault(key, []).append(tensor)
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+        if plain and not (tensor.is_nested or tensor.is_quantized):
+            key = tensor.untyped_storage()._cdata, tensor.dtype
+            groups.setdefault(key, []).append(tensor)
     memo: dict[int, Any] = {}
     for tensors in groups.values():
         flat = None

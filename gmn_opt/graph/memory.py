@@ -96,9 +96,9 @@ class Memory:
         sizes = {n: f.cache_info().currsize for n, f in before.items() if hasattr(f, "cache_info")}
         self.undo.append(lambda: _restore_class(kind, before, sizes))
         for name, value in before.items():
-            if not isinstance(value, (FunctionType, property, classmethod, staticmethod)):
-                if not name.startswith("__"):
-                    self._visit(value, f"{kind.__name__}.{name}")
+            method = isinstance(value, (FunctionType, property, classmethod, staticmethod))
+            if not method and not name.startswith("__"):
+                self._visit(value, f"{kind.__name__}.{name}")
 
     def _save(self, path: str, tensor: Tensor) -> None:
         if id(tensor) in self.tensors:
@@ -130,10 +130,9 @@ class Memory:
         elif isinstance(value, set):
             members = set(value)
             self.undo.append(lambda: _restore_set(value, members))
-        elif isinstance(value, (np.ndarray, bytearray)):
+        elif isinstance(value, np.ndarray):
             numbers = value.copy()
-            self.undo.append(lambda: value.__setitem__(slice(None) if len(value) else ..., numbers)
-                             if isinstance(value, bytearray) else np.copyto(value, numbers))  # fmt: skip
+            self.undo.append(lambda: np.copyto(value, numbers))
         elif isinstance(value, CellType):
             content = [x for _, x in parts_of(value) or ()]
             self.undo.append(lambda: setattr(value, "cell_contents", content[0])
@@ -203,10 +202,10 @@ def _restore_tensor(saved: Saved) -> None:
     tensor, alias = saved.tensor, saved.alias
     if not _same_memory(tensor, alias):
         tensor.data = alias
-    if saved.value is not None:
-        # Kernels write running statistics without counting it as a new version.
-        if version_of(tensor) != saved.version or not _equal(alias, saved.value):
-            alias.copy_(saved.value)
+    # Kernels write running statistics without counting it as a new version.
+    written = version_of(tensor) != saved.version
+    if saved.value is not None and (written or not _equal(alias, saved.value)):
+        alias.copy_(saved.value)
     if tensor.is_leaf:
         if tensor.requires_grad != saved.requires_grad:
             tensor.requires_grad_(saved.requires_grad)

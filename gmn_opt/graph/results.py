@@ -113,8 +113,8 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def is_cache(value: Any) -> bool:
     """Whether a value is an inner state for the next call, as ``transformers`` writes them."""
-    return any(c.__name__ == "Cache" or c.__name__.endswith("Cache")
-               for c in type(value).__mro__ if c.__module__.startswith("transformers."))  # fmt: skip
+    kinds = [c for c in type(value).__mro__ if c.__module__.startswith("transformers.")]
+    return any(c.__name__.endswith("Cache") for c in kinds)
 
 
 def _skipped(output: Mapping[Any, Any]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Models that hide something from the trace: nothing wrong is claimed, and nothing is left behind."""
+"""Models that hide from the trace: nothing wrong is claimed, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ from gmn_opt.graph.tracing.operators import (
 from gmn_opt.graph.tracing.rules import RULES, NoRuleError
 from gmn_opt.graph.tracing.tracer import Hints, Tracer
 
-
 NESTED = "nested tensors cannot be traced. Pass padded tensors with a mask."
 
 

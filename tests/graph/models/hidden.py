@@ -1,7 +1,7 @@
 """Models that hide from a trace: results in odd containers, state, modes, memory, threads.
 
-Every one is a :class:`Hidden` with a body of its own; ``read`` gives the tensors of its output, which
-no symmetry may change. ``spaces`` is the number of free index sets at least to be found.
+Every one is a :class:`Hidden` with a body of its own; ``read`` gives the tensors of its output,
+which no symmetry may change. ``spaces`` is the number of free index sets at least to be found.
 """
 
 from __future__ import annotations
