@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -13,8 +14,16 @@ from gmn_opt.graph.build.siblings import Adoption, adopt, exchanges
 from gmn_opt.graph.calls import Call
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.progress import Say, progress_line
+from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.index_sets import fix
-from gmn_opt.graph.tracing.passes import TraceError, read_more, traced
+from gmn_opt.graph.tracing.passes import (
+    Plan,
+    TraceError,
+    read_both_modes,
+    read_more,
+    traced,
+)
+from gmn_opt.graph.tracing.pieces import distribute
 from gmn_opt.graph.tracing.record import Record
 from gmn_opt.graph.verify import repair
 
@@ -28,18 +37,21 @@ def trace(
     more_inputs: Sequence[Any] = (),
     verify: bool | None = None,
     progress: bool | Say = True,
+    outputs: Literal["results", "all"] = "results",
     **kwargs: Any,
 ) -> ParameterGraph:
     """The parameter graph of ``model``, from a forward pass on example inputs.
 
     Parameters that this pass does not read (experts without tokens, branches not taken) are
-    looked for in passes on ``more_inputs`` and, in a small model, on the same inputs with other
-    numbers. What no pass reads is taken from siblings in the same container that all behave
-    alike (see :mod:`gmn_opt.graph.build.siblings`), and otherwise fixed.
+    looked for in passes on ``more_inputs``, in the model's other mode (training or evaluation),
+    and, in a small model, on the same inputs with other numbers. What no pass reads is taken from
+    siblings in the same container that all behave alike (see
+    :mod:`gmn_opt.graph.build.siblings`), and otherwise fixed. Where a model's own code asks for
+    the mode, both are traced in any case.
 
     Args:
-        model: Any module with parameters. Its weights, buffers, mode, gradients and the global
-            random state are left exactly as they are.
+        model: Any module with parameters. Its weights, buffers, mode, gradients, all attributes
+            of its modules and the global random state are left exactly as they are.
         args: Inputs of the forward pass.
         more_inputs: Further inputs to trace: each a tuple of arguments, a dict of keyword
             arguments, or a single argument. All passes together give one graph.
@@ -48,33 +60,75 @@ def trace(
         progress: Show what is being done when it takes more than two seconds: one line on the
             error stream, in an interactive terminal only, that is gone at the end. A function
             is told the same in place of a terminal, from the start.
+        outputs: What symmetries must leave as it is. ``"results"`` leaves out inner states for the
+            next call (caches of keys and values), and what an output of ``transformers`` carries
+            beside its logits; the graph's ``notes`` name them. ``"all"`` keeps them, and all
+            tensors that the pass stores in the model's attributes.
         kwargs: Further inputs of the forward pass.
 
     Raises:
         TraceError: If the model has no parameters, has uninitialized (lazy) or quantized ones,
-            or if its forward pass raises on these inputs.
+            if its forward pass raises on these inputs, or if it gives no tensor.
+        ValueError: If ``outputs`` is neither "results" nor "all".
     """
+    if outputs not in ("results", "all"):
+        raise ValueError(f"outputs must be 'results' or 'all', received {outputs!r}")
     _check(model)
-    calls = [(args, kwargs), *map(_call, more_inputs)]
+    plan = Plan([(args, kwargs), *map(_call, more_inputs)], outputs == "all")
     name = type(model).__name__
     with progress_line(progress) as say:
         say(f"Tracing {name}")
-        tracer = traced(model, calls, say)
+        tracer = traced(model, plan, say)
+        tracer, plan, notes = read_both_modes(model, tracer, plan, say)
         if tracer.work <= VERIFY_WORK and tracer.record.unread:
-            tracer, calls = read_more(model, tracer, calls, say)
+            tracer, plan = read_more(model, tracer, plan, say)
         say(f"Tracing {name}: putting its graph together")
         adoptions = adopt(model, tracer.record)
+        if notes:
+            _fix_what_they_could_read(tracer.record, adoptions)
         graph = _assembled(model, tracer.record, adoptions)
+        notes = [*_notes(tracer.record, adoptions), *notes]
         small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
         if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
             say(f"Checking the symmetries of {name}")
             swaps = exchanges(adoptions)
-            checked = repair(graph, model, args, kwargs, bool(verify), calls[1:], swaps)
-            if checked is None and swaps:
-                # What siblings tell is a guess until it is checked.
-                graph = _assembled(model, traced(model, calls, say).record)
-            graph = checked or graph
-    return graph
+            modes = len(plan.modes) > 1
+            try:
+                graph = repair(graph, model, args, kwargs, plan.calls[1:], swaps, plan.every, modes)
+            except Exception as error:
+                if verify:
+                    raise
+                if swaps:  # what siblings tell is a guess until it is checked
+                    graph = _assembled(model, traced(model, plan, say).record)
+                why = str(error).splitlines()[0] if str(error) else ""
+                notes.append(f"not checked numerically: {type(error).__name__}: {why}")
+        elif graph.spaces:
+            notes.append("not checked numerically" + (": a large model" if verify is None else ""))
+    return replace(graph, notes=tuple(notes))
+
+
+def _notes(record: Record, adoptions: Sequence[Adoption]) -> list[str]:
+    """What was left out of the results; which parameters were not read."""
+    notes = [f"not compared: {name} (outputs='all' keeps it)" for name in record.skipped]
+    known = {i for found in adoptions for i in found.parameters}
+    names = [record.names[i] for i in sorted(record.unread - known)]
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        notes.append(f"not read by any traced pass: {', '.join(names[:4])}{more}")
+    return notes
+
+
+def _fix_what_they_could_read(record: Record, adoptions: Sequence[Adoption]) -> None:
+    """Fix spaces that unread parameters may meet in a mode that could not be traced."""
+    known = {i for found in adoptions for i in found.parameters}
+    unread = record.unread - known
+    sizes = {lab.axis_size(axis) for i in unread for axis in record.parameters[i].axes} - {1}
+    for index in record.touched:
+        for axis in record.parameters[index].axes:
+            for piece in distribute(axis):
+                for leg in piece.legs:
+                    if any(leg.set.size > 1 and n % leg.set.size == 0 for n in sizes):
+                        fix([leg.set], "parameters that were not read may read it")
 
 
 def _assembled(

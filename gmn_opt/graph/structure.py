@@ -158,6 +158,8 @@ class BlockGraph:
         buffer_blocks: Running statistics that a symmetry moves along with their channels.
         fixed_reasons: Tensor name to one reason per dim; an empty string where the dim is free.
         aliases: Further names of shared parameters, to the name under which they are listed.
+        notes: What one should know of how the graph was found: outputs that were left out, a
+            check that could not be made. Two graphs with other notes are equal.
 
     Raises:
         ValueError: If the parts contradict each other; the message names the block.
@@ -171,6 +173,7 @@ class BlockGraph:
     buffer_blocks: tuple[Block, ...] = ()
     fixed_reasons: dict[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _validate(self)

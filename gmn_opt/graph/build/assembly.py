@@ -13,7 +13,7 @@ from gmn_opt.graph.build.naming import short, told_apart
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.structure import Block, BlockKind, BlockUse, DimRole, Factor, NodeGroup
 from gmn_opt.graph.tracing.index_sets import IndexSet
-from gmn_opt.graph.tracing.labels import Fact, Label, Leg, SiteRef
+from gmn_opt.graph.tracing.labels import Fact, Label, Leg, SiteRef, axis_size
 from gmn_opt.graph.tracing.pieces import Piece, by_member, distribute, settle
 from gmn_opt.graph.tracing.record import Record, Use
 
@@ -105,11 +105,21 @@ class Assembler:
         """All blocks of a parameter."""
         name = self.record.names[index]
         label = self.record.parameters[index]
+        if any(axis_size(axis) == 0 for axis in label.axes):
+            return [self._empty(name, [axis_size(axis) for axis in label.axes])]
         return [
             self._block(index, name, combo)
             for pieces in by_member(label.axes)
             for combo in product(*pieces)
         ]
+
+    def _empty(self, name: str, shape: Sequence[int]) -> Block:
+        """The block of a parameter without elements."""
+        reason = "a parameter without elements"
+        dims = tuple((self.factor(IndexSet(size, reason), name),) for size in shape)
+        roles: tuple[tuple[DimRole, ...], ...] = (("kernel",),) * len(shape)
+        src, dst = self.single(name, "bias"), self.single(f"{name} out", "hidden")
+        return Block(name, "other", tuple(map(range, shape)), dims, roles, src, dst)
 
     def _block(self, index: int, name: str, pieces: tuple[Piece, ...]) -> Block:
         leaves = [(d, leg.set) for d, piece in enumerate(pieces) for leg in piece.legs]

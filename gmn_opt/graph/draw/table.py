@@ -66,4 +66,6 @@ def table(graph: BlockGraph, width: int | None = None) -> str:
     console.print(rows)
     console.print()
     console.print(total, markup=False)
+    for note in graph.notes:
+        console.print(f"Note: {note}", markup=False)
     return out.getvalue().rstrip()

@@ -24,6 +24,7 @@ def to_json(graph: BlockGraph) -> str:
         "shapes": {n: list(s) for n, s in graph.shapes.items()},
         "fixed_reasons": {n: list(r) for n, r in graph.fixed_reasons.items()},
         "aliases": graph.aliases,
+        "notes": list(graph.notes),
     }
     return json.dumps(data)
 
@@ -53,6 +54,7 @@ def parts(text: str) -> dict[str, Any]:
         "buffer_blocks": _made(Block, data["buffer_blocks"]),
         "fixed_reasons": _tuples(data["fixed_reasons"]),
         "aliases": data["aliases"],
+        "notes": tuple(data.get("notes", ())),
     }
 
 

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmn_opt.graph.tracing import labels as lab
@@ -29,9 +30,13 @@ from gmn_opt.graph.tracing.operators import (
 from gmn_opt.graph.tracing.rules import RULES, NoRuleError
 from gmn_opt.graph.tracing.tracer import Hints, Tracer
 
+NESTED = "nested tensors cannot be traced. Pass padded tensors with a mask."
+
 
 class Dispatch(Tracer, TorchDispatchMode):
     """The dispatch mode that labels tensors."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, hints: Hints) -> None:
         super().__init__(hints)
@@ -51,6 +56,28 @@ class Dispatch(Tracer, TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.silent:
+            return func(*args, **kwargs)
+        was_busy, self.busy = self.busy, True
+        try:
+            return self._dispatch(func, args, kwargs)
+        finally:
+            self.busy = was_busy
+
+    def _higher_order(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operator that takes functions: what happens inside of these is not followed."""
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        for value in args:
+            if isinstance(value, nn.Module):
+                inputs += [*value.parameters(), *value.buffers()]
+        out = func(*args, **kwargs)
+        self._give_up(f"{func} has no rule", list(_tensors(out)), inputs)
+        self.note_versions(inputs, list(_tensors(out)), True)
+        return out
+
+    def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self._higher_order(func, args, kwargs)
         name = func._schema.name.split("::")[-1]
         composite = func.namespace == "aten" and func._can_decompose()
         if composite and name not in RULES and not is_pointwise(func, name):
@@ -60,12 +87,16 @@ class Dispatch(Tracer, TorchDispatchMode):
                 return composed
         if name == "as_strided_":
             self.before = args[0].stride(), args[0].storage_offset()
+        inputs = [*_tensors(args), *_tensors(kwargs)]
+        self.check_versions(inputs)
         out = func(*args, **kwargs)
+        if any(t.is_nested for t in _tensors(out)):
+            raise NotImplementedError(NESTED)
         self.op = name
         self.op_count += 1
         known = len(self.record.uses)
         writes = func._schema.is_mutable
-        inputs, outputs = [*_tensors(args), *_tensors(kwargs)], list(_tensors(out))
+        outputs = list(_tensors(out))
         before = [self.labels.get(id(t)) if writes else None for t in inputs]
         self._follow(func, name, out, args, kwargs)
         labels = [b or self.labels.get(id(t)) for b, t in zip(before, inputs, strict=True)]
@@ -73,6 +104,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         with suppress(ArithmeticError, LookupError, TypeError, ValueError):
             # Roles are less than symmetries: an unforeseen form of an operator tells none.
             self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
+        self.note_versions(inputs, outputs, writes)
         return out
 
     def _follow(self, func: Any, name: str, out: Any, args: Any, kwargs: Any) -> None:
@@ -83,6 +115,11 @@ class Dispatch(Tracer, TorchDispatchMode):
             return
         self.work += sum(t.numel() for t in outputs)
         self._note_mutation(func, args, kwargs)
+        if name == "lift_fresh":  # a tensor made of numbers
+            self.add_constants(inputs)
+        if name == "set_":
+            self._exchanged(outputs[0])
+            return
         if name in FACTORIES:
             for tensor in outputs:
                 self._constant(tensor)
@@ -115,7 +152,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         self, outputs: list[Tensor], made: Any, inputs: list[Tensor], reshapes: bool
     ) -> None:
         if callable(made):
-            self.deferred[id(outputs[0])] = made
+            self.deferred[id(outputs[0])] = made, inputs
             self.kept.append(outputs[0])
             return
         found = [made] if isinstance(made, Label) else list(made)
@@ -152,6 +189,13 @@ class Dispatch(Tracer, TorchDispatchMode):
         for tensor in outputs:
             if id(tensor) not in {id(t) for t in inputs}:
                 self.set(tensor, Label(lab.new_axes(tensor.shape, reason), "activation"))
+
+    def _exchanged(self, tensor: Tensor) -> None:
+        """A tensor's memory is now another one."""
+        old = self.labels.pop(id(tensor), None)
+        if old is not None:
+            self.fix(old.axes, "its memory is exchanged")
+        self._adopt(tensor)
 
     def _is_uniform(self, tensor: Tensor) -> bool:
         known = self.labels.get(id(tensor))

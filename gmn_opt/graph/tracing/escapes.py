@@ -18,8 +18,9 @@ class Escapes(TorchFunctionMode):
         super().__init__()
         self.tracer = tracer
         self.leaks: frozenset[Any] = frozenset(
-            {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__}
-        )
+            {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.__dlpack__,
+             Tensor.untyped_storage, Tensor.storage}
+        )  # fmt: skip
 
     def __torch_function__(
         self,
@@ -28,19 +29,34 @@ class Escapes(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self.tracer.busy:  # our own questions
+            return func(*args, **(kwargs or {}))
+        if func is Tensor.__deepcopy__:
+            return self._copied(func, *args)
         if func in self.leaks and args and isinstance(args[0], Tensor):
             self.tracer.leak(args[0], _n(func))
         if func is Tensor.__getitem__ and args[0].device.type == "meta" and not self.tracer.leaked:
             as_slice = _run(args[1])
             if as_slice is not None:
                 return args[0][as_slice].clone()
+        if func is _DATA_SETTER:
+            for tensor in args[:2]:
+                self.tracer.fix(self.tracer.label(tensor).axes, "its memory is exchanged")
         out = func(*args, **(kwargs or {}))
         if func is _DATA_GETTER and isinstance(out, Tensor):
             self.tracer.set(out, self.tracer.label(args[0]))
         return out
 
+    def _copied(self, func: Callable[..., Any], tensor: Tensor, *rest: Any) -> Any:
+        """A deep copy reads memory, not tensors; it has the axes of what it copies."""
+        with self.tracer.aside():
+            out = func(tensor, *rest)
+        self.tracer.set(out, self.tracer.label(tensor))
+        return out
+
 
 _DATA_GETTER = Tensor.data.__get__  # type: ignore[attr-defined]
+_DATA_SETTER = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def _n(func: Any) -> str:

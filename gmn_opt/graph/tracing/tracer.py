@@ -7,18 +7,25 @@ label, and packed or stacked parameters a family; a first pass finds them, a sec
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor
 
+from gmn_opt.graph.memory import version_of
 from gmn_opt.graph.tracing import index_sets as sets
 from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.index_sets import IndexSet
 from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
 from gmn_opt.graph.tracing.meetings import Meetings
+from gmn_opt.graph.tracing.table import NoRuleError
 
+UNSEEN = (
+    "a tensor comes from out of sight of the trace: from another thread, a copy of raw memory, or "
+    "a global of another module (register constants as buffers)"
+)
+NO_STORAGE = -1
 MAX_PACKED = 8
 MAX_STACKED = 64
 PackedKey = tuple[int, int, int]
@@ -38,6 +45,14 @@ class Hints(NamedTuple):
     packed: dict[PackedKey, tuple[int, ...]] = {}  # noqa: RUF012 - never written to
 
 
+def storage_of(tensor: Tensor) -> int:
+    """A number for the memory behind a tensor; ``NO_STORAGE`` where there is none to be had."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return NO_STORAGE
+
+
 class Tracer(Meetings):
     """Knows the label of every tensor. One instance follows all passes on one model."""
 
@@ -50,7 +65,7 @@ class Tracer(Meetings):
         self.kept: list[Tensor] = []
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
-        self.deferred: dict[int, Callable[[], Label]] = {}
+        self.deferred: dict[int, tuple[Callable[[], Label], list[Tensor]]] = {}
         self.routes: dict[int, Axis] = {}
         self.splits: dict[IndexSet, PackedKey] = {}
         self.op_count = 0
@@ -58,6 +73,10 @@ class Tracer(Meetings):
         self.work = 0
         self.leaked = False
         self.parameter_ids: dict[int, int] = {}
+        self.versions: dict[int, tuple[int, ...]] = {}
+        self.constant_storages: set[int] = set()
+        self.busy = False
+        self.silent = False
 
     # ------------------------------------------------------------------ what a pass starts from
 
@@ -108,14 +127,16 @@ class Tracer(Meetings):
         """Attach a label to a tensor and keep the tensor alive, so that its id stays its own."""
         self.labels[id(tensor)] = label
         self.kept.append(tensor)
-        with suppress(NotImplementedError, RuntimeError):
-            self.storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+        self.versions[id(tensor)] = (version_of(tensor),)
+        storage = storage_of(tensor)
+        if storage != NO_STORAGE:
+            self.storages.setdefault(storage, []).append(tensor)
 
     def label(self, tensor: Tensor) -> Label:
         """The label of an operator's input."""
-        thunk = self.deferred.pop(id(tensor), None)
-        if thunk is not None:
-            made = thunk()
+        waited = self.deferred.pop(id(tensor), None)
+        if waited is not None:
+            made = self._late(tensor, *waited)
             self.see(made.axes)
             self.set(tensor, made)
         waiting = self.later.pop(id(tensor), None)
@@ -128,16 +149,26 @@ class Tracer(Meetings):
             known = self._adopt(tensor)
         return Label(lab.new_axes(tensor.shape), "constant") if known.uniform else known
 
+    def _late(self, tensor: Tensor, rule: Callable[[], Label], inputs: list[Tensor]) -> Label:
+        """What a rule says that waited until its output is read; it may fail like any other."""
+        try:
+            made = rule()
+            if tuple(map(lab.axis_size, made.axes)) == tuple(tensor.shape):
+                return made
+            reason = f"{self.op}: an unforeseen output shape"
+        except (NoRuleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__} in the rule of a joining operator"
+        for other in inputs:
+            self.fix(self.label(other).axes, reason)
+        return Label(lab.new_axes(tensor.shape, reason), "activation")
+
     def activation(self, tensor: Tensor) -> Label:
         """The label of an operator's input, which becomes activations if it is of parameters."""
         return self.materialize(self.label(tensor))
 
     def relatives(self, tensor: Tensor) -> Sequence[Tensor]:
         """The tensors known to share a tensor's memory."""
-        try:
-            return self.storages.get(tensor.untyped_storage()._cdata, ())
-        except (NotImplementedError, RuntimeError):
-            return ()
+        return self.storages.get(storage_of(tensor), ())
 
     def _adopt(self, tensor: Tensor) -> Label:
         """Label a tensor that no traced operator made: an alias of a known one, or a constant."""
@@ -146,11 +177,64 @@ class Tracer(Meetings):
             same = other.shape == tensor.shape and other.stride() == tensor.stride()
             if same and other.storage_offset() == tensor.storage_offset():
                 self.set(tensor, self.labels[id(other)])
+                if id(other) in self.parameter_ids:
+                    self.parameter_ids[id(tensor)] = self.parameter_ids[id(other)]
+                    self.record.touched.add(self.parameter_ids[id(other)])
                 return self.labels[id(other)]
         for other in relatives:
             self.fix(self.labels[id(other)].axes, "its memory is read outside of traced operators")
+        if not relatives and storage_of(tensor) not in self.constant_storages:
+            self.lose(UNSEEN)
         self.add_fixed(tensor, "a constant of the model")
         return self.labels[id(tensor)]
+
+    def lose(self, reason: str) -> None:
+        """Fix all that exists: something was done with an unknown part of it."""
+        for label in (*self.record.parameters, *self.record.statistics.values()):
+            self.fix(label.axes, reason)
+        for label in list(self.labels.values()):
+            self.fix(label.axes, reason)
+
+    def add_constants(self, tensors: Iterable[Tensor]) -> None:
+        """Make known which tensors exist before the pass; keep them alive."""
+        for tensor in tensors:
+            self.kept.append(tensor)
+            self.constant_storages.add(storage_of(tensor))
+            self.versions[id(tensor)] = (version_of(tensor),)
+
+    def check_versions(self, tensors: Iterable[Tensor]) -> None:
+        """Look whether known tensors were written to without an operator being seen."""
+        for tensor in tensors:
+            known, now = self.versions.get(id(tensor)), version_of(tensor)
+            if known is not None and now not in known:
+                self.lose("memory is written to out of sight of the trace")
+                self.versions[id(tensor)] = (now,)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Look at tensors without being traced."""
+        was = self.busy, self.silent
+        self.busy = self.silent = True
+        try:
+            yield
+        finally:
+            self.busy, self.silent = was
+
+    def note_versions(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], writes: bool
+    ) -> None:
+        """Remember how often known tensors have been written to."""
+        for tensor in outputs:
+            if id(tensor) in self.labels:
+                # A view takes the counter of what it is a view of once the operator is done.
+                views = (version_of(t) for t in inputs if storage_of(t) == storage_of(tensor))
+                self.versions[id(tensor)] = (version_of(tensor), *views)
+        if writes:
+            for tensor in (*inputs, *outputs):
+                for other in (tensor, *self.relatives(tensor)):
+                    # Autograd counts a write once the operator is done, if it was called by it.
+                    count = version_of(other)
+                    self.versions[id(other)] = (count, count + 1, *self.versions.get(id(other), ()))
 
     def leak(self, tensor: Tensor, name: str) -> None:
         """The numbers of a tensor become Python's: what is done with them cannot be followed."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.graph.tracing import labels as lab
-from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
+from gmn_opt.graph.tracing.labels import Axis, Label
 from gmn_opt.graph.tracing.record import Pair
 from gmn_opt.graph.tracing.rules.joining import run_of
 from gmn_opt.graph.tracing.table import NoRuleError, rule
@@ -39,10 +39,7 @@ def embedding(t: Tracer, out: Any, weight: Tensor, index: Tensor, *_: Any, **__:
 
 
 def _rows(t: Tracer, axis: Axis) -> Axis:
-    site = Site(t.origin_name([axis]) + " rows", "index")
-    t.record.sites.append(site)
-    site.axis = tuple(Leg(leg.set, SiteRef(site)) for leg in lab.expand_axis(axis))
-    return site.axis
+    return t.new_site(axis, t.origin_name([axis]) + " rows", "index")
 
 
 @rule("index_select")
