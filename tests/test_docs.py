@@ -93,7 +93,6 @@ def predict(names: Names, printed: str) -> None:
     assert Path("zoo/dataset.json").exists()
 
 
-
 #: What torchrun would say to a single process.
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 #: What is checked of a page, and how many blocks it has.

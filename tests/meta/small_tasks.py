@@ -136,7 +136,9 @@ class OneTask:
 def busy_rule(seed: int = 0, size: float = 0.15) -> LearnedRule:
     """A small rule in float64 whose heads are far from zero."""
     torch.manual_seed(seed)
-    rule = LearnedRule(RuleConfig(hidden=6, edge_hidden=3, layers=2)).double()
+    rule = LearnedRule(
+        RuleConfig(hidden=6, edge_hidden=3, layers=2, every=2, neurons=True)
+    ).double()
     with torch.no_grad():
         for p in rule.parameters():
             p.add_(size * torch.randn_like(p))

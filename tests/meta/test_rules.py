@@ -91,7 +91,7 @@ def test_the_fast_stack_of_small_rules_equals_vmap() -> None:
 def test_an_untrained_small_rule_is_adam() -> None:
     """Its head is zero: the fast momentum over sqrt(v), at a constant step scaled by the fan-in."""
     rule, (state, grad) = SmallRule().double(), inputs(MLP)
-    assert sum(p.numel() for p in rule.parameters()) == 156
+    assert sum(p.numel() for p in rule.parameters()) == 164
     zero = torch.zeros_like(state.moments)
     delta, moments, _ = rule.flat_update(StepInputs(MLP.graph, state.theta, grad, zero, 0))
     assert torch.equal(delta.sign(), -grad.sign())
