@@ -1,16 +1,19 @@
 """Put meta-trained weights into the package: ``python -m experiments.release_weights --run DIR``.
 
 Copies the weights of a meta-training run (those of its best validation, or its last), writes the
-model card from the run's record, a held-out evaluation of these very weights and a record of
-:mod:`experiments.stability`, and keeps all records under ``experiments/results/``.
+model card from the run's record and from what is given of evaluations of these very weights: a
+comparison (:mod:`experiments.compare_optimizers`), a held-out evaluation, a record of
+:mod:`experiments.stability`. Keeps all records under ``experiments/results/``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -76,6 +79,28 @@ def _stability(record: dict[str, Any]) -> dict[str, Any]:
         for steps, modes in record["runs"].items()
     }
     return {"task": record["task"], "runs": runs}
+
+
+def _comparison(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The card's part of a comparison: final losses by length, task and optimizer.
+
+    Of an optimizer with a grid, the rate of the lowest mean training loss.
+    """
+    runs: dict[tuple[str, str, str], dict[float, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        if not cell["diverged"]:
+            key = str(cell["length"]), cell["task"], cell["method"]
+            runs.setdefault(key, {}).setdefault(cell["rate"], []).append(cell)
+    found: dict[str, Any] = {}
+    for (length, task, method), by_rate in sorted(runs.items()):
+        means = {
+            rate: [round(fmean(c[k] for c in same), 5) for k in ("train_loss", "test_loss")]
+            for rate, same in by_rate.items()
+        }
+        rate, (train, test) = min(means.items(), key=lambda item: item[1][0])
+        facts = {"rate": rate, "train_loss": train, "test_loss": test, "seeds": len(by_rate[rate])}
+        found.setdefault(length, {}).setdefault(task, {})[method] = facts
+    return found
 
 
 def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
@@ -157,8 +182,13 @@ def _card(name: str, rule: LearnedRule, record: dict[str, Any], content: bytes) 
 
 def main(
     run: Annotated[Path, typer.Option(help="Folder of a meta-training run.")],
-    held_out: Annotated[Path, typer.Option(help="Folder of its held-out evaluation.")],
-    stability: Annotated[Path, typer.Option(help="Folder of its stability record.")],
+    comparison: Annotated[
+        Path | None, typer.Option(help="Folder of a comparison with other optimizers.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Folder of its held-out evaluation.")
+    ] = None,
+    stability: Annotated[Path | None, typer.Option(help="Folder of its stability record.")] = None,
     name: Annotated[str, typer.Option()] = "default",
     checkpoint: Annotated[Checkpoint, typer.Option()] = Checkpoint.BEST,
     validated: Annotated[
@@ -174,10 +204,20 @@ def main(
     with frame.refusing(console):
         rule = load_rule(weights)  # refuses a damaged or foreign file
         record = frame.read_json(run / "result.json")
-        evaluation = frame.read_json(held_out / "result.json")
-        steady = frame.read_json(stability / "result.json")
-        _same(evaluation, weights, held_out)
-        _same(steady, weights, stability)
+        if comparison is None and held_out is None:
+            raise ValueError("Weights are released with --comparison or --held-out, or both.")
+        results: dict[str, Any] = {}
+        for label, source, part in (
+            ("held_out", held_out, _held_out),
+            ("stability", stability, _stability),
+        ):
+            if source is not None:
+                found = frame.read_json(source / "result.json")
+                _same(found, weights, source)
+                results[label] = part(found)
+        if comparison is not None:
+            cells = (comparison / "cells.jsonl").read_text("utf-8").splitlines()
+            results["comparison"] = _comparison([json.loads(line) for line in cells])
         compared: dict[str, Any] = {}
         if validated is not None:
             compared = {"compared": _compared(frame.read_json(validated / "result.json"))}
@@ -188,19 +228,20 @@ def main(
         **about,
         "notes": notes,
         "validation": {**chosen, **compared},
-        "held_out": _held_out(evaluation),
-        "stability": _stability(steady),
+        **results,
     }
     kept = RESULTS / f"meta_train_{name}"
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("result.json", "curve.png"):
         if (run / file).exists():
             shutil.copy(run / file, kept / file)
-    for label, source in (("held_out", held_out), ("stability", stability)):
+    sources = {"held_out": held_out, "stability": stability, "comparison": comparison}
+    for label, source in sources.items():
         folder = RESULTS / f"{label}_{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in ("result.json", "curves.png"):
-            shutil.copy(source / file, folder / file)
+        for file in ("result.json", "cells.jsonl", "report.md", "curves.png", "profile.png"):
+            if source is not None and (source / file).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / file, folder / file)
     write_atomically(PACKAGE / f"{name}.safetensors", lambda path: path.write_bytes(content))
     frame.write_json(PACKAGE / f"{name}.json", card, indent=2)
     console.print(f"Wrote {PACKAGE / name}.safetensors and .json; records in {RESULTS}")

@@ -98,7 +98,7 @@ def mode_matters(model: nn.Module) -> bool:
         if "training" in names:
             return True
         if not function.__module__.startswith(("torch.", "gmn_opt.")):
-            todo.extend(function.__globals__.get(n) for n in names)  # type: ignore[arg-type]
+            todo.extend(function.__globals__.get(n) for n in names)
     return False
 
 

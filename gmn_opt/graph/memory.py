@@ -11,6 +11,7 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -143,7 +144,7 @@ class Memory:
     def _note_object(self, value: Any) -> None:
         if isinstance(value, torch.Generator):
             state = value.get_state()
-            self.undo.append(lambda: value.set_state(state) and None)
+            self.undo.append(partial(_restore_generator, value, state))
         elif isinstance(value, random.Random):
             drawn = value.getstate()
             self.undo.append(lambda: value.setstate(drawn))
@@ -247,6 +248,10 @@ def _restore_list(value: Any, entries: list[Any]) -> None:
     if len(value) != len(entries) or any(a is not b for a, b in zip(value, entries, strict=True)):
         value.clear()
         value.extend(entries)
+
+
+def _restore_generator(generator: torch.Generator, state: torch.Tensor) -> None:
+    generator.set_state(state)
 
 
 def _restore_set(value: set[Any], members: set[Any]) -> None:

@@ -53,7 +53,10 @@ def warm(image: Pixels) -> Pixels:
     if image.shape[-1] == 1:
         return _levels(255 * (0.07 + 0.85 * values))
     light = _grey(image)[..., None]
-    shadows, lights = np.float32([-0.02, 0.015, 0.035]), np.float32([0.10, 0.03, -0.10])
+    shadows, lights = (
+        np.array([-0.02, 0.015, 0.035], np.float32),
+        np.array([0.10, 0.03, -0.10], np.float32),
+    )
     toned = values + (1 - light) ** 2 * shadows + light * lights
     return _levels(255 * (0.03 + 0.96 * toned))
 

@@ -94,7 +94,7 @@ def crops(
         piece = photo[top : top + side_there, left : left + side_there].numpy()
         how = cv2.INTER_AREA if side_there > side else cv2.INTER_CUBIC
         piece = cv2.resize(piece, (side, side), interpolation=how).reshape(side, side, channels)
-        values = piece.astype(np.float32)
+        values: Any = piece.astype(np.float32)
         if draw.random() < 0.5:
             values = 255 * (values / 255) ** math.exp(draw.normal(0, 0.25))
         if noise and draw.random() < 0.8:

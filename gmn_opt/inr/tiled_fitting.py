@@ -103,8 +103,8 @@ def fit_tiles(
     weak = (reached < LEAST_PSNR).nonzero().squeeze(1)
     if len(weak):
         longer = replace(fit, steps=round(_LONGER * fit.steps))
-        keys = [int(i) for i in weak]
-        again = fit_batch(targets[weak], config, longer, seed=seed, keys=keys)
+        own = [int(i) for i in weak]
+        again = fit_batch(targets[weak], config, longer, seed=seed, keys=own)
         better = again.psnr > reached[weak]
         at = weak[better]
         for name, p in params.items():

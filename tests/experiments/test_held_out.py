@@ -114,10 +114,16 @@ def test_a_comparison_and_a_release(
     monkeypatch.setattr(shipped, "_FOLDER", package)
     with pytest.raises(typer.Exit):  # other weights than those that were evaluated
         release_weights.main(
-            run, out, tmp_path / "stability", "trial", release_weights.Checkpoint.LAST
+            run,
+            held_out=out,
+            stability=tmp_path / "stability",
+            name="trial",
+            checkpoint=release_weights.Checkpoint.LAST,
         )
     assert sorted(package.iterdir()) == before
-    release_weights.main(run, out, tmp_path / "stability", "trial", notes="in slices")
+    release_weights.main(
+        run, held_out=out, stability=tmp_path / "stability", name="trial", notes="in slices"
+    )
     about = card("trial")
     content = (package / "trial.safetensors").read_bytes()
     assert about["sha256"] == hashlib.sha256(content).hexdigest()

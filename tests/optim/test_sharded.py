@@ -25,7 +25,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from gmn_opt import GMNOptimizer
 from gmn_opt.optim import GraphWarning
@@ -80,12 +85,14 @@ def hybrid(model: nn.Module) -> None:
 
 
 def tensor_parallel(model: nn.Module) -> None:
-    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    plan: dict[str, ParallelStyle] = {"0": ColwiseParallel(), "2": RowwiseParallel()}
     parallelize_module(model, init_device_mesh("cpu", (RANKS,)), plan)
 
 
 def uneven_tensor_parallel(model: nn.Module) -> None:
-    whole = {name: ColwiseParallel(output_layouts=Replicate()) for name in ("0", "2")}
+    whole: dict[str, ParallelStyle] = {
+        name: ColwiseParallel(output_layouts=Replicate()) for name in ("0", "2")
+    }
     parallelize_module(model, init_device_mesh("cpu", (RANKS,)), whole)
 
 
@@ -112,7 +119,7 @@ def forget(step: int, model: nn.Module, rank: int | None) -> None:
 
 def break_one(step: int, model: nn.Module, rank: int | None) -> None:
     """At one step, the second process alone sees a gradient that is not finite."""
-    grad: Any = model[0].weight.grad  # type: ignore[index,union-attr]
+    grad: Any = model[0].weight.grad  # type: ignore[index]
     if step == 5 and rank is None:
         grad[-1, 0] = float("nan")
     elif step == 5 and rank == 1:
@@ -193,7 +200,10 @@ def save(model: nn.Module, opt: GMNOptimizer, path: Path) -> None:
 def load(model: nn.Module, opt: GMNOptimizer, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state = {"model": get_model_state_dict(model), "opt": get_optimizer_state_dict(model, opt)}
+        state: dict[str, Any] = {
+            "model": get_model_state_dict(model),
+            "opt": get_optimizer_state_dict(model, opt),
+        }
         dcp.load(state, checkpoint_id=path)
         set_model_state_dict(model, state["model"])
         set_optimizer_state_dict(model, opt, state["opt"])

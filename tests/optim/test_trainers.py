@@ -55,7 +55,7 @@ def test_accelerate() -> None:
 def test_lightning(tmp_path: Path) -> None:
     lightning = pytest.importorskip("pytorch_lightning", reason="Lightning is not installed")
 
-    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(lightning.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.net = network()

@@ -79,12 +79,12 @@ def make_gallery(
     status = Console(stderr=True)
     with status.status(f"Fitting {len(pixels)} networks"):
         found = fit_batch(pixels, config, FitConfig())
-    size, inr = (pixels.shape[1], pixels.shape[2]), config.build()
+    shape, inr = (pixels.shape[1], pixels.shape[2]), config.build()
     with status.status("Editing and rendering"), torch.no_grad():
         columns = {
             "image": as_targets(pixels, config),
-            "network": render(inr, size, found.params),
-            f"edited ({strength:g})": render(inr, size, chosen(found.params, strength=strength)),
+            "network": render(inr, shape, found.params),
+            f"edited ({strength:g})": render(inr, shape, chosen(found.params, strength=strength)),
         }
     if not all(bool(values.isfinite().all()) for values in columns.values()):
         fail(f"{called} gives values that are no finite numbers; lower --strength")

@@ -196,8 +196,8 @@ def unify_shared(tracer: Tracer, named: Sequence[tuple[str, Tensor]]) -> None:
             start = tensor.storage_offset()
             last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
             width = tensor.element_size()
-            at = start * width, (start + last + 1) * width
-            by_memory.setdefault(storage, []).append((*at, name, tensor))
+            begin, end = int(start * width), int((start + last + 1) * width)
+            by_memory.setdefault(storage, []).append((begin, end, name, tensor))
     for found in by_memory.values():
         found.sort(key=lambda row: row[:2])
         for k, (_, end, name, tensor) in enumerate(found):

@@ -225,7 +225,7 @@ def becomes(kind: type) -> Callable[[Any], None]:
 def buffer_registered(m: Hidden, x: Tensor) -> Tensor:
     if "late" not in dict(m.named_buffers()):
         m.register_buffer("late", m.c.weight.detach().clone())
-    return m.hidden(x) @ m.late.T  # type: ignore[union-attr, operator]
+    return m.hidden(x) @ m.late.T  # type: ignore[operator]
 
 
 def initialized_by_data(m: Hidden, x: Tensor) -> Tensor:
