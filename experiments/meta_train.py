@@ -78,7 +78,8 @@ def choose_estimator(name: str, preset: GradientEstimator) -> GradientEstimator:
     if isinstance(preset, kind):
         return preset
     takes_windows = any(f.name == "windows" for f in fields(kind))
-    made: GradientEstimator = kind(windows=preset.window_lengths) if takes_windows else kind()
+    windows = preset.window_lengths if takes_windows else None
+    made: GradientEstimator = kind() if windows is None else kind(windows=windows)
     return made
 
 

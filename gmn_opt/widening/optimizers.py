@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from gmn_opt.widening.copies import WidenError
 from gmn_opt.widening.growth import Growth
 
-SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"})
-"""Entries that hold squares of gradients: AdamW, RMSprop, Adadelta, Adagrad."""
-MOMENTS = "moments"
-"""``GMNOptimizer``'s entry ``[k, *shape]``: means of gradients, and last the mean of squares."""
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "second"})
+"""Entries that hold squares of gradients: AdamW, RMSprop, Adadelta, Adagrad, GMNOptimizer."""
+GRAPH = "graph"
+"""Where ``GMNOptimizer`` keeps the graphs of its parameters, in the first group."""
 
 
 def widened_state(
@@ -48,30 +48,22 @@ def widened_state(
         state[index] = {
             key: _widened(growths, names[id(p)], key, value, p) for key, value in entries.items()
         }
-    out = {**saved, "state": state}
-    if isinstance(out.get("gmn_opt"), dict):
-        # the graph is traced anew at the wider model's first step
-        out["gmn_opt"] = {**out["gmn_opt"], "graphs": []}
-    return out
+    # a graph of the narrow model is of no use: the wide one is traced at its first step
+    groups = [{**group, GRAPH: ""} if GRAPH in group else group for group in saved["param_groups"]]
+    return {**saved, "state": state, "param_groups": groups}
 
 
 def _widened(growths: Sequence[Growth], name: str, key: str, value: Any, p: Tensor) -> Any:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
-    if value.dim() < p.dim() or tuple(value.shape[value.dim() - p.dim() :]) != tuple(p.shape):
+    if value.shape != p.shape:
         raise WidenError(
             f"The state {key!r} of {name!r} has shape {list(value.shape)}, which does not follow "
             f"the parameter's {list(p.shape)}. Begin with a new optimizer."
         )
-    powers = [2 if key in SQUARES else 1]
-    if key == MOMENTS:
-        powers = [1] * (len(value) - 1) + [2]
-        parts = list(value)
-    else:
-        parts = [value]
     for growth in growths:
-        parts = [growth.moments(name, x, k) for x, k in zip(parts, powers, strict=True)]
-    return torch.stack(parts) if key == MOMENTS else parts[0]
+        value = growth.moments(name, value, 2 if key in SQUARES else 1)
+    return value
 
 
 __all__ = ["widened_state"]

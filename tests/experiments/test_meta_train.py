@@ -135,7 +135,7 @@ def test_a_lost_process_ends_the_run_with_a_checkpoint_for_any_number(tmp_path: 
     step = load_checkpoint(folder / "checkpoint.pt")["trainer"]["step"]
     assert f"The checkpoint of outer step {step} stands in {folder}" in " ".join(output.split())
     assert "Traceback" not in output
-    code, output = start(folder, "--resume", "--meta-batch", "2", steps=step + 2).end()
+    code, output = start(folder, "--resume", "--meta-batch", "4", steps=step + 2).end()
     assert code == 0, output
     assert f"resumed at step {step}" in output
     assert log_of(folder)[-1]["step"] == step + 2
@@ -150,7 +150,7 @@ def test_torchrun(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 processes" in done.stdout
-    one = invoke(*few, "--out", tmp_path / "one", "--meta-batch", "2")
+    one = invoke(*few, "--out", tmp_path / "one", "--meta-batch", "4")
     assert one.exit_code == 0, one.output
     a, b = (load_rule(tmp_path / n / "weights.safetensors").state_dict() for n in ("one", "two"))
     assert all(torch.allclose(t, b[name], atol=1e-3) for name, t in a.items())
@@ -194,7 +194,7 @@ def test_validations_are_recorded(whole: Path) -> None:
     assert all(torch.equal(t, best[n]) for n, t in state["best"]["average"].items())
 
 
-@pytest.mark.parametrize("name", [n for n in meta_train.SHORT_NAMES if n != "truncated"])
+@pytest.mark.parametrize("name", [n for n in meta_train.SHORT_NAMES if n != "full"])
 def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
     done = invoke(*ARGUMENTS, "--meta-steps", "2", "--out", tmp_path, "--estimator", name)
     assert done.exit_code == 0, done.output
@@ -202,7 +202,7 @@ def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
     assert config["estimator"]["name"] == meta_train.SHORT_NAMES[name]
     again = invoke(*ARGUMENTS, "--meta-steps", "4", "--out", tmp_path, "--resume")
     assert again.exit_code == 2
-    assert "this run asks for ['TruncatedBackprop']" in again.output
+    assert "this run asks for ['FullBackprop']" in again.output
 
 
 def test_a_run_begins_with_given_weights(whole: Path, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
     refused("not of a learned rule", *ARGUMENTS, "--from", "inr-dilate-grey")
     refused("Give one of them", *ARGUMENTS, "--from", "default", "--resume")
     refused("--set knows no 'colour'", *ARGUMENTS, "--set", "colour=1")
-    refused("expected a value like [40, 2000]", "--set", "horizon=9")
+    refused("expected a value like [100, 1500]", "--set", "horizon=9")
     refused("expected a value like", "--set", "estimator=9")
     refused("Unknown device 'tpu'", *ARGUMENTS, "--device", "tpu", "--out", tmp_path)
     if not torch.cuda.is_available():

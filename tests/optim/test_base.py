@@ -109,12 +109,12 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert known.index(max(known)) in (9, 10)
     assert known[-1] < 1e-3
     assert schedule(500, 200) == pytest.approx(0.0)
-    assert all(a >= b for a, b in itertools.pairwise(known))
+    assert all(a >= b for a, b in itertools.pairwise(known[10:]))
     assert schedule(0, 1) > 0
 
 
 def test_the_open_schedule_never_ends() -> None:
     open_ended = [schedule(step, None) for step in range(3000)]
     assert open_ended[0] == pytest.approx(1 / 20)
-    assert all(a >= b for a, b in itertools.pairwise(open_ended))
+    assert all(a >= b for a, b in itertools.pairwise(open_ended[20:]))
     assert 0.15 < open_ended[-1] < 0.25
