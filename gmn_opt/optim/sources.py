@@ -242,7 +242,7 @@ class GraphSources:
             f"{self._reason(loose, len(params))}. Training goes on, each of these tensors on its "
             "own.",
             GraphWarning,
-            stacklevel=7,
+            stacklevel=8,
         )
 
     def _only_pieces(self) -> bool:

@@ -145,7 +145,7 @@ def test_sampling_repeats_and_covers_the_distribution() -> None:
     assert {t.activation for t in nets} == {"relu", "gelu", "tanh", "silu"}
     assert {t.size for t in nets} == {8, 14, 28}
     assert {len(t.hidden) for t in nets if t.kind == "mlp"} == {1, 2, 3}
-    assert {t.batch_size for t in nets} == {8, 16, 32, 64, 128}
+    assert {t.batch_size for t in nets} == {2, 8, 16, 32, 64, 128}
 
 
 def test_a_suite_of_some_families_draws_nothing_else() -> None:
