@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gmn_opt.data import load_bundled
 from gmn_opt.graph.tracing.rules import RULES
 from gmn_opt.inr import psnr
+from gmn_opt.inr.edits import EDITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,10 +55,12 @@ def generate(names: Names, printed: str) -> None:
 
 
 def inr(names: Names, printed: str) -> None:
-    """The networks show their images."""
+    """The networks show their images, a photograph is drawn larger, and an edit has a name."""
     images = load_bundled("mnist").test_images[: len(names["pixels"])]
     wanted = images.float().unsqueeze(-1) / 127.5 - 1
     assert float(psnr(names["pixels"], wanted).min()) > 39
+    assert names["larger"].shape == names["brighter"].shape == (144, 144, 3)
+    assert names["brighter"].mean() > names["larger"].mean()
 
 
 def meta_training(names: Names, printed: str) -> None:
@@ -101,7 +104,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "align.md": (8, align),
     "comparison.md": (1, comparison),
     "generate.md": (3, generate),
-    "inr.md": (1, inr),
+    "inr.md": (3, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
     "optimizer.md": (9, optimizer),
@@ -123,6 +126,7 @@ def test_the_code_on_a_page_runs(
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
     known = dict(RULES)
+    monkeypatch.setattr("gmn_opt.inr.edits.EDITS", EDITS.copy())
     try:
         for block in blocks:
             block.evaluate()

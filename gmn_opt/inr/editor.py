@@ -79,7 +79,8 @@ class EditorConfig:
         if not all(is_count(n) for n in sizes.values()):
             raise ValueError(f"An editor needs positive whole numbers, received {sizes}.")
         counts = {
-            n: getattr(self, n) for n in ("frequencies", "probes", "rounds", "grid", "vision")
+            n: getattr(self, n)
+            for n in ("frequencies", "probes", "rounds", "grid", "vision", "settle")
         }
         if not all(is_count(n, 0) for n in counts.values()):
             raise ValueError(f"An editor needs whole numbers from 0 on, received {counts}.")
@@ -88,7 +89,9 @@ class EditorConfig:
                 "An editor needs the name of an edit and a finite gain, received "
                 f"edit={self.edit!r}, gain={self.gain!r}."
             )
-        if self.rounds < 0 or (self.rounds and (self.grid < 2 or self.vision < 1)):
+        if not isinstance(self.places, bool):
+            raise ValueError(f"Places are seen or not, received places={self.places!r}.")
+        if self.rounds and (self.grid < 2 or self.vision < 1):
             raise ValueError(
                 "An editor with rounds needs a grid of at least 2 pixels and a channel to see "
                 f"them, received rounds={self.rounds}, grid={self.grid}, vision={self.vision}."

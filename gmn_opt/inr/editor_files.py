@@ -24,6 +24,8 @@ KIND = "inr editor"
 MOST_PARAMETERS, MOST_LAYERS = 1 << 20, 32
 #: Pixels along each side of the images that an editor renders.
 MOST_PIXELS = 1024
+#: Plain steps that an editor takes after its rounds.
+MOST_SETTLE = 10_000
 _PREFIX = "inr-"
 _COLOURS = {1: "grey", 3: "colour"}
 
@@ -105,6 +107,10 @@ def _check(config: dict[str, Any], shapes: Shapes) -> None:
     rounds, probes = values.get("rounds", 0), values.get("probes", 0)
     if not is_count(values.get("grid", 1), 0, MOST_PIXELS):
         raise ValueError(f"grid must be at most {MOST_PIXELS}, received {shown(values['grid'])}")
+    if not is_count(values.get("settle", 0), 0, MOST_SETTLE):
+        raise ValueError(
+            f"settle must be at most {MOST_SETTLE}, received {shown(values['settle'])}"
+        )
     features = 1 + 2 * _number(values, "frequencies", 2) + (SLOPE_FEATURES if rounds else 0)
     want: dict[str, tuple[Any, ...]] = {
         "metanet.edge_encoder.weight": (values["edge_hidden"], features)
@@ -114,7 +120,8 @@ def _check(config: dict[str, Any], shapes: Shapes) -> None:
     if rounds:
         vision = _number(values, "vision", 16)
         want["refinement.log_rates"] = (rounds, *shapes.get("scale", ()))
-        want["refinement.predictor.layers.0.weight"] = (vision, inr.outputs + 2, 3, 3)
+        seen = inr.outputs + 2 * _flag(values, "places", True)
+        want["refinement.predictor.layers.0.weight"] = (vision, seen, 3, 3)
         want["refinement.predictor.layers.1.weight"] = (vision, vision, 3, 3)
     compare({n: shapes.get(n) for n in want}, want)
 
@@ -124,6 +131,13 @@ def _number(values: dict[str, Any], name: str, default: int) -> int:
     if not is_count(value, 0):
         raise ValueError(f"{name} must be a whole number, received {shown(value)}")
     return int(value)
+
+
+def _flag(values: dict[str, Any], name: str, default: bool) -> bool:
+    value = values.get(name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, received {shown(value)}")
+    return value
 
 
 def _shipped(text: str, channels: int | None) -> str:

@@ -101,8 +101,15 @@ def test_gradients_of_a_rendered_edit_by_finite_differences() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rounds": -1}, {"rounds": 2, "grid": 1}, {"rounds": 2, "vision": 0}]
+    ("wrong", "message"),
+    [
+        ({"rounds": -1}, "whole numbers from 0 on"),
+        ({"settle": -1}, "whole numbers from 0 on"),
+        ({"places": 2}, "seen or not"),
+        ({"rounds": 2, "grid": 1}, "at least 2 pixels and a channel"),
+        ({"rounds": 2, "vision": 0}, "at least 2 pixels and a channel"),
+    ],
 )
-def test_wrong_sizes(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least 2 pixels and a channel"):
+def test_wrong_sizes(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         EditorConfig(**wrong)  # type: ignore[arg-type]
