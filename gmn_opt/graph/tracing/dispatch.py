@@ -152,7 +152,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         self, outputs: list[Tensor], made: Any, inputs: list[Tensor], reshapes: bool
     ) -> None:
         if callable(made):
-            self.deferred[id(outputs[0])] = made, inputs
+            self.deferred[id(outputs[0])] = made, inputs, tuple(outputs[0].shape)
             self.kept.append(outputs[0])
             return
         found = [made] if isinstance(made, Label) else list(made)

@@ -29,6 +29,8 @@ NO_STORAGE = -1
 MAX_PACKED = 8
 MAX_STACKED = 64
 PackedKey = tuple[int, int, int]
+Deferred = tuple[Callable[[], Label], list[Tensor], tuple[int, ...]]
+"""A rule that waits until its output is read, its inputs, and the shape of the output it made."""
 
 
 class Hints(NamedTuple):
@@ -65,7 +67,7 @@ class Tracer(Meetings):
         self.kept: list[Tensor] = []
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
-        self.deferred: dict[int, tuple[Callable[[], Label], list[Tensor]]] = {}
+        self.deferred: dict[int, Deferred] = {}
         self.routes: dict[int, Axis] = {}
         self.splits: dict[IndexSet, PackedKey] = {}
         self.op_count = 0
@@ -136,7 +138,7 @@ class Tracer(Meetings):
         """The label of an operator's input."""
         waited = self.deferred.pop(id(tensor), None)
         if waited is not None:
-            made = self._late(tensor, *waited)
+            made = self._late(*waited)
             self.see(made.axes)
             self.set(tensor, made)
         waiting = self.later.pop(id(tensor), None)
@@ -149,18 +151,23 @@ class Tracer(Meetings):
             known = self._adopt(tensor)
         return Label(lab.new_axes(tensor.shape), "constant") if known.uniform else known
 
-    def _late(self, tensor: Tensor, rule: Callable[[], Label], inputs: list[Tensor]) -> Label:
-        """What a rule says that waited until its output is read; it may fail like any other."""
+    def _late(
+        self, rule: Callable[[], Label], inputs: list[Tensor], shape: tuple[int, ...]
+    ) -> Label:
+        """What a rule says that waited until its output is read; it may fail like any other.
+
+        The output may have another shape by now: an operator such as ``transpose_`` reads it.
+        """
         try:
             made = rule()
-            if tuple(map(lab.axis_size, made.axes)) == tuple(tensor.shape):
+            if tuple(map(lab.axis_size, made.axes)) == shape:
                 return made
             reason = f"{self.op}: an unforeseen output shape"
         except (NoRuleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__} in the rule of a joining operator"
         for other in inputs:
             self.fix(self.label(other).axes, reason)
-        return Label(lab.new_axes(tensor.shape, reason), "activation")
+        return Label(lab.new_axes(shape, reason), "activation")
 
     def activation(self, tensor: Tensor) -> Label:
         """The label of an operator's input, which becomes activations if it is of parameters."""
