@@ -206,6 +206,7 @@ class Checker:
                 exchanged(self.model, exchange),
             ):
                 self.model.train(training)
+                memory.begin()
                 torch.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed)  # noqa: NPY002

@@ -79,6 +79,8 @@ class Tracer(Meetings):
         self.constant_storages: set[int] = set()
         self.busy = False
         self.silent = False
+        self.other_mode = False
+        self.families: dict[IndexSet, tuple[int, tuple[IndexSet, IndexSet]]] = {}
 
     # ------------------------------------------------------------------ what a pass starts from
 
@@ -275,13 +277,22 @@ class Tracer(Meetings):
         self.see(axes)
 
     def split_off(self, one: IndexSet, outer: int) -> tuple[IndexSet, IndexSet] | None:
-        """Split a set by a view; packed parts that are taken one by one become a family."""
+        """Split a set by a view; packed parts that are taken one by one become a family.
+
+        A later pass that splits the same set in the same way gets the same family.
+        """
         root = sets.find(one)
+        known = self.families.get(root)
+        if known is not None and known[0] == outer and root.fixed is None:
+            return known[1]
         if root.segments is not None or root.members is not None or root.fixed is not None:
             return sets.split(one, outer)
         number = (self.op_count, root.size, outer)
         if number in self.hints.packed:
-            return sets.make_family(one, self.hints.packed[number])
+            family = sets.make_family(one, self.hints.packed[number])
+            if family is not None:
+                self.families[root] = outer, family
+            return family
         halves = sets.split(one, outer)
         if halves is not None:
             self.splits[halves[0]] = number
