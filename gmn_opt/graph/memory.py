@@ -290,6 +290,7 @@ def _restore_class(kind: type, before: dict[str, Any], caches: list[tuple[Any, i
 def _caches_of(methods: Iterable[Any]) -> Iterator[Any]:
     """Methods that remember their results, and those inside of functions that call them."""
     for method in methods:
+        method = getattr(method, "__func__", method)  # of a static or class method
         inside = method.__closure__ or () if isinstance(method, FunctionType) else ()
         for function in (method, *(x for cell in inside for _, x in parts_of(cell) or ())):
             if hasattr(function, "cache_info") and hasattr(function, "cache_clear"):
