@@ -7,6 +7,7 @@ model's modules is noted before a pass, and put back after it *in place*: object
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections import OrderedDict, deque
@@ -94,8 +95,8 @@ class Memory:
     def _visit_class(self, kind: type) -> None:
         """Attributes that a class holds for all its instances; methods that remember results."""
         before = dict(vars(kind))
-        sizes = {n: f.cache_info().currsize for n, f in before.items() if hasattr(f, "cache_info")}
-        self.undo.append(lambda: _restore_class(kind, before, sizes))
+        caches = [(f, f.cache_info().currsize) for f in _caches_of(before.values())]
+        self.undo.append(lambda: _restore_class(kind, before, caches))
         for name, value in before.items():
             method = isinstance(value, (FunctionType, property, classmethod, staticmethod))
             if not method and not name.startswith("__"):
@@ -171,6 +172,10 @@ class Memory:
             old = self.tensors.get(number)
             if old is None or version_of(now.tensor) != old.version:
                 yield now.path, now.tensor
+
+    def begin(self) -> None:
+        """Judge by what there is now whether a call changes anything: the mode may be another."""
+        self._dicts = [(value, list(value.items())) for value, _ in self._dicts]
 
     def changed(self) -> bool:
         """Whether attributes or containers hold other things now: another call may do others."""
@@ -269,10 +274,10 @@ def _restore_slots(value: Any, slots: list[tuple[str, Any]]) -> None:
             object.__setattr__(value, name, before[name])
 
 
-def _restore_class(kind: type, before: dict[str, Any], sizes: dict[str, int]) -> None:
-    for name, size in sizes.items():
-        if before[name].cache_info().currsize != size:
-            before[name].cache_clear()
+def _restore_class(kind: type, before: dict[str, Any], caches: list[tuple[Any, int]]) -> None:
+    for cache, size in caches:
+        if cache.cache_info().currsize != size:
+            cache.cache_clear()
     for name, now in dict(vars(kind)).items():
         if name.startswith("__") and name.endswith("__"):
             continue
@@ -282,9 +287,22 @@ def _restore_class(kind: type, before: dict[str, Any], sizes: dict[str, int]) ->
             setattr(kind, name, before[name])
 
 
+def _caches_of(methods: Iterable[Any]) -> Iterator[Any]:
+    """Methods that remember their results, and those inside of functions that call them."""
+    for method in methods:
+        method = getattr(method, "__func__", method)  # of a static or class method
+        inside = method.__closure__ or () if isinstance(method, FunctionType) else ()
+        for function in (method, *(x for cell in inside for _, x in parts_of(cell) or ())):
+            if hasattr(function, "cache_info") and hasattr(function, "cache_clear"):
+                yield function
+
+
 def constants_around(memory: Memory) -> Iterator[Tensor]:
     """Tensors that a model's own code finds outside of the model: globals, captured variables."""
     kinds = own_classes(memory.model)
+    for kind in kinds:
+        for cache in _caches_of(vars(kind).values()):
+            yield from _tensors_among(gc.get_referents(cache))
     functions = [f for kind in kinds for f in vars(kind).values() if isinstance(f, FunctionType)]
     for function in functions:
         yield from _tensors_among(x for cell in function.__closure__ or ()

@@ -91,7 +91,7 @@ def test_the_first_step_of_an_optimizer_leaves_no_state(case: Case) -> None:
     twin, x = case.make()
     case.read(twin, twin(x))[0].sum().backward()
     model, _ = case.make()
-    opt = GMNOptimizer(model.parameters(), lr=1e-3)
+    opt = GMNOptimizer(model.parameters(), lr=1.0)
     case.read(model, model(x))[0].sum().backward()
     state = {n: v for n, v in vars(model).items() if n not in ("_modules", "_parameters", "body")}
     other = {n: vars(twin)[n] for n in state}

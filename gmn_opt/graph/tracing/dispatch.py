@@ -21,6 +21,7 @@ from gmn_opt.graph.tracing import labels as lab
 from gmn_opt.graph.tracing.flow import Flow, Op
 from gmn_opt.graph.tracing.labels import Label
 from gmn_opt.graph.tracing.operators import (
+    ALIKE,
     FACTORIES,
     KEEPS_UNIFORM,
     NOT_POINTWISE,
@@ -152,7 +153,7 @@ class Dispatch(Tracer, TorchDispatchMode):
         self, outputs: list[Tensor], made: Any, inputs: list[Tensor], reshapes: bool
     ) -> None:
         if callable(made):
-            self.deferred[id(outputs[0])] = made, inputs
+            self.deferred[id(outputs[0])] = made, inputs, tuple(outputs[0].shape)
             self.kept.append(outputs[0])
             return
         found = [made] if isinstance(made, Label) else list(made)
@@ -213,6 +214,15 @@ class Dispatch(Tracer, TorchDispatchMode):
             self.set(tensor, Label((), "constant", uniform=True))
 
     def _noise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+        """Label random numbers; in the other mode, no index of independent ones is special.
+
+        In the mode that the model is traced in, the same numbers drawn have the same effect. Of the
+        other one it is enough that it does the same on average, as with dropout.
+        """
+        if self.other_mode and name in ALIKE:
+            for tensor in outputs:
+                self.set(tensor, Label(lab.new_axes(tensor.shape), "constant"))
+            return
         reason = f"random numbers of {name}"
         for tensor in inputs:
             known = self.labels.get(id(tensor))

@@ -18,6 +18,9 @@ RANDOM = frozenset(
 )  # fmt: skip
 """Draw numbers that differ from element to element."""
 
+ALIKE = frozenset({"rand", "rand_like", "randn", "randn_like"})
+"""Draw each element independently from one and the same distribution."""
+
 NONLINEAR = frozenset(
     {
         "_prelu_kernel", "abs", "celu", "cos", "elu", "erf", "exp", "gelu", "hardsigmoid",

@@ -139,6 +139,8 @@ def _forward(
             tracer.flow.add_input(tensor)
         if other_mode:
             model.train(not model.training)
+            memory.begin()
+        tracer.other_mode = other_mode
 
         def stored() -> list[tuple[str, Tensor]]:
             with tracer.aside():

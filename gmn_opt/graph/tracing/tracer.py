@@ -29,6 +29,8 @@ NO_STORAGE = -1
 MAX_PACKED = 8
 MAX_STACKED = 64
 PackedKey = tuple[int, int, int]
+Deferred = tuple[Callable[[], Label], list[Tensor], tuple[int, ...]]
+"""A rule that waits until its output is read, its inputs, and the shape of the output it made."""
 
 
 class Hints(NamedTuple):
@@ -65,7 +67,7 @@ class Tracer(Meetings):
         self.kept: list[Tensor] = []
         self.storages: dict[int, list[Tensor]] = {}
         self.later: dict[int, tuple[tuple[Axis, ...], str]] = {}
-        self.deferred: dict[int, tuple[Callable[[], Label], list[Tensor]]] = {}
+        self.deferred: dict[int, Deferred] = {}
         self.routes: dict[int, Axis] = {}
         self.splits: dict[IndexSet, PackedKey] = {}
         self.op_count = 0
@@ -77,6 +79,8 @@ class Tracer(Meetings):
         self.constant_storages: set[int] = set()
         self.busy = False
         self.silent = False
+        self.other_mode = False
+        self.families: dict[IndexSet, tuple[int, tuple[IndexSet, IndexSet]]] = {}
 
     # ------------------------------------------------------------------ what a pass starts from
 
@@ -136,7 +140,7 @@ class Tracer(Meetings):
         """The label of an operator's input."""
         waited = self.deferred.pop(id(tensor), None)
         if waited is not None:
-            made = self._late(tensor, *waited)
+            made = self._late(*waited)
             self.see(made.axes)
             self.set(tensor, made)
         waiting = self.later.pop(id(tensor), None)
@@ -149,18 +153,23 @@ class Tracer(Meetings):
             known = self._adopt(tensor)
         return Label(lab.new_axes(tensor.shape), "constant") if known.uniform else known
 
-    def _late(self, tensor: Tensor, rule: Callable[[], Label], inputs: list[Tensor]) -> Label:
-        """What a rule says that waited until its output is read; it may fail like any other."""
+    def _late(
+        self, rule: Callable[[], Label], inputs: list[Tensor], shape: tuple[int, ...]
+    ) -> Label:
+        """What a rule says that waited until its output is read; it may fail like any other.
+
+        The output may have another shape by now: an operator such as ``transpose_`` reads it.
+        """
         try:
             made = rule()
-            if tuple(map(lab.axis_size, made.axes)) == tuple(tensor.shape):
+            if tuple(map(lab.axis_size, made.axes)) == shape:
                 return made
             reason = f"{self.op}: an unforeseen output shape"
         except (NoRuleError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__} in the rule of a joining operator"
         for other in inputs:
             self.fix(self.label(other).axes, reason)
-        return Label(lab.new_axes(tensor.shape, reason), "activation")
+        return Label(lab.new_axes(shape, reason), "activation")
 
     def activation(self, tensor: Tensor) -> Label:
         """The label of an operator's input, which becomes activations if it is of parameters."""
@@ -268,13 +277,22 @@ class Tracer(Meetings):
         self.see(axes)
 
     def split_off(self, one: IndexSet, outer: int) -> tuple[IndexSet, IndexSet] | None:
-        """Split a set by a view; packed parts that are taken one by one become a family."""
+        """Split a set by a view; packed parts that are taken one by one become a family.
+
+        A later pass that splits the same set in the same way gets the same family.
+        """
         root = sets.find(one)
+        known = self.families.get(root)
+        if known is not None and known[0] == outer and root.fixed is None:
+            return known[1]
         if root.segments is not None or root.members is not None or root.fixed is not None:
             return sets.split(one, outer)
         number = (self.op_count, root.size, outer)
         if number in self.hints.packed:
-            return sets.make_family(one, self.hints.packed[number])
+            family = sets.make_family(one, self.hints.packed[number])
+            if family is not None:
+                self.families[root] = outer, family
+            return family
         halves = sets.split(one, outer)
         if halves is not None:
             self.splits[halves[0]] = number
