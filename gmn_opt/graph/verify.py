@@ -216,8 +216,8 @@ class Checker:
                     out = self.model(*args, **kwargs)
                     results = results_of(out, self.model, memory.stored, self.every)
                     numbers = results.every()
-                    # The next call may do something else. What the first model does counts: it is the
-                    # one that was traced, and another may only have had to set itself up.
+                    # The next call may do something else. What the first model does counts: it is
+                    # the one that was traced, and another may only have had to set itself up.
                     if self.again.setdefault(id(run), memory.changed()):
                         args, kwargs = copy_inputs(inputs)
                         out = self.model(*args, **kwargs)

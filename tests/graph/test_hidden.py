@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -229,3 +230,31 @@ def test_complex_parameters_are_checked_in_double_precision() -> None:
     assert [s.size for s in graph.spaces] == [6, 5]
     assert not graph.notes
     assert graph.verify(model, x) < 1e-9
+
+
+class Noisy(nn.Module):
+    """Packed projections, noise in training mode, and a cache in a static method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed, self.out = nn.Linear(4, 3 * 5), nn.Linear(5, 2)
+
+    @staticmethod
+    @cache
+    def shift(size: int) -> Tensor:
+        return torch.arange(size).flip(0) / size
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.packed(x).view(-1, 3, 5).unbind(1)
+        y = a * b.tanh() + c
+        if self.training:
+            y = y * (torch.rand_like(y) < 0.5)
+        return self.out(y) + self.shift(2)
+
+
+@pytest.mark.parametrize("more", [(), (torch.ones(3, 4),)])
+def test_further_passes_lose_nothing(more: tuple[Tensor, ...]) -> None:
+    for _ in range(2):
+        graph = trace(Noisy().eval(), torch.randn(2, 4), more_inputs=more)
+        assert [s.size for s in graph.spaces] == [5]
+        assert not graph.notes
