@@ -116,7 +116,9 @@ def refuse_partitions() -> None:
     for _ in range(8):
         if kind is None or frame is None:
             return
-        if isinstance(frame.f_locals.get("self"), kind):
+        # the locals of a frame, once looked at, live as long as it does: look at no other's
+        own = frame.f_globals.get("__name__") == kind.__module__
+        if own and isinstance(frame.f_locals.get("self"), kind):
             raise TypeError(
                 "GMNOptimizer cannot work inside a ZeroRedundancyOptimizer: it reads the whole "
                 "network, and each process would have the state of some tensors only. To shard its "
