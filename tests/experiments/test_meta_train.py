@@ -329,7 +329,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
 
     again = (*ARGUMENTS, "--out", str(tmp_path), "--resume")
     altered(whole, tmp_path, version=7)
-    refused("version 7, this package reads version 3", *again)
+    refused("version 7, this package reads version 4", *again)
     altered(whole, tmp_path, colour="red")
     refused("Unknown settings ['colour']", *again)
     altered(whole, tmp_path, rule={"hidden": 9, "edge_hidden": 2, "layers": 1})
