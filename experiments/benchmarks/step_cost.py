@@ -1,6 +1,6 @@
 """Cost of an optimizer's step: ``python -m experiments.benchmarks.step_cost --out runs/step_cost``.
 
-Processor time of ``step()`` on one thread for models of several kinds, medians, beside the forward
+Processor time of ``step()`` on one thread for models of several kinds, means, beside the forward
 and backward pass of the same batch: GMNOptimizer, AdamW with ``foreach``, and Muon on hidden
 matrices and flattened kernels (five Newton-Schulz steps in bfloat16, as ``torch.optim.Muon``) with
 AdamW on the rest. All take a step on the same batch in turn, so what disturbs the machine disturbs
@@ -47,17 +47,17 @@ def models() -> dict[str, DataTask]:
     }
 
 
-def optimizers(model: nn.Module, task: DataTask) -> dict[str, torch.optim.Optimizer]:
-    """The three, each on a copy of its own."""
+def optimizer(name: str, model: nn.Module, task: DataTask) -> torch.optim.Optimizer:
+    """One of the three."""
     inputs = task.example_inputs()
-    matrices = hidden_matrices(trace(model, *inputs, verify=False))
-    return {
-        "gmn": GMNOptimizer(
+    if name == "gmn":
+        return GMNOptimizer(
             model.parameters(), total_steps=1000, model=model, example_inputs=inputs
-        ),
-        "adamw": torch.optim.AdamW(model.parameters(), foreach=True),
-        "muon": MuonAdamW(*split(model, matrices), lr=0.02),
-    }
+        )
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), foreach=True)
+    matrices = hidden_matrices(trace(model, *inputs, verify=False))
+    return MuonAdamW(*split(model, matrices), lr=0.02)
 
 
 def measure(task: DataTask, steps: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def measure(task: DataTask, steps: int) -> dict[str, Any]:
     for name in ("gmn", "muon", "adamw"):
         model = task.build()
         model.load_state_dict(start)
-        runs[name] = model, optimizers(model, task)[name]
+        runs[name] = model, optimizer(name, model, task)
         times[name] = []
     generator = torch.Generator().manual_seed(0)
     for step in range(WARMUP + steps):
