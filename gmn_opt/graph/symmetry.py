@@ -25,12 +25,14 @@ class Symmetry:
         self.permutations = dict(permutations)
 
     @classmethod
-    def random(cls, graph: BlockGraph, generator: torch.Generator | None = None) -> Symmetry:
-        """A uniformly drawn symmetry."""
+    def random(
+        cls, graph: BlockGraph, generator: torch.Generator | None = None, moving: bool = False
+    ) -> Symmetry:
+        """A uniformly drawn symmetry; if ``moving``, of those in which every row moves."""
         chosen = {}
         for space in graph.spaces:
             lead = [graph.factors[p].size for p in space.parents]
-            rows = [torch.randperm(space.size, generator=generator) for _ in range(prod(lead))]
+            rows = [_drawn(space.size, generator, moving) for _ in range(prod(lead))]
             chosen[space.id] = torch.stack(rows).reshape(*lead, space.size)
         return cls(graph, chosen)
 
@@ -158,6 +160,15 @@ class Symmetry:
 
     def __repr__(self) -> str:
         return f"Symmetry({len(self.permutations)} of {len(self.graph.spaces)} spaces)"
+
+
+def _drawn(size: int, generator: torch.Generator | None, moving: bool) -> Tensor:
+    """A permutation, other than the identity if it has to move something."""
+    order = torch.arange(size)
+    while True:
+        drawn = torch.randperm(size, generator=generator)
+        if not moving or not torch.equal(drawn, order):
+            return drawn
 
 
 def _grids(sizes: list[int]) -> list[Tensor]:
