@@ -103,7 +103,7 @@ CASES: list[Case] = [
     case("spectral_norm", m.SpectralNorm, floats((3, 4)), 1, "stats"),
     case("hard_moe", m.HardMoE, floats((12, 4)), 3),
     case("mask_moe", m.MaskMoE, floats((12, 4)), 3),
-    case("masked_weight", m.MaskedWeight, floats((3, 4)), 1, "partial"),
+    case("masked_weight", m.MaskedWeight, floats((3, 4)), 2, "stats"),
     case("layer_scale", m.LayerScale, floats((3, 4)), 2),
     case("vmapped", m.Vmapped, floats((3, 4)), 2),
     case("in_place", m.InPlace, floats((3, 4)), 2),

@@ -113,9 +113,16 @@ def _notes(record: Record, adoptions: Sequence[Adoption]) -> list[str]:
     known = {i for found in adoptions for i in found.parameters}
     names = [record.names[i] for i in sorted(record.unread - known)]
     if names:
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        notes.append(f"not read by any traced pass: {', '.join(names[:4])}{more}")
+        notes.append(f"not read by any traced pass: {_some(names)}")
+    if record.moving:
+        notes.append(f"buffers that move along with the parameters: {_some(record.moving)}")
     return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def _fix_what_they_could_read(record: Record, adoptions: Sequence[Adoption]) -> None:

@@ -155,7 +155,8 @@ class BlockGraph:
         blocks: The edges. Every element of every parameter lies in exactly one block.
         links: Identity edges without parameters, such as residual connections.
         shapes: Parameter name to shape, in the model's order.
-        buffer_blocks: Running statistics that a symmetry moves along with their channels.
+        buffer_blocks: Running statistics and other buffers that a symmetry moves along with their
+            channels.
         fixed_reasons: Tensor name to one reason per dim; an empty string where the dim is free.
         aliases: Further names of shared parameters, to the name under which they are listed.
         notes: What one should know of how the graph was found: outputs that were left out, a

@@ -26,7 +26,7 @@ Cell = tuple[tuple[IndexSet, ...], ...]
 def parents_of(record: Record, factors: dict[IndexSet, int]) -> dict[int, tuple[int, ...]]:
     """Factor id to the ids of the factors that its permutation may depend on."""
     together: dict[IndexSet, set[IndexSet]] = {}
-    everything = [label.axes for label in record.parameters]
+    everything = [x.axes for x in (*record.parameters, *record.statistics.values())]
     done: set[tuple[Cell, ...]] = set()
     for axes in [*everything, *record.seen]:
         for cell in _cells(axes, done):

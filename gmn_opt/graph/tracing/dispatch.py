@@ -105,6 +105,9 @@ class Dispatch(Tracer, TorchDispatchMode):
         with suppress(ArithmeticError, LookupError, TypeError, ValueError):
             # Roles are less than symmetries: an unforeseen form of an operator tells none.
             self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
+        if self.buffers:
+            near = [r for t in outputs for r in self.relatives(t)] if writes else ()
+            self.buffer_uses.follow(inputs, outputs, near)
         self.note_versions(inputs, outputs, writes)
         return out
 
@@ -237,7 +240,10 @@ class Dispatch(Tracer, TorchDispatchMode):
         values = [value for argument, value in named if argument.is_write]
         values += [kwargs.get(a.name) for a in func._schema.arguments if a.is_write]
         for tensor in _tensors(values):
-            number = self.constants.get(tensor.untyped_storage()._cdata)
+            storage = tensor.untyped_storage()._cdata
+            if storage in self.buffer_uses.homes:
+                self.buffer_uses.written.add(self.buffer_uses.homes[storage])
+            number = self.constants.get(storage)
             if number is not None:
                 self.mutated.add(number)
 

@@ -181,8 +181,6 @@ class Flow:
     def _passed_on(self, op: Op) -> list[Mark]:
         base = op.name.rstrip("_") or op.name
         params, acts = self._split(op.inputs)
-        if op.name == "_embedding_bag" and params:
-            return self._bag(op, params[0])
         if op.name in CONVOLUTIONS and params:
             self._convolved(params)
         if op.name == "arange":
@@ -232,12 +230,6 @@ class Flow:
         small = {i for t in op.inputs if t.numel() < size for i in self.mark(t).params}
         if large and len(op.inputs) > 1:
             self.record.scalings |= small - large
-
-    def _bag(self, op: Op, table: Mark) -> list[Mark]:
-        use = Use("embedding", [], facts={"looked up"}, parameters=set(table.params))
-        self.record.uses.append(use)
-        mark = Mark(frozenset({len(self.record.uses) - 1}), learned=True)
-        return [mark] + [NOTHING] * (len(op.outputs) - 1)
 
     def _convolved(self, params: list[Mark]) -> None:
         """A convolution that could not be followed is one nevertheless."""

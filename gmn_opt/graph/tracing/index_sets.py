@@ -131,14 +131,16 @@ def make_family(one: IndexSet, counts: Sequence[int]) -> tuple[IndexSet, IndexSe
     ``counts = (3, 1, 1)``, a free order of the three, and three kinds of dims.
     """
     root = find(one)
-    if root.segments is not None or root.members is not None or root.fixed is not None:
-        return None
     rows = sum(counts)
     size = root.size // rows
     single = all(n == 1 for n in counts)
+    known = flat_segments(root)
+    fits = not known or (single and [size_of(s) for s in known] == [size] * rows)
+    if not fits or root.members is not None or root.fixed is not None:
+        return None
     over = IndexSet(rows, "the order of packed parts" if single else None)
     heads = [IndexSet(n) for n in counts]
-    parts = [IndexSet(size) for _ in counts]
+    parts = [_one_set(s) for s in known] or [IndexSet(size) for _ in counts]
     root.segments = tuple(
         (part,) if n == 1 else (head, part)
         for n, head, part in zip(counts, heads, parts, strict=True)
@@ -149,6 +151,15 @@ def make_family(one: IndexSet, counts: Sequence[int]) -> tuple[IndexSet, IndexSe
     family.members = tuple(part for n, part in zip(counts, parts, strict=True) for _ in range(n))
     family.over = over
     return over, family
+
+
+def _one_set(axis: tuple[IndexSet, ...]) -> IndexSet:
+    """An axis as a single set."""
+    if len(axis) == 1:
+        return axis[0]
+    whole = IndexSet(size_of(axis))
+    whole.factors = axis
+    return whole
 
 
 def collapse(one: IndexSet) -> IndexSet:

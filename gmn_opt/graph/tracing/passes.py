@@ -21,6 +21,7 @@ from gmn_opt.graph.calls import (
 from gmn_opt.graph.memory import Memory, constants_around
 from gmn_opt.graph.progress import Say
 from gmn_opt.graph.results import results_of
+from gmn_opt.graph.tracing.buffers import buffers_of
 from gmn_opt.graph.tracing.dispatch import NESTED, Dispatch
 from gmn_opt.graph.tracing.escapes import Escapes
 from gmn_opt.graph.tracing.tracer import NO_STORAGE, Hints, Tracer, storage_of
@@ -109,11 +110,11 @@ def _once(model: nn.Module, plan: Plan, say: Say, hints: Hints) -> Tracer:
     for name, p in model.named_parameters():
         tracer.add_parameter(name, p)
         tracer.flow.add_parameter(p, len(tracer.record.names) - 1)
-    for name, b in model.named_buffers():
-        if is_statistic(model, name):
-            tracer.add_statistic(name, b)
+    for buffer in buffers_of(model):
+        if is_statistic(model, buffer.name):
+            tracer.add_statistic(buffer.name, buffer.tensor)
         else:
-            tracer.add_fixed(b, "a buffer of the model")
+            tracer.add_buffer(buffer)
     unify_shared(tracer, [*model.named_parameters(), *model.named_buffers()])
     for other_mode in plan.modes:
         for call in plan.calls:

@@ -49,6 +49,7 @@ class Record:
         seen: The axes of every tensor and hidden statistic.
         outputs: Labels of the model's outputs.
         scalings: Positions of parameters that only scale other ones, as in a weight norm.
+        moving: Names of further buffers that symmetries move, since they belong to the state.
         skipped: Names of what the passes gave that is not held to be a result.
     """
 
@@ -62,6 +63,7 @@ class Record:
     seen: list[tuple[Axis, ...]] = field(default_factory=list)
     outputs: list[Label] = field(default_factory=list)
     scalings: set[int] = field(default_factory=set)
+    moving: list[str] = field(default_factory=list)
     skipped: dict[str, None] = field(default_factory=dict)
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 from gmn_opt.graph.memory import version_of
 from gmn_opt.graph.tracing import index_sets as sets
 from gmn_opt.graph.tracing import labels as lab
+from gmn_opt.graph.tracing.buffers import Buffer, BufferUses
 from gmn_opt.graph.tracing.index_sets import IndexSet
 from gmn_opt.graph.tracing.labels import Axis, Label, Leg, Site, SiteRef
 from gmn_opt.graph.tracing.meetings import Meetings
@@ -80,6 +81,8 @@ class Tracer(Meetings):
         self.busy = False
         self.silent = False
         self.other_mode = False
+        self.buffers: list[tuple[Buffer, Label]] = []
+        self.buffer_uses = BufferUses()
         self.families: dict[IndexSet, tuple[int, tuple[IndexSet, IndexSet]]] = {}
 
     # ------------------------------------------------------------------ what a pass starts from
@@ -97,6 +100,7 @@ class Tracer(Meetings):
         axes = tuple((Leg(s, None, ((index, dim, 0),)),) for dim, s in enumerate(own))
         self.record.names.append(name)
         self.parameter_ids[id(tensor)] = index
+        self.buffer_uses.own.add(id(tensor))
         self.record.parameters.append(Label(axes, "parameter"))
         self.set(tensor, self.record.parameters[-1])
 
@@ -111,6 +115,7 @@ class Tracer(Meetings):
         self.made_in_pass[name, "input", 0] = site
         if site not in self.record.sites:
             self.record.sites.append(site)
+        self.buffer_uses.fed.add(id(tensor))
         self.add_fixed(tensor, "model input", site)
 
     def add_fixed(self, tensor: Tensor, reason: str, site: Site | None = None) -> None:
@@ -119,6 +124,30 @@ class Tracer(Meetings):
         if site is not None and not site.axis:
             site.axis = tuple(leg for axis in axes for leg in axis)
         self.set(tensor, Label(axes, "activation" if site else "constant"))
+
+    def add_buffer(self, buffer: Buffer) -> None:
+        """Label a buffer. Whether it moves is known only when all is read."""
+        tensor = buffer.tensor
+        free = range(tensor.dim()) if buffer.saved else buffer.alike
+        reasons = (None if d in free else "a buffer of the model" for d in range(tensor.dim()))
+        axes = (lab.new_axis(n, why) for n, why in zip(tensor.shape, reasons, strict=True))
+        label = Label(tuple(axes), "constant")
+        self.buffers.append((buffer, label))
+        self.buffer_uses.add(buffer.name, tensor, storage_of(tensor))
+        self.set(tensor, label)
+
+    def _settle_buffers(self) -> None:
+        """Fix what is a constant; what is not, or is all alike, a symmetry moves."""
+        for buffer, label in self.buffers:
+            lost = buffer.name in self.buffer_uses.written and not buffer.saved
+            if not self.buffer_uses.moves(buffer):
+                axes = (a for d, a in enumerate(label.axes) if lost or d not in buffer.alike)
+                self.fix(axes, "a buffer that is written to" if lost else "a buffer of the model")
+            leaves = [g.set for axis in label.axes for g in lab.expand_axis(axis)]
+            if any(one.fixed is None and one.size > 1 for one in leaves):
+                self.record.statistics[buffer.name] = label
+                if self.buffer_uses.moves(buffer):
+                    self.record.moving.append(buffer.name)
 
     def add_statistic(self, name: str, tensor: Tensor) -> None:
         """Label a running statistic, which follows its channels."""
@@ -285,7 +314,9 @@ class Tracer(Meetings):
         known = self.families.get(root)
         if known is not None and known[0] == outer and root.fixed is None:
             return known[1]
-        if root.segments is not None or root.members is not None or root.fixed is not None:
+        parts = sets.flat_segments(root)
+        packed = 1 < len(parts) == outer <= MAX_PACKED
+        if (parts and not packed) or root.members is not None or root.fixed is not None:
             return sets.split(one, outer)
         number = (self.op_count, root.size, outer)
         if number in self.hints.packed:
@@ -316,7 +347,8 @@ class Tracer(Meetings):
                     self.packed[-1 - index, dim, leg.set.size] = (1,) * leg.set.size
 
     def finish(self) -> None:
-        """Note which views turned out to split parts off that are cut apart later."""
+        """Decide about buffers; note which views split parts off that are cut apart later."""
+        self._settle_buffers()
         for one, number in self.splits.items():
             root = sets.find(one)
             if root.segments is not None and number not in self.packed:

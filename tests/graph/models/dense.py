@@ -359,7 +359,7 @@ class HardMoE(nn.Module):
 
 
 class MaskedWeight(nn.Module):
-    """A weight times a constant mask, as in pruning: the mask's order matters."""
+    """A weight times a mask, as in pruning: the mask moves along with the weight."""
 
     def __init__(self) -> None:
         super().__init__()

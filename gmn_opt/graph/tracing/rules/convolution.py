@@ -102,6 +102,26 @@ def convolution(
     return Label((data.axes[0], channel, *positions(t, out, data, spatial)), "activation")
 
 
+@rule("deform_conv2d")
+def deformable(
+    t: Tracer, out: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor,
+    bias: Tensor | None, *numbers: Any,
+) -> Label:  # fmt: skip
+    """A convolution that reads where ``offset`` says, other places for each group of channels."""
+    stride, padding, dilation = numbers[0:2], numbers[2:4], numbers[4:6]
+    groups, offset_groups, masked = numbers[6:9]
+    data, reason = t.activation(x), "positions of a deformable convolution"
+    shifts = [t.activation(offset), *([t.activation(mask)] if masked else [])]
+    t.fix([*data.axes[2:], *(a for s in shifts for a in s.axes[1:])], reason)
+    for shift in shifts:
+        t.unify(data.axes[0], shift.axes[0])
+    if offset_groups > 1:
+        t.fix_axis(halves(t, data.axes[1], offset_groups)[0], reason)
+    made = convolution(t, out, x, weight, bias, stride, padding, dilation, False, (0, 0), groups)
+    t.hidden(made.axes[:2])
+    return Label((*made.axes[:2], *lab.new_axes(out.shape[2:], reason)), "activation")
+
+
 _POOLS_1D = ("avg_pool1d", "max_pool1d", "adaptive_avg_pool1d", "upsample_nearest1d",
              "upsample_linear1d", "_upsample_nearest_exact1d", "reflection_pad1d",
              "replication_pad1d")  # fmt: skip

@@ -18,24 +18,47 @@ from gmn_opt.graph.tracing.table import NoRuleError, rule
 from gmn_opt.graph.tracing.tracer import Tracer
 
 
-@rule("embedding", "_embedding_bag")
+@rule("embedding")
 def embedding(t: Tracer, out: Any, weight: Tensor, index: Tensor, *_: Any, **__: Any) -> Label:
     """Rows of a table, chosen by data: the rows are nodes of an input of their own."""
-    if t.op != "embedding":
-        raise NoRuleError("an embedding bag is not followed")
     table, where = t.label(weight), t.label(index)
     t.fix_axis(table.axes[0], "rows are looked up by index")
     if table.kind != "parameter":
         return Label((*where.axes, *table.axes[1:]), table.kind)
+    return Label((*where.axes, _looked_up(t, table)), "activation")
+
+
+def _looked_up(t: Tracer, table: Label) -> Axis:
+    """The channels of looked-up rows of a parameter."""
     rows = _rows(t, table.axes[0])
     channel = t.new_site(table.axes[1], t.origin_name(table.axes))
-    t.use(
-        "embedding",
-        [Pair("src", table.axes[0], rows), Pair("dst", table.axes[1], channel)],
-        fan_in=1,
-        fan_out=out.shape[-1],
-    )
-    return Label((*where.axes, channel), "activation")
+    pairs = [Pair("src", table.axes[0], rows), Pair("dst", table.axes[1], channel)]
+    t.use("embedding", pairs, fan_in=1, fan_out=lab.axis_size(channel))
+    return channel
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    t: Tracer, out: Any, weight: Tensor, index: Tensor, offsets: Tensor, *rest: Any, **kwargs: Any
+) -> list[Label]:
+    """Sums, means or maxima of looked-up rows, channel by channel."""
+    table, reason = t.label(weight), "rows are looked up by index"
+    others = [x for x in (*rest, *kwargs.values()) if isinstance(x, Tensor)]  # weights of samples
+    t.fix([table.axes[0], *(a for x in (index, offsets, *others) for a in t.label(x).axes)], reason)
+    channel = _looked_up(t, table) if table.kind == "parameter" else table.axes[1]
+    kind = "activation" if table.kind == "parameter" else table.kind
+    bags = lab.new_axis(out[0].shape[0], "bags of rows")
+    saved = [Label(lab.new_axes(x.shape, "kept for a backward pass")) for x in out[1:]]
+    return [Label((bags, channel), kind), *saved]
+
+
+@rule("embedding_renorm_")
+def embedding_renorm(t: Tracer, out: Tensor, weight: Tensor, *_: Any) -> Label:
+    """Rows that are looked up are scaled by their norm."""
+    table = t.label(weight)
+    t.fix_axis(table.axes[0], "rows are looked up by index")
+    t.hidden([table.axes[0]])
+    return table
 
 
 def _rows(t: Tracer, axis: Axis) -> Axis:

@@ -51,6 +51,17 @@ def reorder(t: Tracer, out: Tensor, x: Tensor, *rest: Any, **__: Any) -> Label:
     return label
 
 
+@rule("unfold", "unfold_copy")
+def unfold(t: Tracer, out: Tensor, x: Tensor, dim: int, size: int, step: int) -> Label:
+    """Windows along an axis: ``[..., n, ...]`` becomes ``[..., windows, ..., size]``."""
+    label, reason = t.label(x), "windows along the axis"
+    dim %= max(len(label.axes), 1)
+    t.fix(label.axes[dim : dim + 1], reason)
+    t.hidden([a for d, a in enumerate(label.axes) if d != dim])
+    windows, inner = lab.new_axis(out.shape[dim], reason), lab.new_axis(size, reason)
+    return label.with_axes((*label.axes[:dim], windows, *label.axes[dim + 1 :], inner))
+
+
 @rule("diagonal", "diag_embed", "diag")
 def diagonal(t: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> Label:
     """Not followed: raise, so that the axes are fixed."""

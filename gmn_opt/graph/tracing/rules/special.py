@@ -14,11 +14,20 @@ from gmn_opt.graph.tracing.table import rule
 from gmn_opt.graph.tracing.tracer import Tracer
 
 
-@rule("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "hann_window",
+@rule("arange", "linspace", "logspace", "tril_indices", "triu_indices", "hann_window",
       "fft_fftfreq", "fft_rfftfreq")  # fmt: skip
 def numbers(t: Tracer, out: Tensor, *_: Any, **__: Any) -> Label:
     """Constants whose elements differ."""
     return Label(lab.new_axes(out.shape, f"made by {t.op}"), "constant")
+
+
+@rule("eye")
+def eye(t: Tracer, out: Tensor, *_: Any, **__: Any) -> Label:
+    """The identity stays as it is if rows and columns move together."""
+    if out.shape[0] != out.shape[1]:
+        return numbers(t, out)
+    axis = lab.new_axis(out.shape[0])
+    return Label((axis, axis), "constant")
 
 
 @rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
