@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from gmn_opt.cli.errors import fail
 from gmn_opt.cli.models import parse_dtype, parse_input, prepare, trace_or_fail
+from gmn_opt.cli.output import write_out
 
 if TYPE_CHECKING:
     import torch
@@ -59,10 +59,10 @@ def graph(
         Path | None, typer.Option("--json", help="Write the graph to this file.")
     ] = None,
 ) -> None:
-    """Trace a model and show its parameter graph.
+    """Trace a model, in evaluation mode, and show its parameter graph.
 
     MODULE:FACTORY is a class, a function that makes a model, or a model, such
-    as torchvision.models:resnet18, or net:Net for net.py in this folder.
+    as torchvision.models:resnet18, or net.py:Net for a file.
     """
     specs = [parse_input(text) for text in inputs or []]
     kinds = [parse_dtype(text) for text in dtypes or ["float"]]
@@ -96,6 +96,10 @@ def _show(
     with progress_line() as say:
         say(f"Loading {model}")
         network, args, kwargs = prepare(model, specs, kinds, meta)
+        if network.training:
+            # Training mode needs more than one image where there is a batch norm.
+            network.eval()
+            facts.append(("mode", Text("evaluation (it came in training mode)")))
         start = time.perf_counter()
         traced = trace_or_fail(network, args, kwargs, verify, say)
         facts.append(("traced in", Text(f"{time.perf_counter() - start:.2f} s")))
@@ -110,9 +114,11 @@ def _show(
         if json_file is not None:
             _write(json_file, traced.to_json())
             facts.append(("graph", Text(str(json_file))))
-    sys.stdout.write(f"{traced}\n\n")
     _describe(traced, facts)
-    Console().print(_grid(facts))
+    console = Console()
+    with console.capture() as captured:
+        console.print(_grid(facts))
+    write_out(f"{traced}\n\n{captured.get()}")
     if wrong:
         raise typer.Exit(1)
 
@@ -121,7 +127,7 @@ def _describe(traced: ParameterGraph, facts: list[tuple[str, Text]]) -> None:
     """Add what holds of the graph as a whole."""
     conditional = sum(bool(s.parents) for s in traced.spaces)
     spaces = f"{len(traced.spaces)}" + (f", {conditional} of them conditional" * bool(conditional))
-    facts[1:1] = [("spaces", Text(spaces)), ("coverage", Text(f"{traced.coverage():.1%}"))]
+    facts[0:0] = [("spaces", Text(spaces)), ("coverage", Text(f"{traced.coverage():.1%}"))]
 
 
 def _grid(facts: list[tuple[str, Text]]) -> Table:

@@ -88,23 +88,37 @@ def trace(
             _fix_what_they_could_read(tracer.record, adoptions)
         graph = _assembled(model, tracer.record, adoptions)
         notes = [*_notes(tracer.record, adoptions), *notes]
-        small = sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
-        if verify or (verify is None and small and tracer.work <= VERIFY_WORK):
-            say(f"Checking the symmetries of {name}")
-            swaps = exchanges(adoptions)
-            modes = len(plan.modes) > 1
-            try:
-                graph = repair(graph, model, args, kwargs, plan.calls[1:], swaps, plan.every, modes)
-            except Exception as error:
-                if verify:
-                    raise
-                if swaps:  # what siblings tell is a guess until it is checked
-                    graph = _assembled(model, traced(model, plan, say).record)
-                why = str(error).splitlines()[0] if str(error) else ""
-                notes.append(f"not checked numerically: {type(error).__name__}: {why}")
-        elif graph.spaces:
-            notes.append("not checked numerically" + (": a large model" if verify is None else ""))
-    return replace(graph, notes=tuple(notes))
+        graph, more = _checked(graph, model, plan, adoptions, verify, tracer.work, say)
+    return replace(graph, notes=(*notes, *more))
+
+
+def _checked(
+    graph: ParameterGraph,
+    model: nn.Module,
+    plan: Plan,
+    adoptions: Sequence[Adoption],
+    verify: bool | None,
+    work: int,
+    say: Say,
+) -> tuple[ParameterGraph, list[str]]:
+    """The graph without what the numerical check refutes; a note where it was not made."""
+    small = work <= VERIFY_WORK and sum(p.numel() for p in model.parameters()) <= VERIFY_PARAMETERS
+    if not (verify or (verify is None and small)):
+        why = ": a large model" if verify is None else ""
+        return graph, [f"not checked numerically{why}"] if graph.spaces else []
+    say(f"Checking the symmetries of {type(model).__name__}")
+    (args, kwargs), more = plan.calls[0], plan.calls[1:]
+    swaps = exchanges(adoptions)
+    try:
+        modes = len(plan.modes) > 1
+        return repair(graph, model, args, kwargs, more, swaps, plan.every, modes), []
+    except Exception as error:
+        if verify:
+            raise
+        if swaps:  # what siblings tell is a guess until it is checked
+            graph = _assembled(model, traced(model, plan, say).record)
+        why = str(error).splitlines()[0] if str(error) else ""
+        return graph, [f"not checked numerically: {type(error).__name__}: {why}"]
 
 
 def _notes(record: Record, adoptions: Sequence[Adoption]) -> list[str]:

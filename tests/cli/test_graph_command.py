@@ -49,6 +49,12 @@ def number():
 def broken():
     raise OSError("no such checkpoint")
 
+def norm():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+def attention():
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
 def needs(x):
     return Net()
 
@@ -107,6 +113,32 @@ def test_large_models_need_no_memory(run: Run) -> None:
     assert result.exit_code == 0, result.output
     assert "0.weight   conv" in result.stdout
     assert Path("n.svg").is_file()
+
+
+def test_one_image_for_a_model_in_training_mode(run: Run) -> None:
+    """A batch norm over one pixel refuses to train."""
+    result = run("nets_of_mine.py:norm", "--input", "1x3x3x3")
+
+    assert result.exit_code == 0, result.output
+    assert "evaluation (it came in training mode)" in result.stdout
+    assert "1 spaces" in result.stdout
+
+
+def test_queries_keys_and_values_by_name(run: Run) -> None:
+    result = run("nets_of_mine:attention", "--input", "2x3x8", "--no-verify")
+
+    assert result.exit_code == 0, result.output
+    for name in ("in_proj[q]", "in_proj[k]", "in_proj[v]"):
+        assert name in result.stdout
+    assert "[0:8]" not in result.stdout
+
+
+def test_a_reader_that_has_enough_is_no_error(run: Run, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m gmn_opt graph nets_of_mine.py:Net --input 5x4 --no-verify"
+    piped = f"{command} | true; echo status ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "status 0", done
+    assert not done.stderr
 
 
 def test_what_cannot_be_checked_is_said(run: Run) -> None:

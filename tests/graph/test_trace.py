@@ -76,9 +76,9 @@ def test_small_models_trace_quickly() -> None:
         trace(model, *inputs, verify=False)
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             trace(model, *inputs, verify=False)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         assert min(times) < 0.3, name
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gmn_opt.graph.build.conditions import parents_of
 from gmn_opt.graph.build.links import Join, find_links
-from gmn_opt.graph.build.naming import short, told_apart
+from gmn_opt.graph.build.naming import part_name, short, told_apart
 from gmn_opt.graph.graph import ParameterGraph
 from gmn_opt.graph.structure import Block, BlockKind, BlockUse, DimRole, Factor, NodeGroup
 from gmn_opt.graph.tracing.index_sets import IndexSet
@@ -80,8 +80,9 @@ class Assembler:
         key: GroupKey = (site.id, index[0], leaves)
         if key not in self.groups:
             name = short(site.name)
-            if len(distribute(site.axis)) > 1 and site.kind == "hidden":
-                name += f"[{index[0]}:{index[-1] + 1}]"
+            pieces = distribute(site.axis)
+            if len(pieces) > 1 and site.kind == "hidden":
+                name += part_name(site, pieces, index)
             ids = tuple(self.factor(n, name) for n in leaves)
             role = "input" if site.kind in ("input", "index") else "hidden"
             self.groups[key] = len(self.group_list)

@@ -1,4 +1,4 @@
-"""Names of node groups: those that a tensor's single slices lead to are told apart."""
+"""Names of node groups: parts of one tensor's neurons are told apart."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from gmn_opt.graph.structure import Block, NodeGroup
+from gmn_opt.graph.tracing.labels import Site
+from gmn_opt.graph.tracing.pieces import Piece
+
+SERVES = {"query": "q", "key": "k", "value": "v", "gate": "gate"}
+"""What a part of a packed projection is called, by what it serves for."""
 
 
 def short(name: str) -> str:
     """A module's name for its weight's neurons."""
     return name.removesuffix(".weight").removesuffix("_weight")
+
+
+def part_name(site: Site, pieces: Sequence[Piece], index: Sequence[int]) -> str:
+    """How one part of a site's neurons is called: ``[q]`` where that is clear, else ``[0:32]``."""
+    known = [{SERVES[f.name] for f in site.facts if f.name in SERVES and f.offset in p.where}
+             for p in pieces]  # fmt: skip
+    for piece, serves in zip(pieces, known, strict=True):
+        if piece.where == index and len(serves) == 1 and known.count(serves) == 1:
+            return f"[{next(iter(serves))}]"
+    return f"[{index[0]}:{index[-1] + 1}]"
 
 
 def told_apart(

@@ -51,10 +51,10 @@ def test_values_that_several_query_heads_read() -> None:
 
 def test_one_key_and_value_for_all_heads() -> None:
     graph = graph_of("attention_multi_query")
-    assert sizes(graph, "qkv[0:12]") == sizes(graph, "o.weight in") == [3, 4]
+    assert sizes(graph, "qkv[q]") == sizes(graph, "o.weight in") == [3, 4]
     assert named(graph) == {
-        ("residual", "qkv[16:20]", "o.weight in"),
-        ("product", "qkv[0:12]", "qkv[12:16]"),
+        ("residual", "qkv[v]", "o.weight in"),
+        ("product", "qkv[q]", "qkv[k]"),
         ("residual", "enter", "o"),
     }
 
