@@ -177,11 +177,15 @@ class Memory:
         """Judge by what there is now whether a call changes anything: the mode may be another."""
         self._dicts = [(value, list(value.items())) for value, _ in self._dicts]
 
-    def changed(self) -> bool:
-        """Whether attributes or containers hold other things now: another call may do others."""
-        return any(not _same_items(value, items) for value, items in self._dicts) or any(
-            name not in self._buffers for name, _ in self.stored()
-        )
+    def changed(self, stored: Iterable[tuple[str, Tensor]] | None = None) -> bool:
+        """Whether attributes or containers hold other things now: another call may do others.
+
+        ``stored`` is what :meth:`stored` gives, where it is known already.
+        """
+        if any(not _same_items(value, items) for value, items in self._dicts):
+            return True
+        stored = self.stored() if stored is None else stored
+        return any(name not in self._buffers for name, _ in stored)
 
     def restore(self) -> None:
         """Put all back as it was."""

@@ -112,15 +112,33 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def is_cache(value: Any) -> bool:
-    """Whether a value is an inner state for the next call, as ``transformers`` writes them."""
-    kinds = [c for c in type(value).__mro__ if c.__module__.startswith("transformers.")]
-    return any(c.__name__.endswith("Cache") for c in kinds)
+    """Whether a value is an inner state for the next call, as ``transformers`` writes them.
+
+    That is an object of that library that is called a cache, or that can be updated layer by
+    layer and asked how long it is.
+    """
+    kind = type(value)
+    if not any(c.__module__.startswith("transformers.") for c in kind.__mro__):
+        return False
+    named = any(c.__name__.endswith("Cache") for c in kind.__mro__)
+    return named or all(callable(getattr(kind, n, None)) for n in ("update", "get_seq_length"))
 
 
 def _skipped(output: Mapping[Any, Any]) -> frozenset[str]:
-    hub = any(c.__name__ == "ModelOutput" for c in type(output).__mro__)
-    rest = output.keys() - CACHES - BESIDE
-    return CACHES | BESIDE if hub and rest else CACHES
+    if not any(c.__name__ == "ModelOutput" for c in type(output).__mro__):
+        return CACHES
+    states = frozenset(k for k, x in output.items() if is_cache(x) or _is_per_layer(x))
+    rest = output.keys() - CACHES - BESIDE - states
+    return CACHES | BESIDE | states if rest else CACHES
+
+
+def _is_per_layer(value: Any) -> bool:
+    """Whether a value is keys and values layer by layer: a sequence of sequences of tensors."""
+    return (
+        isinstance(value, (list, tuple)) and len(value) > 0
+        and all(isinstance(x, (list, tuple)) and len(x) > 1 for x in value)
+        and all(isinstance(t, Tensor) and t.dim() > 2 for x in value for t in x)
+    )  # fmt: skip
 
 
 def _plain(tensor: Tensor) -> list[Tensor]:

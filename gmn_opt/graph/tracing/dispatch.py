@@ -22,6 +22,7 @@ from gmn_opt.graph.tracing.flow import Flow, Op
 from gmn_opt.graph.tracing.labels import Label
 from gmn_opt.graph.tracing.operators import (
     ALIKE,
+    DROPS,
     FACTORIES,
     KEEPS_UNIFORM,
     NOT_POINTWISE,
@@ -129,7 +130,10 @@ class Dispatch(Tracer, TorchDispatchMode):
                 self._constant(tensor)
             return
         if name in RANDOM:
-            self._noise(name, outputs, inputs)
+            self._noise(name, outputs, inputs, self._seeded(args, kwargs))
+            return
+        if name in DROPS and self._seeded(args, kwargs):
+            self._give_up(f"{name} draws the same numbers in every pass", outputs, inputs)
             return
         keeps = name in KEEPS_UNIFORM or is_pointwise(func, name)
         if keeps and inputs and all(self._is_uniform(t) for t in inputs):
@@ -216,13 +220,19 @@ class Dispatch(Tracer, TorchDispatchMode):
         else:
             self.set(tensor, Label((), "constant", uniform=True))
 
-    def _noise(self, name: str, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+    def _seeded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the model itself may have seeded what it draws now: then it is no noise."""
+        own = any(isinstance(x, torch.Generator) for x in (*args, *kwargs.values()))
+        return own or torch.default_generator.initial_seed() != self.seed
+
+    def _noise(self, name: str, outputs: list[Tensor], inputs: list[Tensor], seeded: bool) -> None:
         """Label random numbers; in the other mode, no index of independent ones is special.
 
         In the mode that the model is traced in, the same numbers drawn have the same effect. Of the
-        other one it is enough that it does the same on average, as with dropout.
+        other one it is enough that it does the same on average, as with dropout, unless the model
+        seeds them itself: then they are constants.
         """
-        if self.other_mode and name in ALIKE:
+        if self.other_mode and name in ALIKE and not seeded:
             for tensor in outputs:
                 self.set(tensor, Label(lab.new_axes(tensor.shape), "constant"))
             return

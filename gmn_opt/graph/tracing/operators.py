@@ -21,6 +21,14 @@ RANDOM = frozenset(
 ALIKE = frozenset({"rand", "rand_like", "randn", "randn_like"})
 """Draw each element independently from one and the same distribution."""
 
+DROPS = frozenset(
+    {
+        "alpha_dropout", "bernoulli", "bernoulli_", "dropout", "feature_alpha_dropout",
+        "feature_dropout", "native_dropout", "rrelu_with_noise",
+    }
+)  # fmt: skip
+"""Treat each element by a draw of its own."""
+
 NONLINEAR = frozenset(
     {
         "_prelu_kernel", "abs", "celu", "cos", "elu", "erf", "exp", "gelu", "hardsigmoid",

@@ -138,6 +138,7 @@ def _forward(
                 raise TraceError(f"Input {number} is nested: {NESTED}")
             tracer.add_input("input" if number == 0 else f"input {number}", tensor)
             tracer.flow.add_input(tensor)
+        torch.default_generator.manual_seed(tracer.seed)
         if other_mode:
             model.train(not model.training)
             memory.begin()
@@ -151,16 +152,15 @@ def _forward(
             with Escapes(tracer), tracer:
                 output = model(*args, **kwargs)
                 results = results_of(output, model, stored, every)
-                with tracer.aside():
-                    changed = memory.changed()
-                if changed:  # the next call may do something else
+                held = stored()
+                if memory.changed(held):  # the next call may do something else
                     later = results_of(model(*args, **kwargs), model, stored, every)
                     results.tensors.extend(later.tensors)
         except Exception as error:
             raise _failure(model, seen, error, args, kwargs) from error
         if not results.found:
             raise TraceError(_nothing_found(model, output))
-        _note_skipped(tracer, results.skipped, memory, results.tensors)
+        _note_skipped(tracer, results.skipped, memory, held, results.tensors)
         for tensor in results.tensors:
             label = tracer.activation(tensor)
             tracer.flow.add_output(tensor)
@@ -169,11 +169,15 @@ def _forward(
 
 
 def _note_skipped(
-    tracer: Tracer, skipped: Sequence[str], memory: Memory, kept: Sequence[Tensor]
+    tracer: Tracer,
+    skipped: Sequence[str],
+    memory: Memory,
+    stored: Sequence[tuple[str, Tensor]],
+    kept: Sequence[Tensor],
 ) -> None:
     """Name what is not held to be a result."""
     known = {id(t) for t in kept}
-    held = [n for n, t in memory.stored() if id(t) not in known and t.is_floating_point()]
+    held = [n for n, t in stored if id(t) not in known and t.is_floating_point()]
     buffers = {n for n, _ in memory.model.named_buffers()}
     for name in skipped:
         tracer.record.skipped[f"output {name!r}"] = None

@@ -27,6 +27,8 @@ UNSEEN = (
     "a global of another module (register constants as buffers)"
 )
 NO_STORAGE = -1
+SEED = 8_030_422_871
+"""Nobody's own choice, so that a model that seeds the generator in its forward is noticed."""
 MAX_PACKED = 8
 MAX_STACKED = 64
 PackedKey = tuple[int, int, int]
@@ -81,6 +83,7 @@ class Tracer(Meetings):
         self.busy = False
         self.silent = False
         self.other_mode = False
+        self.seed = SEED
         self.buffers: list[tuple[Buffer, Label]] = []
         self.buffer_uses = BufferUses()
         self.families: dict[IndexSet, tuple[int, tuple[IndexSet, IndexSet]]] = {}
