@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 Inputs = dict[str, Any]
+Space = tuple[int, tuple[int, ...]]
+"""Its size, and those of its parents."""
 
 BATCH, LENGTH, VOCABULARY = 2, 7, 23
 TEXT: dict[str, Any] = {
@@ -198,3 +200,58 @@ BIG: list[HubCase] = [
 """Models of real size, for the meta device."""
 
 HUB_BY_NAME: dict[str, HubCase] = {c.name: c for c in (*HUB, *BIG)}
+
+# Derived by hand. Sizes say what a space is: residual stream 12 (16 with grouped heads), heads 3,
+# dims per head 4, feed-forward layers 20, and what is said below.
+STREAM: Space = (12, ())
+WIDE: Space = (16, ())
+FFN: Space = (20, ())
+HEADS: Space = (3, ())
+PER_HEAD: Space = (4, (3,))
+PAIRS_OF_HEADS: list[Space] = [(2, ()), (2, (2,)), (4, (2,))]
+"""Key-value heads, query heads within each, value dims; rotations fix the query-key dims."""
+ATTENTION = [HEADS, PER_HEAD, PER_HEAD]
+LAYER = [FFN, *ATTENTION]
+ROTARY_LAYER = [FFN, HEADS, PER_HEAD, (2, (3,))]
+"""Half of the query-key dims is rotated; the order of the others is free, head by head."""
+GROUPED_LAYER = [FFN, *PAIRS_OF_HEADS]
+
+EXPECTED: dict[str, list[Space]] = {
+    **{name: [STREAM, *LAYER * 2]
+       for name in ("gpt2", "opt", "bert", "distilbert", "deberta", "vit", "deit", "beit")},
+    **{name: [WIDE, *GROUPED_LAYER * 2]
+       for name in ("llama", "mistral", "qwen2", "qwen3", "gemma2")},
+    **{name: [STREAM, *ROTARY_LAYER * 2] for name in ("gpt_neox", "phi")},
+    # Hidden neurons of each expert on their own; a router fixes the order of the experts.
+    "mixtral": [WIDE, *[(20, (3,)), *PAIRS_OF_HEADS] * 2],
+    "qwen2_moe": [WIDE, *[(8, (3,)), (14, ()), *PAIRS_OF_HEADS] * 2],
+    # One key and value for all heads; rotations fix the query-key dims.
+    "falcon": [STREAM, *[FFN, HEADS, (4, ())] * 2],
+    "falcon_grouped": [WIDE, *GROUPED_LAYER * 2],
+    # The classification head has a hidden layer as wide as the stream.
+    "roberta": [STREAM, *LAYER * 2, STREAM],
+    # Both project narrow embeddings up to the stream; ALBERT's layers share their weights.
+    "electra": [(6, ()), STREAM, *LAYER * 2, STREAM],
+    "albert": [(6, ()), STREAM, *LAYER],
+    # One table of relative positions makes all layers of a stack share their heads.
+    "t5": [STREAM, HEADS, *[FFN, PER_HEAD, PER_HEAD] * 2,
+           HEADS, *[FFN, PER_HEAD, PER_HEAD, *ATTENTION] * 2],
+    # Encoder and decoder share the embedding, thus the stream.
+    **{name: [STREAM, *LAYER * 2, *[*LAYER, *ATTENTION] * 2] for name in ("bart", "marian")},
+    # A stream for each stack, and the channels between the two convolutions.
+    "whisper": [STREAM, STREAM, STREAM, *LAYER * 2, *[*LAYER, *ATTENTION] * 2],
+    "clip": [STREAM, *LAYER * 2, STREAM, *LAYER * 2],
+    # A grouped convolution over positions splits the stream into 3 groups of 4.
+    "wav2vec2": [(6, ()), (8, ()), HEADS, PER_HEAD, *LAYER * 2],
+    # A stream per stage. Merging patches joins four copies of the stream.
+    "swin": [(6, ()), *[(12, ()), (2, ()), (3, (2,)), (3, (2,))] * 2,
+             (12, ()), (24, ()), *ATTENTION],
+    "convnext": [(6, ()), (24, ()), (10, ()), (40, ())],
+    # Two channels in the middle of each bottleneck, twice.
+    "resnet": [(6, ()), (8, ()), *[(2, ())] * 4, (12, ()), *[(3, ())] * 2],
+    # The first stage shortens its keys by a convolution, which has channels of its own.
+    "segformer": [(6, ()), (6, ()), (12, ()), (2, ()), (3, (2,)), (3, (2,)),
+                  (8, ()), (16, ()), (4, ()), (2, (4,)), (2, (4,)), *[(10, ())] * 3],
+    # Inner channels, states, and the rank of the time steps.
+    "mamba": [STREAM, *[(24, ()), (4, ()), (5, ())] * 2],
+}  # fmt: skip

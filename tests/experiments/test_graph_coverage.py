@@ -17,12 +17,13 @@ def test_a_table_and_a_record_are_written(tmp_path: Path) -> None:
     (row,) = record["rows"]
     assert row["model"] == "attention_gqa"
     assert row["spaces"] == 5
+    assert row["by_hand"] == 5
     assert row["conditional"] == 3
     assert row["coverage"] > 0.99
     assert row["error"] < 1e-9
     assert record["environment"]["torch"]
     assert (
-        f"| attention_gqa | {row['parameters']} | 5 | 3 | 99.3% |"
+        f"| attention_gqa | {row['parameters']} | 5 / 5 | 3 | 99.3% |"
         in (tmp_path / "README.md").read_text()
     )
 

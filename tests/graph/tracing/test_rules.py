@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -98,19 +99,70 @@ def test_spaces_by_hand(name: str, make: Any, inputs: Any, spaces: int) -> None:
     assert graph.verify(model, x) < 1e-9
 
 
-@pytest.mark.parametrize(("groups", "offset_groups", "spaces"), [(1, 1, 1), (1, 2, 1), (2, 1, 2)])
-def test_deformable_convolution(groups: int, offset_groups: int, spaces: int) -> None:
-    """Channels that share their shifts may change places, those of a group within it."""
-    ops = pytest.importorskip("torchvision.ops", exc_type=(ImportError, RuntimeError))
-    torch.manual_seed(0)
-    conv = ops.DeformConv2d(6, 4, 3, padding=1, groups=groups)
-    shifts = nn.Conv2d(3, 18 * offset_groups, 3, padding=1)
+def sampled(
+    x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, *numbers: Any
+) -> Tensor:
+    """A deformable convolution of stride one and padding one with a 3x3 kernel, by its definition.
+
+    It stands in for torchvision's operator, which is not installed everywhere.
+    """
+    groups, offset_groups, use_mask = numbers[-3:]
+    n, _, height, width = x.shape
+    shifts = offset.view(n, offset_groups, 9, 2, height, width)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    parts = []
+    for g, part in enumerate(x.chunk(offset_groups, 1)):
+        taps = []
+        for k in range(9):
+            y = rows + k // 3 - 1 + shifts[:, g, k, 0]
+            z = columns + k % 3 - 1 + shifts[:, g, k, 1]
+            grid = torch.stack([2 * z / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
+            tap = F.grid_sample(part, grid, align_corners=True)
+            taps.append(tap * mask[:, 9 * g + k, None] if use_mask else tap)
+        parts.append(torch.stack(taps, 2))
+    columns_ = torch.cat(parts, 1).view(n, groups, -1, height * width)
+    kernel = weight.view(groups, weight.shape[0] // groups, -1)
+    made = torch.einsum("ngis,goi->ngos", columns_, kernel)
+    return made.reshape(n, -1, height, width) + bias[:, None, None]
+
+
+@cache
+def deform() -> tuple[Any, Any]:
+    """An operator of torchvision's name and signature, and the library that keeps it alive."""
+    library = torch.library.Library("gmn_opt_tests", "DEF")
+    library.define(
+        "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
+        "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, "
+        "SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> Tensor"
+    )
+    library.impl("deform_conv2d", sampled, "CPU")
+    return torch.ops.gmn_opt_tests.deform_conv2d, library
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("groups", "offset_groups", "spaces"), [(1, 1, 2), (1, 2, 2), (2, 1, 3)])
+def test_deformable_convolution(groups: int, offset_groups: int, spaces: int, masked: bool) -> None:
+    """Channels before and behind it; where there are groups of these, the groups too.
+
+    Channels that are shifted alike may change places, but not with those that are not.
+    """
 
     def body(m: Any, x: Tensor) -> Tensor:
-        found: Tensor = m.b(m.a(x), m.shifts(x))
-        return found.mean((2, 3))
+        h, shift = m.a(x), m.shifts(x)
+        mask = m.mask(x).sigmoid() if masked else torch.zeros(len(x), 1)
+        sizes = (1, 1, 1, 1, 1, 1, groups, offset_groups, masked)
+        found: Tensor = deform()[0](h, m.b.weight, shift, mask, m.b.bias, *sizes)
+        return m.c(found.mean((2, 3)))
 
-    model, x = Net(body, a=nn.Conv2d(3, 6, 1), b=conv, shifts=shifts), torch.randn(1, 3, 5, 5)
+    layers: dict[str, nn.Module] = {
+        "a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 4, 3, groups=groups), "c": nn.Linear(4, 2),
+        "shifts": nn.Conv2d(3, 18 * offset_groups, 3, padding=1),
+        "mask": nn.Conv2d(3, 9 * offset_groups, 3, padding=1),
+    }  # fmt: skip
+    if not masked:
+        del layers["mask"]
+    torch.manual_seed(0)
+    model, x = Net(body, **layers), torch.randn(2, 3, 5, 5)
     graph = trace(model, x, verify=False)
     assert len(graph.spaces) == spaces, str(graph)
     assert graph.verify(model, x) < 1e-9
