@@ -107,6 +107,24 @@ def grid(m: Any, x: Tensor) -> Tensor:
     return m.b(torch.tanh(m.a(x)) * m.c)
 
 
+class OwnNorm(nn.Module):
+    """A batch norm of one's own, whose statistics a kernel writes without saying so."""
+
+    def __init__(self, persistent: bool = True) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(6))
+        self.register_buffer("mean", torch.zeros(6), persistent)
+        self.register_buffer("spread", torch.ones(6), persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, spread = self.mean, self.spread
+        return F.batch_norm(x, mean, spread, self.scale, None, self.training)  # type: ignore[arg-type]
+
+
+def own_norm(persistent: bool = True) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), OwnNorm(persistent), nn.Tanh(), nn.Linear(6, 3))
+
+
 class Blur(nn.Module):
     """The same blur for every channel, as antialiased networks have it."""
 
@@ -172,6 +190,7 @@ TABLE = [
     Row("key_bias", net(key_bias, torch.zeros(6), False), ROWS, 1, C),
     Row("blur", Blur, IMAGE, 1, frozenset({"kernel"})),
     Row("grid", net(grid, torch.arange(5.0)[:, None].expand(5, 6).clone(), False), ROWS, 1, C),
+    Row("own_norm", own_norm, ROWS, 1, frozenset({"1.mean", "1.spread"})),
     # The first neuron stays where it is.
     Row("written_elsewhere", net(written_elsewhere, torch.zeros(6)), ROWS, 1, C),
     # Not the neurons, but what reads the same one of them six times.
@@ -181,6 +200,7 @@ TABLE = [
     Row("ramp_on_both", net(ramp_on_both, STEPS), ROWS, 0),
     Row("ramp_not_saved", net(ramp_on_gain, STEPS, False), ROWS, 0),
     Row("average_not_saved", net(average, torch.zeros(6), False), ROWS, 0),
+    Row("own_norm_not_saved", lambda: own_norm(False), ROWS, 0),
     Row("order_of_average", net(order_of_average, torch.ones(6)), ROWS, 0),
     Row("one_kept", net(one_kept, torch.ones(6)), ROWS, 0),
     Row("blur_of_its_own", lambda: Blur(False), IMAGE, 0),
@@ -209,9 +229,12 @@ def test_what_moves_and_what_stays(row: Row, verify: bool) -> None:
 def _steps(model: nn.Module, state: dict[str, Any], x: Tensor, training: bool) -> list[Tensor]:
     """Three outputs in a row, so that what the model keeps is read again."""
     kept = copy.deepcopy(model.state_dict())
+    buffers = [(b, b.clone()) for b in model.buffers()]  # not all of them are in the state dict
     model.train(training).load_state_dict(state)
     with torch.no_grad():
         found = [model(x).clone() for _ in range(3)]
+        for buffer, before in buffers:
+            buffer.copy_(before)
     model.eval().load_state_dict(kept)
     return found
 

@@ -153,6 +153,7 @@ def _forward(
                 output = model(*args, **kwargs)
                 results = results_of(output, model, stored, every)
                 held = stored()
+                _note_written(tracer, memory)
                 if memory.changed(held):  # the next call may do something else
                     later = results_of(model(*args, **kwargs), model, stored, every)
                     results.tensors.extend(later.tensors)
@@ -166,6 +167,17 @@ def _forward(
             tracer.flow.add_output(tensor)
             tracer.fix(label.axes, "model output")
             tracer.record.outputs.append(label)
+
+
+def _note_written(tracer: Tracer, memory: Memory) -> None:
+    """Notice buffers that hold other numbers now; some kernels write without saying so."""
+    with tracer.aside():
+        for buffer, _ in tracer.buffers:
+            before = memory.tensors.get(id(buffer.tensor))
+            plain = buffer.tensor.layout == torch.strided and not buffer.tensor.is_nested
+            known = before.value if before is not None and plain else None
+            if known is not None and not torch.equal(buffer.tensor, known):
+                tracer.buffer_uses.written.add(buffer.name)
 
 
 def _note_skipped(
