@@ -116,7 +116,7 @@ VISION: list[VisionCase] = [
     # Hidden layers over tokens and over channels.
     timm("mixer_s16_224", 1 + 8 * 2, img_size=64),
     timm("resmlp_12_224", None, img_size=64),
-    timm("convmixer_768_32", 1),
+    timm("convmixer_768_32", 1 + 32),
     timm("resnet26d", 5 + 2 + 8 * 2),
     timm("resnetblur18", None),
     timm("nf_resnet50"),

@@ -107,6 +107,11 @@ def grid(m: Any, x: Tensor) -> Tensor:
     return m.b(torch.tanh(m.a(x)) * m.c)
 
 
+def coordinates(m: Any, x: Tensor) -> Tensor:
+    """A table of positions that a layer is applied to; the model's output is a sum over neurons."""
+    return m.b(torch.tanh(m.a(x)) + m.c @ m.b.weight).sum(-1, keepdim=True)
+
+
 class OwnNorm(nn.Module):
     """A batch norm of one's own, whose statistics a kernel writes without saying so."""
 
@@ -200,6 +205,7 @@ TABLE = [
     Row("ramp_on_both", net(ramp_on_both, STEPS), ROWS, 0),
     Row("ramp_not_saved", net(ramp_on_gain, STEPS, False), ROWS, 0),
     Row("average_not_saved", net(average, torch.zeros(6), False), ROWS, 0),
+    Row("coordinates", net(coordinates, torch.tensor([[1.0, 2.0, 3.0]])), ROWS, 1),
     Row("own_norm_not_saved", lambda: own_norm(False), ROWS, 0),
     Row("order_of_average", net(order_of_average, torch.ones(6)), ROWS, 0),
     Row("one_kept", net(one_kept, torch.ones(6)), ROWS, 0),

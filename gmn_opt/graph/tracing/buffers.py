@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 MIN_NORM = 2
+LAYERS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "convolution", "_convolution"})
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -98,7 +99,11 @@ class BufferUses:
         self.homes[storage] = name
 
     def follow(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], relatives: Iterable[Tensor]
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        relatives: Iterable[Tensor],
     ) -> None:
         """Look at one operator; ``relatives`` share the memory of what it wrote to."""
         ids = [id(t) for t in inputs]
@@ -108,7 +113,8 @@ class BufferUses:
             self.with_data |= names
             self.fed.update(made)
         elif not self.own.isdisjoint(ids):
-            self.with_parameters |= names
+            # A table that layers are applied to is data that the model brings along.
+            (self.with_data if name in LAYERS else self.with_parameters).update(names)
             self.own.update(made)
         elif names:
             self.made_of.update(dict.fromkeys(made, names))

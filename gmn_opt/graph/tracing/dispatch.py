@@ -108,7 +108,7 @@ class Dispatch(Tracer, TorchDispatchMode):
             self.flow.follow(Op(name, args, kwargs, inputs, outputs, labels, uses), writes)
         if self.buffers:
             near = [r for t in outputs for r in self.relatives(t)] if writes else ()
-            self.buffer_uses.follow(inputs, outputs, near)
+            self.buffer_uses.follow(name, inputs, outputs, near)
         self.note_versions(inputs, outputs, writes)
         return out
 
