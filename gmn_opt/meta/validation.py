@@ -82,7 +82,7 @@ def score(ratios: dict[str, float]) -> float:
 
 
 def _counted(ratio: float) -> float:
-    """The log of a ratio, beyond the bounds growing ever more slowly: it tells any two ratios apart."""
+    """The log of a ratio, growing ever more slowly outside the bounds, and never the same twice."""
     if ratio <= 0:
         return math.log(_BEST) - _BEYOND
     near = min(max(ratio, _BEST), _WORST)
