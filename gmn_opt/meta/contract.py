@@ -82,7 +82,7 @@ def _check_network(task: Task) -> None:
             raise _error(
                 task,
                 "build",
-                f"puts spectral norm on {name.removesuffix('.parametrizations.weight.0')!r}: its "
+                f"puts spectral norm on {name.partition('parametrizations')[0].rstrip('.')!r}: its "
                 "power iteration changes a buffer in every forward pass",
                 "Leave it out, or divide by torch.linalg.matrix_norm(weight, 2) in forward()",
             )

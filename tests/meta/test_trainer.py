@@ -194,8 +194,9 @@ def test_the_score_tells_any_two_rules_apart() -> None:
 
 @pytest.mark.parametrize("stop", [2, None])
 def test_progress_is_shown_and_changes_nothing(
-    stop: int | None, capsys: pytest.CaptureFixture[str]
+    stop: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     config = replace(TINY, meta_steps=4)
     plain, shown = (MetaTrainer(MetaTrainSuite(("tabular",)), config) for _ in range(2))
     expected = [s.to_dict() for s in itertools.islice(plain.train(), stop)]
