@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import signal
 import time
@@ -17,19 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from gmn_opt.meta import MetaConfig, MetaTrainer, World, train_inner
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.meta.lock import FolderLock
 from gmn_opt.meta.logs import Log
+from gmn_opt.meta.progress import Summary, columns
 from gmn_opt.meta.validation import METRIC
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.shipped import load_rule, save_rule
@@ -122,18 +115,6 @@ def stoppable(world: World) -> Iterator[Stops]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _columns() -> list[Any]:
-    return [
-        TextColumn("[bold]meta-training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[info]}"),
-    ]
 
 
 class Session:
@@ -236,19 +217,17 @@ class Session:
         trainer, console = self.trainer, self.console
         shown = console.is_terminal and self.leads
         last_saved = time.monotonic()
-        smooth: float | None = None
+        summary = Summary(trainer)
         self.stops.patient = True  # from here on, a step ends and is kept before a stop
-        with Progress(*_columns(), console=console, disable=not shown) as progress:
+        with Progress(*columns(), console=console, disable=not shown) as progress:
             bar = progress.add_task(
                 "", total=trainer.config.meta_steps, completed=trainer.step, info=""
             )
             for record in trainer.train():
                 for log in logs:
                     log.write(record)
-                if math.isfinite(record.meta_loss):
-                    before = record.meta_loss if smooth is None else smooth
-                    smooth = 0.98 * before + 0.02 * record.meta_loss
-                info = self._info(smooth)
+                summary.add(record)
+                info = summary.text(self.seconds())
                 progress.update(bar, completed=trainer.step, info=info)
                 due = trainer.step % 50 == 0 or record.validation is not None
                 if not shown and due:
@@ -271,17 +250,6 @@ class Session:
                 if stop:
                     break
         self.stops.patient = False
-
-    def _info(self, smooth: float | None) -> str:
-        trainer = self.trainer
-        rate = trainer.inner_steps / max(self.seconds(), 1e-9)
-        text = f"{rate:.0f} inner steps/s  meta-loss {math.nan if smooth is None else smooth:.3f}  "
-        if trainer.validations and trainer.best is not None:
-            latest = trainer.validations[-1]["score"]
-            best = trainer.best
-            text += f"validation {latest:.3f} (best {best['score']:.3f} at {best['step']})  "
-        bad = trainer.counts["non-finite"] + trainer.counts["skipped"]
-        return text + f"diverged {trainer.counts['diverged']} non-finite {bad}"
 
     def facts(self) -> dict[str, Any]:
         """What the record says of the run."""

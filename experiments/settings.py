@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 
 def parsed(text: str) -> tuple[str, Any]:
@@ -31,12 +32,13 @@ def with_settings(configs: Sequence[Any], changes: Sequence[str]) -> list[Any]:
             known = sorted({f.name for c in out for f in fields(c)})
             raise ValueError(f"--set knows no {name!r}; there are {', '.join(known)}.")
         before = getattr(out[owners[0]], name)
-        if before is not None and not _alike(before, value):
+        nothing = value is None and NoneType in get_args(get_type_hints(type(out[owners[0]]))[name])
+        if before is not None and not nothing and not _alike(before, value):
             raise ValueError(
                 f"--set {name}: expected a value like {json.dumps(before, default=str)}, received "
                 f"{json.dumps(value)}."
             )
-        fitting = tuple(value) if isinstance(before, tuple) else value
+        fitting = tuple(value) if isinstance(before, tuple) and not nothing else value
         out[owners[0]] = replace(out[owners[0]], **{name: fitting})
     return out
 

@@ -79,7 +79,7 @@ class Memory:
                 continue
             if type(value).__module__.startswith(_APART):
                 continue
-            if isinstance(value, FunctionType) and value.__module__.startswith("gmn_opt."):
+            if isinstance(value, FunctionType) and str(value.__module__).startswith("gmn_opt."):
                 continue
             self._seen.add(id(value))
             self.alive.append(value)

@@ -1,6 +1,7 @@
 """Meta-training: tasks, unrolled differentiation, gradient estimators, and the loop around them."""
 
 from gmn_opt.meta.config import MetaConfig
+from gmn_opt.meta.contract import TaskError, check_task
 from gmn_opt.meta.estimators import (
     Estimate,
     EvolutionStrategy,
@@ -46,6 +47,7 @@ __all__ = [
     "Split",
     "StackedRule",
     "Task",
+    "TaskError",
     "TaskSource",
     "TruncatedBackprop",
     "TruncatedES",
@@ -57,6 +59,7 @@ __all__ = [
     "Windows",
     "World",
     "build_rule",
+    "check_task",
     "train_inner",
     "unroll",
 ]

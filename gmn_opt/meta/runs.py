@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gmn_opt.meta.config import MetaConfig
+from gmn_opt.meta.contract import check_task
 from gmn_opt.meta.estimators import Memory
 from gmn_opt.meta.rules import Rule
 from gmn_opt.meta.task import Task, TaskSource
@@ -72,9 +73,13 @@ def start_run(
     progress: float,
     device: torch.device,
 ) -> InnerRun:
-    """Draw a task, a horizon, a window and fresh networks."""
+    """Draw a task, a horizon, a window and fresh networks.
+
+    Raises TaskError when the task breaks its contract.
+    """
     draw = torch.Generator().manual_seed(run_seed(config.seed, slot, number))
     task = source.sample(draw)
+    check_task(task)
     edges = sum(blocked(task.graph).edge_counts)
     count = max(1, min(config.max_networks, config.edges_per_batch // edges))
     u, told, judged = torch.rand(3, generator=draw).tolist()

@@ -26,7 +26,8 @@ class Task(ABC):
     """A network to train and data to train it on, for many initializations at once.
 
     Subclasses say how a network is built, what it reads and how its output is judged. All
-    networks of a task share one parameter graph; ``torch.func.vmap`` runs them as one.
+    networks of a task share one parameter graph; ``torch.func.vmap`` runs them as one. What this
+    asks of a task is checked once, before anything is trained on it (``gmn_opt.meta.contract``).
     """
 
     @property
@@ -36,7 +37,11 @@ class Task(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """A freshly initialized network; draws from torch's global generator."""
+        """A freshly initialized network; draws from torch's global generator.
+
+        All its parameters are trained. What is constant is a buffer, the same in all networks,
+        and no buffer may change in the forward pass.
+        """
 
     @abstractmethod
     def example_inputs(self) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gmn_opt.meta.config import MetaConfig
 from gmn_opt.meta.estimators import GradientEstimator, Mixture
+from gmn_opt.meta.progress import followed
 from gmn_opt.meta.reports import MetaStep, WindowReport
 from gmn_opt.meta.rules import MetaParameters, build_rule, flat_vector, named_like
 from gmn_opt.meta.runs import InnerRun, restore_run, save_run, start_run
@@ -206,11 +207,18 @@ class MetaTrainer:
             reports,
         )
 
-    def train(self) -> Iterator[MetaStep]:
+    def train(self, progress: bool = False) -> Iterator[MetaStep]:
         """Outer steps until ``config.meta_steps`` are done; stop iterating at will.
 
         Every ``validate_every`` steps and after the last one the moving average is validated.
+
+        Args:
+            progress: show a bar on stderr, in the first process.
         """
+        steps = self._steps()
+        return followed(steps, self) if progress and self.world.rank == 0 else steps
+
+    def _steps(self) -> Iterator[MetaStep]:
         every = self.config.validate_every
         while self.step < self.config.meta_steps:
             done = self.meta_step()

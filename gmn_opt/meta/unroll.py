@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gmn_opt.meta.gradients import flat_gradients
+from gmn_opt.meta.contract import check_task
+from gmn_opt.meta.gradients import FlatGradients, flat_gradients
 from gmn_opt.meta.seeding import seeded
 from gmn_opt.meta.task import Batch, Split, Task
 from gmn_opt.metanet import blocked
@@ -48,7 +49,11 @@ class InnerState:
     def initial(
         task: Task, count: int, generator: torch.Generator, moment_names: Sequence[str] = MOMENTS
     ) -> InnerState:
-        """Fresh networks before the first step of a rule with these moments."""
+        """Fresh networks before the first step of a rule with these moments.
+
+        Raises TaskError when the task breaks its contract.
+        """
+        check_task(task)
         theta = blocked(task.graph).flatten(task.initial_params(count, generator))
         return InnerState(theta, theta.new_zeros(count, len(moment_names), theta.shape[-1]))
 
@@ -174,6 +179,47 @@ class _Batches:
         return {name: torch.cat([t] * self._copies) for name, t in batch.items()}
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Updates of the networks of a window, each judged on the batch of the next gradient."""
+
+    rule: UpdateFunction
+    window: Window
+    gradients: FlatGradients
+    second_order: bool
+
+    def evaluate(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Gradients and losses; to first order, losses with the gradients as constants."""
+        if self.second_order:
+            return self.gradients(theta, batch)
+        with torch.no_grad():
+            grad, value = self.gradients(theta, batch)
+        if not theta.requires_grad:
+            return grad, value
+        return grad, value + (grad * (theta - theta.detach())).sum(-1)
+
+    def stretch(
+        self,
+        first: int,
+        batches: Iterable[Batch],
+        theta: Tensor,
+        moments: Tensor,
+        thought: Tensor | None,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """One update for each batch, from number ``first`` on; the losses stacked at the end."""
+        values = []
+        graph, horizon = self.window.task.graph, self.window.horizon
+        for i, batch in enumerate(batches, first):
+            delta, moments, thought = self.rule.flat_update(
+                StepInputs(graph, theta, grad, moments, i, horizon, not self.second_order, thought)
+            )
+            theta = theta + delta
+            grad, value = self.evaluate(theta, batch)
+            values.append(value)
+        return theta, moments, thought, grad, torch.stack(values)
+
+
 def unroll(
     rule: UpdateFunction,
     window: Window,
@@ -199,75 +245,49 @@ def unroll(
 
     With ``copies`` > 1 networks ``i``, ``i + count / copies``, ... see the same batches.
     """
-    task, state, steps = window.task, window.state, window.steps
+    state, steps = window.state, window.steps
     if steps < 1:
         raise ValueError(f"An unroll needs at least one step, received steps={steps}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"A chunk needs at least one step, received chunk={chunk}.")
-    gradients = flat_gradients(task, second_order)
-    fresh = _Batches(window, copies)
-
-    def evaluate(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        if second_order:
-            return gradients(theta, batch)
-        with torch.no_grad():
-            grad, value = gradients(theta, batch)
-        if not theta.requires_grad:
-            return grad, value
-        # the value of the loss, with its gradient as a constant
-        return grad, value + (grad * (theta - theta.detach())).sum(-1)
-
-    def stretch(
-        first: int,
-        batches: Iterable[Batch],
-        theta: Tensor,
-        moments: Tensor,
-        thought: Tensor | None,
-        grad: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-        values = []
-        for i, batch in enumerate(batches, first):
-            delta, moments, thought = rule.flat_update(
-                StepInputs(
-                    task.graph, theta, grad, moments, i, window.horizon, not second_order, thought
-                )
-            )
-            theta = theta + delta
-            grad, value = evaluate(theta, batch)
-            values.append(value)
-        return theta, moments, thought, grad, torch.stack(values)
-
-    theta, moments, thought = state.theta, state.moments, state.thought
+    run = _Steps(rule, window, flat_gradients(window.task, second_order), second_order)
     with _own_randomness(window.generator, state):
-        first_batch = fresh(state.step - 1)
-        if chunk is not None:
-            # torch.func does not work under the hooks of a checkpoint; recorded operators do
-            gradients.trace(theta, first_batch)
-        grad, value = evaluate(theta, first_batch)
-        losses = [value.unsqueeze(0)]
-        size = steps if chunk is None else chunk
-        for start in range(0, steps, size):
-            count = min(size, steps - start)
-            first = state.step + start
-            if chunk is None:
-                drawn = (fresh(first + i) for i in range(count))
-                theta, moments, thought, grad, values = stretch(
-                    first, drawn, theta, moments, thought, grad
-                )
-            else:
-                kept = [fresh(first + i) for i in range(count)]  # drawn once, read twice
-                theta, moments, thought, grad, values = checkpoint(
-                    partial(stretch, first, kept),
-                    *(theta, moments, thought, grad),
-                    use_reentrant=False,
-                )
-            losses.append(values)
-    stacked = torch.cat(losses)
-    detached = stacked.detach()
+        losses, end = _train(run, _Batches(window, copies), chunk)
+    detached = losses.detach()
     scale = relative_scale(detached, window.largest_loss)
-    weights = step_weights(steps, window.last_weight, stacked)
-    meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
-    return Unrolled(meta_loss, detached, InnerState(theta, moments, state.step + steps, thought))
+    weights = step_weights(steps, window.last_weight, losses)
+    meta_loss = (losses[1:] * scale * weights[:, None]).sum(0).mean()
+    return Unrolled(meta_loss, detached, end)
+
+
+def _train(run: _Steps, fresh: _Batches, chunk: int | None) -> tuple[Tensor, InnerState]:
+    """Losses ``[steps + 1, count]`` and the state at the end; see :func:`unroll`."""
+    state, steps = run.window.state, run.window.steps
+    theta, moments, thought = state.theta, state.moments, state.thought
+    first_batch = fresh(state.step - 1)
+    if chunk is not None:
+        # torch.func does not work under the hooks of a checkpoint; recorded operators do
+        run.gradients.trace(theta, first_batch)
+    grad, value = run.evaluate(theta, first_batch)
+    losses = [value.unsqueeze(0)]
+    size = steps if chunk is None else chunk
+    for start in range(0, steps, size):
+        count = min(size, steps - start)
+        first = state.step + start
+        if chunk is None:
+            drawn = (fresh(first + i) for i in range(count))
+            theta, moments, thought, grad, values = run.stretch(
+                first, drawn, theta, moments, thought, grad
+            )
+        else:
+            kept = [fresh(first + i) for i in range(count)]  # drawn once, read twice
+            theta, moments, thought, grad, values = checkpoint(
+                partial(run.stretch, first, kept),
+                *(theta, moments, thought, grad),
+                use_reentrant=False,
+            )
+        losses.append(values)
+    return torch.cat(losses), InnerState(theta, moments, state.step + steps, thought)
 
 
 @torch.no_grad()

@@ -17,12 +17,14 @@ from gmn_opt.optim.rule import RuleConfig
 #: What the score of a validation is called in records.
 METRIC = (
     "mean over tasks of ln(final training loss / that of the untrained rule), "
-    "every ratio bounded to 0.1 .. 20"
+    "ratios outside 0.1 .. 20 compressed"
 )
-#: A task whose loss ends above this many times the reference, or as NaN, counts as this many.
-_WORST = 20.0
-#: A task that gains more than this counts as this: one alone must not choose the checkpoint.
-_BEST = 0.1
+#: A task whose loss ends as NaN counts as one that ends at this many times the reference.
+_LOST = 1e6
+#: Outside these ratios a task counts less and less: one alone must not choose the checkpoint.
+_BEST, _WORST = 0.1, 20.0
+#: What a task can gain or lose beyond them, in nats.
+_BEYOND = 0.5
 
 
 @dataclass
@@ -63,17 +65,26 @@ class Validation:
         return {name: loss for part in everyone for name, loss in part.items()}
 
     def ratios(self, rule: Rule, world: World) -> dict[str, float]:
-        """Final loss over that of the reference, by task, at most ``_WORST``."""
+        """Final loss over that of the reference, by task, at most ``_LOST``."""
         if not self.reference:
             untrained = build_rule(RuleConfig()).to(self.device)
             self.reference = self.losses(untrained, world)
         found = {}
         for name, loss in self.losses(rule, world).items():
             ratio = loss / self.reference[name]
-            found[name] = min(ratio, _WORST) if math.isfinite(ratio) else _WORST
+            found[name] = min(ratio, _LOST) if math.isfinite(ratio) else _LOST
         return found
 
 
 def score(ratios: dict[str, float]) -> float:
     """``METRIC``; lower is better."""
-    return sum(math.log(max(r, _BEST)) for r in ratios.values()) / len(ratios)
+    return sum(map(_counted, ratios.values())) / len(ratios)
+
+
+def _counted(ratio: float) -> float:
+    """The log of a ratio, growing ever more slowly outside the bounds, and never the same twice."""
+    if ratio <= 0:
+        return math.log(_BEST) - _BEYOND
+    near = min(max(ratio, _BEST), _WORST)
+    over = math.log(ratio / near)
+    return math.log(near) + _BEYOND * over / (1 + abs(over))

@@ -77,12 +77,13 @@ def bind_traced(model: nn.Module, inputs: Inputs) -> Binding | None:
         # inside torch, an error on their way through a trace would end the process
         raise RuntimeError("it was called on a nested tensor, which has no one shape to follow")
     named = dict(model.named_parameters())
+    wanted = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(inputs)]
     if has_shards(model):
         model, (args, kwargs) = assembled_twin(model), assembled_inputs(inputs)
     try:
         graph = trace(traceable_twin(model), *args, **kwargs)
     except Exception:
-        graph = trace(traceable_twin(model, record=True), *args, **kwargs)
+        graph = trace(traceable_twin(model, record=True, wanted=wanted), *args, **kwargs)
     graph = without_empty(graph.contract())
     tensors: dict[str, Tensor] = {name: named[name] for name in graph.shapes}
     devices = sorted({str(p.device) for p in tensors.values()})

@@ -186,15 +186,19 @@ def _is_ordinary(arguments: Inputs) -> bool:
 def _keep(leaf: object) -> object:
     """An argument as it is at the time of the call, without its autograd history.
 
-    A container that torch does not look into (the batch of a tokenizer, a queue) is copied, because
-    a forward pass may empty it; the tensors in it are not.
+    What torch does not look into (the batch of a tokenizer, a queue, an object of the user's) is
+    copied, because a forward pass may empty it; what is in it is not.
     """
-    if isinstance(leaf, (MutableMapping, MutableSequence, MutableSet)):
-        try:
-            return copy.copy(leaf)
-        except Exception:  # it forbids copies
-            return leaf
-    if not isinstance(leaf, Tensor):
+    if isinstance(leaf, Tensor):
+        kept = leaf.detach()
+        if kept.numel() * kept.element_size() <= _CLONE_BYTES:
+            kept = kept.clone()
+        return kept.requires_grad_(leaf.requires_grad)
+    containers = (MutableMapping, MutableSequence, MutableSet)
+    holds = isinstance(leaf, containers) or getattr(leaf, "__dict__", None)
+    if isinstance(leaf, nn.Module) or not holds:  # a marker may be known by its identity
         return leaf
-    leaf = leaf.detach()
-    return leaf.clone() if leaf.numel() * leaf.element_size() <= _CLONE_BYTES else leaf
+    try:
+        return copy.copy(leaf)
+    except Exception:  # it forbids copies
+        return leaf

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.optim.sharded import Team, whole
+from gmn_opt.optim.twin import without_global_hooks
 
 #: Binary exponent of the largest number whose squares may be added up by the hundred million.
 _LARGEST = {torch.float32: 48, torch.float64: 480}
@@ -86,7 +87,8 @@ def bounded(values: Tensor) -> Tensor:
 
 
 def _dense(grad: Tensor) -> Tensor:
-    return as_real(grad if grad.layout == torch.strided else grad.to_dense()).resolve_neg()
+    dense = grad if grad.layout == torch.strided else grad.to_dense()
+    return as_real(dense.resolve_conj()).resolve_neg()
 
 
 def _largest_entries(grads: Mapping[int, Tensor]) -> dict[int, float]:
@@ -103,8 +105,9 @@ def _largest_entries(grads: Mapping[int, Tensor]) -> dict[int, float]:
 
 @contextmanager
 def plain_arithmetic(params: Iterable[Tensor]) -> Iterator[None]:
-    """Shield a step from what surrounds it: no autocast, no recording of gradients."""
+    """Shield a step from what surrounds it: no autocast, no gradients, no hooks for all modules."""
     with ExitStack() as stack:
+        stack.enter_context(without_global_hooks())
         stack.enter_context(torch.no_grad())
         for kind in {"cpu", *(p.device.type for p in params)}:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

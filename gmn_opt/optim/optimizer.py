@@ -295,7 +295,8 @@ class GMNOptimizer(Optimizer):
                 moments[name] = torch.stack(moments_of(kept, names, value))
             else:
                 moments[name] = value.new_zeros(len(names), *value.shape)
-        delta, after, thought = self._rule_for(dtype, first.device).flat_update(
+        thought = self._sources.thought(binding)  # the model may have been converted since
+        delta, after, after_thought = self._rule_for(dtype, first.device).flat_update(
             StepInputs(
                 binding.graph,
                 bounded(layout.flatten(values)),
@@ -303,10 +304,10 @@ class GMNOptimizer(Optimizer):
                 layout.flatten(moments),
                 self.param_groups[0][STEPS_TAKEN],
                 self.param_groups[0]["total_steps"],
-                thought=self._sources.thought(binding),
+                thought=None if thought is None else thought.to(first.device, dtype),
             )
         )
-        self._sources.remember(binding, thought)
+        self._sources.remember(binding, after_thought)
         self._write(mine, layout.unflatten(delta), layout.unflatten(after))
 
     def _write(

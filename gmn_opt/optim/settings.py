@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 #: What ``lr`` 1 is to AdamW: weight decay counts as with AdamW at this learning rate.
 ADAMW_LR = 1e-3
@@ -14,10 +19,9 @@ SMALLEST_LR = 0.02
 #: In every group, for schedulers that cycle a momentum unless told not to (OneCycleLR, CyclicLR):
 #: without it they raise. Nothing reads it.
 CYCLED = "momentum"
-#: Steps of a constant or rising ``lr`` after which its peak is taken for known.
+#: Steps of a constant ``lr`` after which its peak is taken for known.
 _PATIENCE = 100
 
-_OWN = "the rule chooses it for every tensor at every step"
 #: Settings of other optimizers, why they mean nothing here, and the values that are harmless.
 _FOREIGN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "betas": ("the decays of the rule's accumulators belong to its weights", ()),
@@ -25,7 +29,7 @@ _FOREIGN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "dampening": ("the decays of the rule's accumulators belong to its weights", (0, None)),
     "nesterov": ("the decays of the rule's accumulators belong to its weights", (False, None)),
     "eps": ("updates do not depend on the scale of gradients, so there is none to set", ()),
-    "amsgrad": (_OWN, (False, None)),
+    "amsgrad": ("the rule has no second moment to take the largest of", (False, None)),
     "foreach": ("there is one implementation, which works on all tensors at once", (False, None)),
     "fused": ("there is one implementation, which works on all tensors at once", (False, None)),
     "capturable": ("a step reads gradients on the CPU, to skip those not finite", (False, None)),
@@ -53,21 +57,36 @@ def check_keywords(given: Mapping[str, Any]) -> None:
     """Raise TypeError for any keyword that is not a foreign setting with a harmless value."""
     refuse_foreign(given)
     if unknown := [name for name in given if name not in _FOREIGN]:
+        homes = [kind.__name__ for kind in _torch_optimizers() if unknown[0] in _settings_of(kind)]
+        whose = f", which is one of {', '.join(homes)}: the rule has no such setting" * bool(homes)
         raise TypeError(
-            f"GMNOptimizer got an unexpected keyword argument {unknown[0]!r}. It takes lr, "
+            f"GMNOptimizer got an unexpected keyword argument {unknown[0]!r}{whose}. It takes lr, "
             "total_steps, weight_decay, maximize, model, example_inputs and weights."
         )
+
+
+def _torch_optimizers() -> list[type[Optimizer]]:
+    kinds = [k for k in vars(torch.optim).values() if isinstance(k, type)]
+    return [k for k in kinds if issubclass(k, Optimizer) and k is not Optimizer]
+
+
+def _settings_of(kind: type[Optimizer]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
 
 
 def check_group(group: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError for settings of a parameter group that cannot be."""
     lr, decay, total = group["lr"], group["weight_decay"], group["total_steps"]
     for name, value in (("lr", lr), ("weight_decay", decay)):
+        one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+        if not one and (isinstance(value, str | Tensor) or not isinstance(value, SupportsFloat)):
+            raise TypeError(f"{name} must be a number, received {value!r}.")
         if not (math.isfinite(float(value)) and float(value) >= 0):
             raise ValueError(f"{name} must be a finite number >= 0, received {value}.")
-    if total is not None and (int(total) != total or total < 1):
+    whole = isinstance(total, int | float) and math.isfinite(total) and int(total) == total
+    if total is not None and not (whole and total >= 1):
         raise ValueError(
-            f"total_steps must be a whole number of at least 1, or None, received {total}."
+            f"total_steps must be a whole number of at least 1, or None, received {total!r}."
         )
     refuse_foreign(group)
 
@@ -81,8 +100,9 @@ class LearningRateWatch:
     """Says once that ``lr`` is a factor, when all groups peak at what looks like another scale.
 
     Judged are the values given at construction; then a scheduler's own word on its peak
-    (``max_lr``); then the peak that was really used, as soon as ``lr`` falls below it or stays for
-    long. What falls from a sound peak is a decay and never reported, nor is a run that was resumed.
+    (``max_lr``); then the peak that was really used, as soon as ``lr`` falls below it or stays the
+    same for long: what still rises is a warmup, however slow. What falls from a sound peak is a
+    decay and never reported, nor is a run that was resumed.
     """
 
     def __init__(self) -> None:
@@ -104,7 +124,7 @@ class LearningRateWatch:
             return
         lr = max(float(g["lr"]) for g in groups)
         told = [float(g["max_lr"]) for g in groups if "max_lr" in g]
-        self._steps += 1
+        self._steps = 0 if lr > self._peak else self._steps + 1
         if self._peak >= SMALLEST_LR:
             self._done = True
         elif told:

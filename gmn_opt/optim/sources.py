@@ -78,7 +78,7 @@ class GraphSources:
             self._thoughts = {k: t for k, t in self._thoughts.items() if k in current}
         if not self._islands:
             self._unwatch()
-        if not idle and (self._islands or self._only_pieces()):
+        if not idle and (self._loose() or self._only_pieces()):
             self._complain(params)
         return self._traced + self._islands
 
@@ -165,6 +165,11 @@ class GraphSources:
         covered = self._covered()
         return [p for p in params if id(p) not in covered and p.numel() and _can_train(p)]
 
+    def _loose(self) -> list[Tensor]:
+        """What is trained and stands in no graph of a model."""
+        found = [p for b in self._islands for p in b.tensors.values()]
+        return [p for p in found if p.requires_grad or p.grad is not None]
+
     # ------------------------------------------------------------------ watching and tracing
 
     def _watch(self, wanted: set[int] | None = None) -> None:
@@ -235,8 +240,7 @@ class GraphSources:
         if self._warned or (self._captures and self._without < 2):
             return
         self._warned = True
-        loose = sum(len(b.tensors) for b in self._islands)
-        loose = len(params) if self._only_pieces() else loose
+        loose = len(params) if self._only_pieces() else len(self._loose())
         warnings.warn(
             f"GMNOptimizer treats {loose} parameters without their graph: "
             f"{self._reason(loose, len(params))}. Training goes on, each of these tensors on its "
@@ -258,7 +262,8 @@ class GraphSources:
             names = ", ".join(sorted({type(m).__name__ for m in self.models}))
             return (
                 f"{names} was not called before the step (its forward may have been called "
-                "directly, without hooks); pass example_inputs=(...)"
+                "directly, without hooks, or inside code that was scripted or compiled with "
+                "fullgraph=True); pass example_inputs=(...)"
             )
         if all(p.is_complex() for b in self._islands for p in b.tensors.values()):
             return "complex parameters are pairs of real ones, and a graph has one edge for each"

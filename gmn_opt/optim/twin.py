@@ -8,11 +8,13 @@ logged, counted or measured twice.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 _HOOKS = (
     ("_forward_pre_hooks", ("_forward_pre_hooks_with_kwargs",)),
@@ -22,7 +24,34 @@ _HOOKS = (
 )
 
 
-def traceable_twin(model: nn.Module, record: bool = False) -> nn.Module:
+#: Where torch keeps hooks for the calls of all modules.
+_GLOBAL_HOOKS = (
+    "_global_forward_pre_hooks",
+    "_global_forward_hooks",
+    "_global_forward_hooks_always_called",
+    "_global_forward_hooks_with_kwargs",
+    "_global_backward_pre_hooks",
+    "_global_backward_hooks",
+)
+
+
+@contextmanager
+def without_global_hooks() -> Iterator[None]:
+    """Inside, no hook that the user registered for all modules runs."""
+    home = vars(torch.nn.modules.module)
+    kept = {name: dict(home[name]) for name in _GLOBAL_HOOKS if home.get(name)}
+    for name in kept:
+        home[name].clear()
+    try:
+        yield
+    finally:
+        for name, hooks in kept.items():
+            home[name].update(hooks)
+
+
+def traceable_twin(
+    model: nn.Module, record: bool = False, wanted: Sequence[bool] = ()
+) -> nn.Module:
     """A copy of ``model`` around the same tensors; the model itself where it cannot be copied.
 
     Hooks of torch's own (weight norm, spectral norm, pruning) are part of the function and stay.
@@ -30,6 +59,7 @@ def traceable_twin(model: nn.Module, record: bool = False) -> nn.Module:
     Args:
         model: left as it is.
         record: calls record gradients, whatever surrounds them.
+        wanted: which leaves of the arguments need gradients in such a call.
     """
     shared: dict[int, Any] = {}
     for module in model.modules():
@@ -47,7 +77,7 @@ def traceable_twin(model: nn.Module, record: bool = False) -> nn.Module:
         for module in twin.modules():
             _remove_hooks(module)
         if record:
-            twin.__class__ = _recording(type(twin))
+            twin.__class__ = _recording(type(twin), tuple(wanted))
     except Exception:  # whatever a module's own way to be copied may raise
         return model
     return twin
@@ -74,12 +104,17 @@ def _is_of_torch(hook: Any) -> bool:
     return home == "torch" or home.startswith("torch.")
 
 
-def _recording(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass whose calls record gradients."""
+def _recording(kind: type[nn.Module], wanted: tuple[bool, ...]) -> type[nn.Module]:
+    """A subclass whose calls record gradients, also of the arguments where they are wanted."""
     call: Callable[..., Any] = kind.__call__
 
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with torch.enable_grad():
+            leaves, form = tree_flatten((args, kwargs))
+            if len(leaves) == len(wanted):
+                pairs = zip(leaves, wanted, strict=True)
+                leaves = [x.detach().requires_grad_() if needed else x for x, needed in pairs]
+                args, kwargs = tree_unflatten(leaves, form)
             return call(self, *args, **kwargs)
 
     return type(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})

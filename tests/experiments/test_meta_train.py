@@ -7,11 +7,13 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from experiments import meta_session, meta_train
 from experiments.frame import choose_device
 from experiments.plot_meta_training import app as plot_app
 from experiments.plot_meta_training import plot, read_log, smooth
+from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer, World
 from gmn_opt.meta import checkpoint as checkpoints
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.optim import RuleConfig, load_rule
@@ -165,6 +168,89 @@ def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert code == 4, output
     assert "Rank 0 was told to stop. The checkpoint of outer step" in output
     load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+
+
+def during_step(patch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Let something happen while outer step ``number`` is made."""
+    step = MetaTrainer.meta_step
+
+    def disturbed(trainer: MetaTrainer) -> MetaStep:
+        if trainer.step == number - 1:
+            act()
+        return step(trainer)
+
+    patch.setattr(MetaTrainer, "meta_step", disturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_the_step_at_hand_and_goes_on_bit_by_bit(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Ctrl-C or SIGTERM in the middle of a step, long before a checkpoint is due."""
+    rare = (*ARGUMENTS, "--out", tmp_path, "--checkpoint-minutes", "60")
+    with monkeypatch.context() as patch:
+        during_step(patch, 3, lambda: os.kill(os.getpid(), number))
+        done = invoke(*rare)
+    assert done.exit_code == 4, done.output
+    assert "The checkpoint of outer step 3 stands in" in " ".join(done.output.split())
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["trainer"]["step"] == 3
+    again = invoke(*rare, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "resumed at step 3" in again.output
+    assert meta_parameters(tmp_path) == meta_parameters(whole)
+    assert (tmp_path / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
+    assert log_of(tmp_path) == log_of(whole)
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    """The second is refused, however it asks, and the first does not notice."""
+    folder = tmp_path / "run"
+    first = start(folder, steps=200)
+    first.wait_for_a_new_checkpoint()
+    for more in (["--resume"], ["--overwrite"], []):
+        second = invoke(*ARGUMENTS, "--out", folder, *more)
+        assert second.exit_code == 2, second.output
+        assert "Another run is writing to" in second.output
+    first.wait_for_a_new_checkpoint()
+    first.send(signal.SIGTERM)
+    code, output = first.end()
+    assert code == 4, output
+    step = load_checkpoint(folder / "checkpoint.pt")["trainer"]["step"]
+    assert [r["step"] for r in log_of(folder)] == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved"])
+def test_a_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Said as it is; nothing is written in its place."""
+    folder = tmp_path / "run"
+
+    def act() -> None:
+        folder.rename(tmp_path / "elsewhere")
+        if how != "moved":
+            shutil.rmtree(tmp_path / "elsewhere")
+        if how == "replaced":
+            folder.mkdir()
+
+    with monkeypatch.context() as patch:
+        during_step(patch, 2, act)
+        done = invoke(*ARGUMENTS, "--out", folder, "--checkpoint-minutes", "0")
+    assert done.exit_code == 1, done.output
+    said = " ".join(done.output.split())
+    assert "has vanished, or was replaced" in said
+    assert "Make room" not in said
+    assert folder.exists() == (how == "replaced")
+    assert how != "replaced" or not any(folder.iterdir())
+
+
+def test_null_reaches_the_settings_that_may_be_none() -> None:
+    def changed(setting: str) -> MetaConfig:
+        return meta_train.configure("cpu", 0, [setting], None, None, None, World())
+
+    assert changed("first_horizon=null").first_horizon is None
+    assert changed("first_horizon=7").first_horizon == 7
+    for setting in ("lr=null", "horizon=null", "hidden=null"):
+        with pytest.raises(ValueError, match="expected a value like .* received null"):
+            changed(setting)
 
 
 def test_a_run_is_never_written_over_by_accident(whole: Path, tmp_path: Path) -> None:

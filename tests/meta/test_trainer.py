@@ -179,8 +179,34 @@ def test_a_run_starts_from_a_rule(tmp_path: Path) -> None:
 
 
 def test_one_task_cannot_rule_the_score() -> None:
-    assert score({"a": 1e-6, "b": 1.0}) == pytest.approx(0.5 * math.log(0.1))
+    assert 0.5 * (math.log(0.1) - 0.5) < score({"a": 1e-6, "b": 1.0}) < 0.5 * math.log(0.1)
+    assert score({"a": 0.0, "b": 1.0}) == pytest.approx(0.5 * (math.log(0.1) - 0.5))
+    assert score({"a": 0.1, "b": 20.0}) == pytest.approx(0.5 * math.log(2.0))
     assert score({"a": 0.5, "b": 2.0}) == pytest.approx(0.0)
+
+
+def test_the_score_tells_any_two_rules_apart() -> None:
+    """However easy the task, and however bad the rules."""
+    ratios = [0.0, 1e-9, 1e-6, 1e-3, 0.05, 0.0999, 0.1, 0.5, 1.0, 19.0, 20.0, 21.0, 1e3, 1e6]
+    scores = [score({"a": r}) for r in ratios]
+    assert all(a < b for a, b in itertools.pairwise(scores))
+
+
+@pytest.mark.parametrize("stop", [2, None])
+def test_progress_is_shown_and_changes_nothing(
+    stop: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    config = replace(TINY, meta_steps=4)
+    plain, shown = (MetaTrainer(MetaTrainSuite(("tabular",)), config) for _ in range(2))
+    expected = [s.to_dict() for s in itertools.islice(plain.train(), stop)]
+    assert capsys.readouterr().err == ""
+    assert [s.to_dict() for s in itertools.islice(shown.train(progress=True), stop)] == expected
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "meta-training" in printed.err
+    assert f"{stop or 4}/4" in printed.err
+    assert "meta-loss" in printed.err
 
 
 def test_a_bad_window_does_not_spoil_the_others() -> None:
@@ -245,7 +271,7 @@ def test_a_diverging_rule_has_a_finite_score() -> None:
     )
     for name in trainer.average:
         trainer.average[name].fill_(torch.nan)
-    assert trainer.validate() == pytest.approx(math.log(20.0))
+    assert math.log(20.0) < trainer.validate() < math.log(20.0) + 0.5
 
 
 def test_nothing_validated_means_no_best_rule() -> None:

@@ -57,7 +57,9 @@ def test_records_the_first_call_only_and_removes_itself() -> None:
     assert set(kwargs) == {"scale", "flag"}
     assert kwargs["flag"] is True
     assert torch.equal(kwargs["scale"], scale)
-    assert not kwargs["scale"].requires_grad
+    assert kwargs["scale"] is not scale
+    assert kwargs["scale"].requires_grad  # a forward pass may differentiate by it
+    assert kwargs["scale"].is_leaf
     assert capture.module is net
 
 

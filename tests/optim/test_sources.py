@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,6 +60,21 @@ class Forces(nn.Module):
         return energy, force
 
 
+class Slope(Forces):
+    """The derivative by an input that needs gradients by the caller's wish."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        energy = self.energy(x)
+        (force,) = torch.autograd.grad(energy.sum(), x, create_graph=True)
+        return energy, force
+
+
+def test_inputs_that_need_gradients() -> None:
+    model = Slope("caller")
+    x = torch.randn(5, 4, requires_grad=True)
+    assert steps(optimizer(model), lambda: sum(t.square().sum() for t in model(x))) == [1]
+
+
 @pytest.mark.parametrize("way", ["sum", "vjp", "mode"])
 def test_a_model_that_differentiates_in_its_forward(way: str) -> None:
     model = Forces(way)
@@ -91,13 +107,26 @@ class Emptying(nn.Module):
         super().__init__()
         self.inner = mlp()
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.inner(batch.pop("x"))
+    def forward(self, batch: Any) -> Tensor:
+        if isinstance(batch, dict):
+            return self.inner(batch.pop("x"))
+        if isinstance(batch, Holder):
+            x, batch.x = batch.x, None
+            return self.inner(x)
+        return self.inner(batch.pop())
 
 
-def test_a_batch_that_the_forward_pass_empties() -> None:
+class Holder:
+    def __init__(self) -> None:
+        self.x: Any = torch.randn(5, 4)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: {"x": torch.randn(5, 4)}, Holder, lambda: [torch.randn(5, 4)]]
+)
+def test_a_batch_that_the_forward_pass_empties(make: Callable[[], Any]) -> None:
     model = Emptying()
-    assert steps(optimizer(model), lambda: model({"x": torch.randn(5, 4)}).sum()) == [1]
+    assert steps(optimizer(model), lambda: model(make()).sum()) == [1]
 
 
 def test_a_first_call_that_raised() -> None:
@@ -126,15 +155,59 @@ def test_foreign_modules_in_memory_are_skipped(kind: str) -> None:
     assert alive is not None
 
 
-@pytest.mark.parametrize("at", ["forward", "pre", "inner"])
+@pytest.mark.parametrize("at", ["forward", "pre", "inner", "all", "all_pre"])
 def test_hooks_of_the_user_run_once_for_each_call(at: str) -> None:
-    model, calls = mlp(), []
-    if at == "pre":
-        model.register_forward_pre_hook(lambda *_: calls.append(at))
-    else:
-        (model if at == "forward" else model[0]).register_forward_hook(lambda *_: calls.append(at))
-    assert steps(optimizer(model), lambda: model(torch.randn(5, 4)).sum(), 3) == [1]
-    assert len(calls) == 3
+    """Those for all modules of the process as well: four modules are called three times."""
+    model, calls, everywhere = mlp(), [], nn.modules.module
+
+    def note(*_: Any) -> None:
+        calls.append(at)
+
+    registered: dict[str, Callable[[], Any]] = {
+        "forward": lambda: model.register_forward_hook(note),
+        "pre": lambda: model.register_forward_pre_hook(note),
+        "inner": lambda: model[0].register_forward_hook(note),
+        "all": lambda: everywhere.register_module_forward_hook(note),
+        "all_pre": lambda: everywhere.register_module_forward_pre_hook(note),
+    }
+    handle = registered[at]()
+    try:
+        assert steps(optimizer(model), lambda: model(torch.randn(5, 4)).sum(), 3) == [1]
+    finally:
+        handle.remove()
+    assert len(calls) == (12 if at.startswith("all") else 3)
+
+
+def test_frozen_strangers_are_no_reason_to_complain() -> None:
+    """Warnings are errors here."""
+    model, stranger = mlp(), nn.Parameter(torch.ones(3), requires_grad=False)
+    opt = GMNOptimizer([stranger, *model.parameters()], weights=small_rule())
+    steps(opt, lambda: model(torch.randn(5, 4)).sum(), 3)
+    assert torch.equal(stranger, torch.ones(3))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_a_model_that_is_converted_between_steps(dtypes: Any) -> None:
+    model = mlp()
+    opt = optimizer(model)
+    for dtype in dtypes:
+        model.to(dtype)
+        before = model[0].weight.detach().clone()
+        x = torch.randn(5, 4, dtype=dtype)
+        assert steps(opt, partial(lambda x: model(x).square().sum(), x), 4) == [1]
+        assert not torch.equal(before, model[0].weight)
+        assert bool(model[0].weight.isfinite().all())
+
+
+def test_conjugated_gradients() -> None:
+    pair = [nn.Parameter(torch.ones(3, 2, dtype=torch.complex64)) for _ in range(2)]
+    grad = torch.randn(3, 2, dtype=torch.complex64)
+    pair[0].grad, pair[1].grad = grad.conj(), grad.conj().resolve_conj()
+    for p in pair:
+        with pytest.warns(GraphWarning):
+            GMNOptimizer([p], weights=small_rule()).step()
+    assert torch.equal(*pair)
+    assert not torch.equal(pair[0], torch.ones_like(pair[0]))
 
 
 class Wrapped(nn.Module):
@@ -213,6 +286,27 @@ def test_a_learning_rate_of_another_optimizer_is_reported_where_it_was_written(l
         GMNOptimizer(mlp().parameters(), lr=lr, weights=small_rule())
     assert len(seen) == 1
     assert seen[0].filename == __file__
+
+
+def factors(opt: GMNOptimizer, rates: list[float]) -> list[Any]:
+    """Categories of what is said in a run with these values of ``lr``."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for rate in rates:
+            opt.param_groups[0]["lr"] = rate
+            opt.param_groups[0]["params"][0].grad = torch.ones_like(
+                opt.param_groups[0]["params"][0]
+            )
+            opt.step()
+    return [w.category for w in seen if w.category is LearningRateWarning]
+
+
+def test_a_slow_warmup_is_never_reported_and_a_low_plateau_is() -> None:
+    slow = [i / 20_000 for i in range(1, 140)]
+    assert factors(optimizer(nn.Linear(2, 2)), slow) == []
+    low = [1e-3 * min(1.0, i / 10) for i in range(1, 140)]
+    assert factors(optimizer(nn.Linear(2, 2)), low) == [LearningRateWarning]
+    assert factors(optimizer(nn.Linear(2, 2)), [*slow[:10], 1e-5]) == [LearningRateWarning]
 
 
 @pytest.mark.parametrize("peak", [1e-2, 1e-3, 1.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 NASTY: list[Any] = [
@@ -57,7 +58,7 @@ def mutate_json(text: str, draw: random.Random) -> str:
         elif action == 3:
             where[key], raw = _MARK, draw.choice(RAW)
         else:
-            where[key] = draw.choice(NASTY)
+            where[key] = deepcopy(draw.choice(NASTY))  # it may be changed in its turn
     return json.dumps(tree).replace(f'"{_MARK}"', raw)
 
 

@@ -20,7 +20,7 @@ def _fuzz(folder: Path, seed: int, count: int) -> None:
         command,
         capture_output=True,
         text=True,
-        timeout=590,
+        timeout=3500,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -37,6 +37,7 @@ def test_two_hundred_mutated_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_two_thousand_mutated_files(tmp_path: Path, seed: int) -> None:
     _fuzz(tmp_path, seed=seed, count=2000)
