@@ -3,12 +3,12 @@
 Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
 al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
 fan-out / fan-in)). All else (biases, norms, embeddings, positions, the output layer, blocks with a
-single row or column) moves along the Adam direction (Kingma and Ba 2015) at 0.003. A tensor with
-several uses, an embedding that is the output layer as well, takes the Adam step: the more careful
-of the two.
+single row or column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer
+of a wide network at 0.009 * 128 / fan-in (Yang et al. 2022). A tensor with several uses, an
+embedding that is the output layer as well, takes the Adam step: the more careful of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
-then a cosine to zero. Where it is not: 20 steps of warmup, then a fall with the square root of
+then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall with the square root of
 the steps, which never needs an end.
 """
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 #: Spectral norm of a step of a square hidden matrix, and entry of an Adam step, at the peak.
 MATRIX_STEP = 0.02
-ADAM_STEP = 0.003
+ADAM_STEP = 0.009
+#: Above this fan-in an output layer's step falls.
+WIDE_OUTPUT = 128.0
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
@@ -68,6 +70,8 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
         sizes.append(MATRIX_STEP * math.sqrt(max(1.0, m / n)) if flags[-1] else ADAM_STEP)
+        if Role.OUTPUT in own and not flags[-1]:
+            sizes[-1] *= min(1.0, WIDE_OUTPUT / n)
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         torch.tensor(flags, dtype=torch.bool, device=like.device),
@@ -98,5 +102,4 @@ def schedule(step: int, horizon: int | None) -> float:
     warmup = max(1.0, WARMUP_SHARE * horizon)
     if step < warmup:
         return (step + 1) / max(warmup, step + 1.0)
-    done = (step - warmup) / max(1.0, horizon - warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+    return max(0.0, 1.0 - (step - warmup) / max(1.0, horizon - warmup))

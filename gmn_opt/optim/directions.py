@@ -25,7 +25,7 @@ from gmn_opt.optim.orthogonalize import orthogonalize_all
 #: Names of the accumulators, in the order of their rows: two first moments and the second one.
 MOMENTS = ("fast", "slow", "second")
 #: Their decays.
-DECAYS = (0.95, 0.99, 0.99)
+DECAYS = (0.9, 0.99, 0.99)
 #: sqrt(v + eps^2): finite second derivatives at exactly zero gradients, unlike sqrt(v) + eps.
 EPS = 1e-10
 CHANNELS = ("weight", "gradient", "fast", "slow", "orthogonal")
