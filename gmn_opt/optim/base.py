@@ -8,8 +8,8 @@ of a wide network at 0.009 * 128 / fan-in (Yang et al. 2022). A tensor with seve
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
-then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall with the square root of
-the steps, which never needs an end.
+then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
+with the square root of the steps, which never needs an end.
 """
 
 from __future__ import annotations
