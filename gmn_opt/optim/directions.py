@@ -92,7 +92,9 @@ def channels(
 def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> Tensor:
     numbers = base_constants(layout, ahead).orthogonal
     blocks = layout.blocks_of_flat(ahead)
-    made = dict(zip(numbers, orthogonalize_all([blocks[i] for i in numbers]), strict=True))
+    matrices = [blocks[i] for i in numbers]
+    fast = not torch.is_grad_enabled()
+    made = dict(zip(numbers, orthogonalize_all(matrices, fast=fast), strict=True))
     parts = [
         made[i].flatten(-2) if i in made else torch.zeros_like(block).flatten(-2)
         for i, block in enumerate(blocks)
