@@ -323,7 +323,8 @@ class GMNOptimizer(Optimizer):
     def _is_plain(self, binding: Binding, mine: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
         """Whether a step between two thoughts can be made in place."""
         return (
-            self._rule.node_head is None
+            type(self._rule).flat_update is LearnedRule.flat_update
+            and self._rule.node_head is None
             and is_sliced(blocked(binding.graph))
             and all(
                 not p.is_complex() and not is_sharded(p) and compute_dtype(p) == dtype

@@ -18,7 +18,7 @@ from tests.optim.named import NamedState, named_step
 from tests.optim.test_orthogonalize import plain
 from tests.traced import random_tensors, traced
 
-FAST, SECOND = 0.95, 0.99
+FAST, SECOND = 0.9, 0.99
 
 
 class Tied(nn.Module):
@@ -86,7 +86,7 @@ def test_it_equals_muon_and_adam_written_out() -> None:
         delta, state = named_step(rule, graph, params, grads, state, horizon)
         factor = min((step + 1) / 2, 1.0)  # five percent of the run
         if step >= 2:
-            factor = 0.5 * (1 + math.cos(math.pi * (step - 2) / (horizon - 2)))
+            factor = 1 - (step - 2) / (horizon - 2)
         for name, g in grads.items():
             m, v = moments[name]
             m, v = FAST * m + (1 - FAST) * g, SECOND * v + (1 - SECOND) * g.square()
@@ -107,7 +107,7 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert known[0] == pytest.approx(0.1)
     assert max(known) == pytest.approx(1.0)
     assert known.index(max(known)) in (9, 10)
-    assert known[-1] < 1e-3
+    assert known[-1] < 0.01
     assert schedule(500, 200) == pytest.approx(0.0)
     assert all(a >= b for a, b in itertools.pairwise(known[10:]))
     assert schedule(0, 1) > 0
