@@ -188,8 +188,8 @@ def unroll(
 
     The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
     next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
-    weighted by 1 / what it is judged by in this window: in effect, the log loss, except that a loss above
-    the window's ``largest_loss`` does not lower the weight any further.
+    weighted by 1 / what it is judged by in this window: in effect, the log loss, except that a loss
+    above the window's ``largest_loss`` does not lower the weight any further.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
