@@ -176,12 +176,12 @@ def _synthetic(draw: Draw) -> DataTask:
 
 #: How tasks of a family are drawn, and how often: most often what is trained most often.
 SAMPLERS: dict[str, tuple[Callable[[Draw], DataTask], float]] = {
-    "mlp": (_mlp, 0.24),
+    "mlp": (_mlp, 0.21),
     "conv": (_conv, 0.14),
     "resnet": (_resnet, 0.12),
     "vit": (_vit, 0.14),
     "autoencoder": (_autoencoder, 0.07),
-    "siren": (_siren, 0.06),
+    "siren": (_siren, 0.09),
     "gpt": (_gpt, 0.15),
     "tabular": (_tabular, 0.04),
     "synthetic": (_synthetic, 0.04),

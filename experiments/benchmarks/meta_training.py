@@ -120,8 +120,8 @@ def loop_backprop(rule: Rule, window: Window) -> tuple[list[Tensor], InnerState]
                 delta, moment, thought = rule.flat_update(StepInputs(*known))
                 theta = theta + delta
         losses = torch.stack(values)[:, None]
-        scale = relative_scale(losses.detach(), window.largest_loss)
         weights = step_weights(window.steps, window.last_weight, losses)
+        scale = relative_scale(losses.detach(), weights, window.largest_loss)
         meta_loss = (losses[1:] * scale * weights[:, None]).sum() / count
         grads = torch.autograd.grad(meta_loss, list(rule.parameters()), allow_unused=True)
         total = [t if g is None else t + g for t, g in zip(total, grads, strict=True)]
@@ -166,8 +166,9 @@ def loop_pes(
         thetas.append(theta)
         moments.append(moment)
     losses = torch.stack(columns, 1)
-    scale = relative_scale(losses.unflatten(1, (2, pairs)).mean(1), window.largest_loss)
     weights = step_weights(window.steps, window.last_weight, losses)
+    both = losses.unflatten(1, (2, pairs)).mean(1)
+    scale = relative_scale(both, weights, window.largest_loss)
     each = (losses[1:] * weights[:, None]).sum(0).unflatten(0, (2, pairs)) * scale
     accumulated = window.memory["accumulated"] + eps
     slopes = (each[0] - each[1]) / (2 * sigma**2)

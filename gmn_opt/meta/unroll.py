@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gmn_opt.meta.rules import UpdateFunction
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
-_SMALLEST_LOSS = 0.02
+_SMALLEST_LOSS = 0.002
 #: The end of a run is its last 1 / _TAIL.
 _TAIL = 20
 #: What an estimator remembers of a run from window to window, beyond its networks.
@@ -147,12 +147,15 @@ def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def relative_scale(losses: Tensor, largest: float = math.inf) -> Tensor:
-    """1 / mean loss of each network over its window, ``[steps + 1, count]`` to ``[count]``.
+def relative_scale(losses: Tensor, weights: Tensor, largest: float = math.inf) -> Tensor:
+    """1 / the loss that a network is judged by, ``[steps + 1, count]`` to ``[count]``.
 
-    A loss above ``largest`` does not lower the scale any further.
+    That is the mean over the steps by their ``weights`` [steps], so that the sum of losses times
+    scale has the gradient of its logarithm. A loss above ``largest`` does not lower the scale any
+    further.
     """
-    return 1.0 / losses.mean(0).clamp(_SMALLEST_LOSS, max(largest, _SMALLEST_LOSS))
+    judged = (losses[1:] * weights[:, None]).sum(0)
+    return 1.0 / judged.clamp(_SMALLEST_LOSS, max(largest, _SMALLEST_LOSS))
 
 
 class _Batches:
@@ -231,8 +234,8 @@ def unroll(
 
     The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
     next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
-    weighted by 1 / its mean loss in the window: in effect, the log loss, except that a loss above
-    the window's ``largest_loss`` does not lower the weight any further.
+    weighted by 1 / what it is judged by in this window: in effect, the log loss, except that a loss
+    above the window's ``largest_loss`` does not lower the weight any further.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
@@ -254,8 +257,8 @@ def unroll(
     with _own_randomness(window.generator, state):
         losses, end = _train(run, _Batches(window, copies), chunk)
     detached = losses.detach()
-    scale = relative_scale(detached, window.largest_loss)
     weights = step_weights(steps, window.last_weight, losses)
+    scale = relative_scale(detached, weights, window.largest_loss)
     meta_loss = (losses[1:] * scale * weights[:, None]).sum(0).mean()
     return Unrolled(meta_loss, detached, end)
 

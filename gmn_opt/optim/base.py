@@ -2,14 +2,16 @@
 
 Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
 al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
-fan-out / fan-in)). All else (biases, norms, embeddings, positions, the output layer, blocks with a
-single row or column) moves along the Adam direction (Kingma and Ba 2015) at 0.003. A tensor with
-several uses, an embedding that is the output layer as well, takes the Adam step: the more careful
-of the two.
+fan-out / fan-in)), input layers at 0.02: with two coordinates as inputs the factor is large, and
+what follows may be a sine of them. All else (biases, norms, embeddings, positions, the output
+layer, blocks with a single row or column) moves along the Adam direction (Kingma and Ba 2015) at
+0.009, the output layer of a wide network at 0.009 * 128 / fan-in (Yang et al. 2022), not below
+0.003. A tensor with several uses, an embedding that is the output layer as well, takes the Adam
+step: the more careful of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
-then a cosine to zero. Where it is not: 20 steps of warmup, then a fall with the square root of
-the steps, which never needs an end.
+then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
+with the square root of the steps, which never needs an end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ if TYPE_CHECKING:
 
 #: Spectral norm of a step of a square hidden matrix, and entry of an Adam step, at the peak.
 MATRIX_STEP = 0.02
-ADAM_STEP = 0.003
+ADAM_STEP = 0.009
+#: Above this fan-in an output layer's step falls.
+WIDE_OUTPUT = 128.0
+#: But no further than to this share: flattened maps are wide without being many features.
+WIDEST_OUTPUT = 1 / 3
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
@@ -67,13 +73,23 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
-        sizes.append(MATRIX_STEP * math.sqrt(max(1.0, m / n)) if flags[-1] else ADAM_STEP)
+        sizes.append(_matrix_step(own, m, n) if flags[-1] else _adam_step(own, n))
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         torch.tensor(flags, dtype=torch.bool, device=like.device),
         like.new_tensor(sizes),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
+
+
+def _matrix_step(roles: frozenset[Role], rows: int, columns: int) -> float:
+    taller = 1.0 if Role.INPUT in roles else max(1.0, rows / columns)
+    return MATRIX_STEP * math.sqrt(taller)
+
+
+def _adam_step(roles: frozenset[Role], fan_in: int) -> float:
+    share = min(1.0, WIDE_OUTPUT / fan_in) if Role.OUTPUT in roles else 1.0
+    return ADAM_STEP * max(WIDEST_OUTPUT, share)
 
 
 def _roles_of(piece: Block, known: list[tuple[Block, frozenset[Role]]]) -> frozenset[Role]:
@@ -98,5 +114,4 @@ def schedule(step: int, horizon: int | None) -> float:
     warmup = max(1.0, WARMUP_SHARE * horizon)
     if step < warmup:
         return (step + 1) / max(warmup, step + 1.0)
-    done = (step - warmup) / max(1.0, horizon - warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+    return max(0.0, 1.0 - (step - warmup) / max(1.0, horizon - warmup))

@@ -25,7 +25,7 @@ from gmn_opt.optim.orthogonalize import orthogonalize_all
 #: Names of the accumulators, in the order of their rows: two first moments and the second one.
 MOMENTS = ("fast", "slow", "second")
 #: Their decays.
-DECAYS = (0.95, 0.99, 0.99)
+DECAYS = (0.9, 0.99, 0.99)
 #: sqrt(v + eps^2): finite second derivatives at exactly zero gradients, unlike sqrt(v) + eps.
 EPS = 1e-10
 CHANNELS = ("weight", "gradient", "fast", "slow", "orthogonal")
@@ -92,7 +92,9 @@ def channels(
 def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> Tensor:
     numbers = base_constants(layout, ahead).orthogonal
     blocks = layout.blocks_of_flat(ahead)
-    made = dict(zip(numbers, orthogonalize_all([blocks[i] for i in numbers]), strict=True))
+    matrices = [blocks[i] for i in numbers]
+    fast = not torch.is_grad_enabled()
+    made = dict(zip(numbers, orthogonalize_all(matrices, fast=fast), strict=True))
     parts = [
         made[i].flatten(-2) if i in made else torch.zeros_like(block).flatten(-2)
         for i, block in enumerate(blocks)

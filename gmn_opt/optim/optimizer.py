@@ -16,6 +16,7 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.binding import Binding
 from gmn_opt.optim.finder import read_params
+from gmn_opt.optim.fused import Trained, advance, is_sliced
 from gmn_opt.optim.gradients import Gradients, as_real, bounded, compute_dtype, plain_arithmetic
 from gmn_opt.optim.rule import LearnedRule
 from gmn_opt.optim.settings import (
@@ -28,6 +29,7 @@ from gmn_opt.optim.settings import (
 from gmn_opt.optim.sharded import (
     Team,
     check_layout,
+    is_sharded,
     own,
     own_part,
     refuse_partitions,
@@ -285,6 +287,17 @@ class GMNOptimizer(Optimizer):
         layout, names = blocked(binding.graph), self._rule.moment_names
         first = next(iter(mine.values()))
         dtype = max((compute_dtype(p) for p in mine.values()), key=lambda d: d.itemsize)
+        rule, thought = self._rule_for(dtype, first.device), self._sources.thought(binding)
+        if thought is not None:  # the model may have been converted since
+            thought = thought.to(first.device, dtype)
+        step, horizon = (self.param_groups[0][k] for k in (STEPS_TAKEN, "total_steps"))
+        if thought is not None and not rule.thinks(step) and self._is_plain(binding, mine, dtype):
+            tensors = {
+                name: Trained(p, grads.of[id(p)], moments_of(self.state[p], names, grads.of[id(p)]))
+                for name, p in mine.items()
+            }
+            self._write(mine, advance(layout, thought, tensors, step, horizon))
+            return
         values = binding.values(dtype)
         grad, moments = {}, {}
         for name, value in values.items():
@@ -295,25 +308,39 @@ class GMNOptimizer(Optimizer):
                 moments[name] = torch.stack(moments_of(kept, names, value))
             else:
                 moments[name] = value.new_zeros(len(names), *value.shape)
-        thought = self._sources.thought(binding)  # the model may have been converted since
-        delta, after, after_thought = self._rule_for(dtype, first.device).flat_update(
+        delta, after, after_thought = rule.flat_update(
             StepInputs(
                 binding.graph,
                 bounded(layout.flatten(values)),
                 layout.flatten(grad),
                 layout.flatten(moments),
-                self.param_groups[0][STEPS_TAKEN],
-                self.param_groups[0]["total_steps"],
-                thought=None if thought is None else thought.to(first.device, dtype),
+                step,
+                horizon,
+                thought=thought,
             )
         )
         self._sources.remember(binding, after_thought)
         self._write(mine, layout.unflatten(delta), layout.unflatten(after))
 
+    def _is_plain(self, binding: Binding, mine: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
+        """Whether a step between two thoughts can be made in place."""
+        return (
+            type(self._rule).flat_update is LearnedRule.flat_update
+            and self._rule.node_head is None
+            and is_sliced(blocked(binding.graph))
+            and all(
+                not p.is_complex() and not is_sharded(p) and compute_dtype(p) == dtype
+                for p in mine.values()
+            )
+        )
+
     def _write(
-        self, mine: Mapping[str, Tensor], deltas: Mapping[str, Tensor], after: Mapping[str, Tensor]
+        self,
+        mine: Mapping[str, Tensor],
+        deltas: Mapping[str, Tensor],
+        after: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Change parameters and their state in place."""
+        """Change parameters in place, and their moments unless that is done (None)."""
         place = {id(p): name for name, p in mine.items()}
         for group in self.param_groups:
             kept, lr = kept_share(group), float(group["lr"])
@@ -322,8 +349,9 @@ class GMNOptimizer(Optimizer):
                     continue
                 state = self.state[p]
                 state[STEP] += 1
-                for row, moment in zip(after[name], self._rule.moment_names, strict=True):
-                    as_real(own(state[moment])).copy_(own_part(row, p))
+                if after is not None:
+                    for row, moment in zip(after[name], self._rule.moment_names, strict=True):
+                        as_real(own(state[moment])).copy_(own_part(row, p))
                 target, delta = as_real(own(p)), own_part(deltas[name], p)
                 if target.dtype == delta.dtype:
                     if kept != 1.0:

@@ -87,10 +87,9 @@ def run_pairs(rule: Rule, window: Window, paired: InnerState, eps: Tensor, sigma
     run = replace(window, state=paired)
     out = unroll(StackedRule(rule, versions), run, copies=2)
     pairs = eps.shape[0]
-    scale = relative_scale(
-        out.losses.unflatten(1, (2, pairs)).mean(1), window.largest_loss
-    )  # [pairs]
     weights = step_weights(window.steps, window.last_weight, out.losses)
+    both = out.losses.unflatten(1, (2, pairs)).mean(1)
+    scale = relative_scale(both, weights, window.largest_loss)  # [pairs]
     each = (out.losses[1:] * weights[:, None]).sum(0).unflatten(0, (2, pairs)) * scale
     return Paired((each[0] - each[1]) / (2 * sigma**2), each.mean(), out.losses, out.state)
 

@@ -1,0 +1,101 @@
+"""Steps between two thoughts give the numbers of the reference, and leave alone what they may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmn_opt import GMNOptimizer
+from gmn_opt.optim import LearnedRule, RuleConfig, fused, optimizer
+from tests.cases import BY_NAME
+
+#: A dense net, kernels, norms, packed attention, tied weights, stacked experts, a gate.
+MODELS = ("mlp", "cnn_batch_norm", "resnet", "attention_packed", "gpt_tied", "stacked_experts")
+
+
+@pytest.fixture
+def rule() -> LearnedRule:
+    """A rule that uses all of its directions."""
+    torch.manual_seed(3)
+    made = LearnedRule(RuleConfig(hidden=8, edge_hidden=2, layers=1, every=4)).double()
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return made.requires_grad_(False)
+
+
+def trained(model: nn.Module, inputs: tuple[Any, ...], rule: LearnedRule, **kwargs: Any) -> Any:
+    """The optimizer and the weights after some steps on random gradients."""
+    opt = GMNOptimizer(
+        model.parameters(), model=model, example_inputs=inputs, weights=rule, **kwargs
+    )
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(11):
+        for p in model.parameters():
+            if p.requires_grad:
+                p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        opt.step()
+    moments = [m for s in opt.state.values() for n, m in s.items() if n != "step"]
+    return opt, [p.detach() for p in model.parameters()], moments
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tensors each fused step was given."""
+    calls: list[int] = []
+
+    def advance(layout: Any, thought: Tensor, tensors: Any, *rest: Any) -> dict[str, Tensor]:
+        calls.append(len(tensors))
+        return fused.advance(layout, thought, tensors, *rest)
+
+    monkeypatch.setattr(optimizer, "advance", advance)
+    return calls
+
+
+@pytest.mark.parametrize("horizon", [None, 30])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_numbers_are_the_references(
+    name: str, horizon: int | None, rule: LearnedRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = BY_NAME[name].make()
+    doubled = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+    calls = counted(monkeypatch)
+    _, fast, fast_moments = trained(
+        model.double(), doubled, rule, total_steps=horizon, weight_decay=0.1
+    )
+    assert len(calls) == 6, "steps 3, 5, 6, 7, 9 and 10 come between two thoughts"
+    monkeypatch.setattr(optimizer, "is_sliced", lambda layout: False)
+    again, _ = BY_NAME[name].make()
+    _, slow, slow_moments = trained(
+        again.double(), doubled, rule, total_steps=horizon, weight_decay=0.1
+    )
+    assert len(calls) == 6
+    for a, b in zip(fast + fast_moments, slow + slow_moments, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_frozen_tensors_are_no_part_of_it(
+    rule: LearnedRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = BY_NAME["mlp"].make()
+    first = next(iter(model.parameters())).requires_grad_(False)
+    before, calls = first.clone(), counted(monkeypatch)
+    trained(model, inputs, rule.float())
+    assert set(calls) == {len(list(model.parameters())) - 1}
+    assert torch.equal(first, before)
+
+
+def test_half_precision_weights_are_rounded_once(
+    rule: LearnedRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments stay float32, and the weights are within half a unit of the float32 reference."""
+    model, inputs = BY_NAME["mlp"].make()
+    halves = tuple(x.bfloat16() for x in inputs)
+    calls = counted(monkeypatch)
+    opt, weights, moments = trained(model.bfloat16(), halves, rule.float())
+    assert calls
+    assert {m.dtype for m in moments} == {torch.float32}
+    assert all(w.dtype == torch.bfloat16 and w.isfinite().all() for w in weights)
+    assert opt.graphs
