@@ -150,9 +150,8 @@ def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
 def relative_scale(losses: Tensor, weights: Tensor, largest: float = math.inf) -> Tensor:
     """1 / the loss that a network is judged by, ``[steps + 1, count]`` to ``[count]``.
 
-    That is the mean over the steps by their ``weights`` [steps], so that the sum of losses times
-    scale has the gradient of its logarithm. A loss above ``largest`` does not lower the scale any
-    further.
+    That is the mean over the steps by their ``weights`` [steps]: times the scale it has the gradient
+    of its logarithm. A loss above ``largest`` does not lower the scale any further.
     """
     judged = (losses[1:] * weights[:, None]).sum(0)
     return 1.0 / judged.clamp(_SMALLEST_LOSS, max(largest, _SMALLEST_LOSS))
@@ -232,10 +231,10 @@ def unroll(
 ) -> Unrolled:
     """Train through ``window`` with ``rule`` and judge every step on a fresh batch.
 
-    The meta-loss is the mean over networks and steps 1..steps of the loss on the batch that the
-    next gradient is taken from (a fresh one, so no extra forward pass is needed), each network
-    weighted by 1 / what it is judged by in this window: in effect, the log loss, except that a loss
-    above the window's ``largest_loss`` does not lower the weight any further.
+    A network is judged by the mean over steps 1..steps, by their weights, of the loss on the batch
+    that the next gradient is taken from (a fresh one, so no extra forward pass is needed). The
+    meta-loss is the mean over networks of the logarithm of that, which goes on along its tangent
+    above the window's ``largest_loss`` (a run gone wrong counts in full) and below 0.002.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
@@ -259,8 +258,8 @@ def unroll(
     detached = losses.detach()
     weights = step_weights(steps, window.last_weight, losses)
     scale = relative_scale(detached, weights, window.largest_loss)
-    meta_loss = (losses[1:] * scale * weights[:, None]).sum(0).mean()
-    return Unrolled(meta_loss, detached, end)
+    judged = (losses[1:] * weights[:, None]).sum(0)
+    return Unrolled((judged * scale - 1 - scale.log()).mean(), detached, end)
 
 
 def _train(run: _Steps, fresh: _Batches, chunk: int | None) -> tuple[Tensor, InnerState]:

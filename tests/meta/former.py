@@ -62,9 +62,11 @@ def former_unroll(
             losses.append(value)
     stacked = torch.stack(losses)
     detached = stacked.detach()
-    scale = 1.0 / detached.mean(0).clamp(0.02, max(largest_loss, 0.02))
     weights = torch.ones(steps, dtype=stacked.dtype)
     weights[-1] = last_weight
     weights = weights / weights.sum()
-    meta_loss = (stacked[1:] * scale * weights[:, None]).sum(0).mean()
+    judged = (detached[1:] * weights[:, None]).sum(0)
+    scale = 1.0 / judged.clamp(0.002, max(largest_loss, 0.002))
+    each = (stacked[1:] * weights[:, None]).sum(0)
+    meta_loss = (each * scale - 1 - scale.log()).mean()
     return meta_loss, detached, InnerState(theta, moments, state.step + steps, thought)

@@ -30,7 +30,7 @@ from gmn_opt.meta.windows import Constant, Growing, LogUniform, Uniform, Windows
 from tests.meta.problems import Descent, Quadratic, absolute, analytic_gradient, start, vector
 from tests.meta.small_tasks import MLP, SMALL, SameBatch, busy_rule, double_state, like
 
-SCALE = 50.0  # 1 / smallest loss that counts: the weight of every loss in an absolute window
+SCALE = 500.0  # 1 / smallest loss that counts: the weight of every loss in an absolute window
 PAIRS = 4000
 
 

@@ -31,12 +31,12 @@ def window(
     return unroll(rule, Window(task, state, steps, generator, horizon, 3.0), second_order)
 
 
-def objective(losses: Tensor, scale: Tensor) -> Tensor:
-    """The meta-loss from ``losses`` [steps + 1, count], each network weighted by ``scale``."""
+def objective(losses: Tensor) -> Tensor:
+    """The meta-loss from ``losses`` [steps + 1, count]: the mean log of what is judged."""
     weights = torch.ones(len(losses) - 1, dtype=losses.dtype)
     weights[-1] = 3.0
     weights = weights / weights.sum()
-    return (losses[1:] * scale * weights[:, None]).sum(0).mean()
+    return (losses[1:] * weights[:, None]).sum(0).log().mean()
 
 
 def moved(rule: LearnedRule, start: list[Tensor], direction: list[Tensor], by: float) -> None:
@@ -65,8 +65,7 @@ def worst_disagreement(task: Float64, horizon: int | None) -> float:
     """
     rule, state = busy_rule(), double_state(task, COUNT)
     out = window(rule, task, state, horizon=horizon)
-    scale = 1 / out.losses.mean(0)
-    assert math.isclose(float(out.meta_loss.detach()), float(objective(out.losses, scale)))
+    assert math.isclose(float(out.meta_loss.detach()), float(objective(out.losses)))
     grads = gradients_of(rule, out)
     start = [p.detach().clone() for p in rule.parameters()]
     assert math.sqrt(dot(grads, grads)) > 1e-4
@@ -82,7 +81,7 @@ def worst_disagreement(task: Float64, horizon: int | None) -> float:
             moved(rule, start, direction, k * eps)
             with torch.no_grad():
                 losses = window(rule, task, state, horizon=horizon).losses
-            values[k] = float(objective(losses, scale))
+            values[k] = float(objective(losses))
         numeric = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * eps)
         exact = dot(grads, direction)
         worst = max(worst, abs(numeric - exact) / abs(exact))
@@ -159,7 +158,8 @@ def first_order_reference(
                 reach = {n: reach[n] + delta[n] for n in reach}
                 params = {n: (params[n] + delta[n]).detach() for n in params}
         column = torch.stack(losses)
-        surrogate = (torch.stack(pieces) * weights).sum() / column.mean() / COUNT
+        judged = (column[1:] * weights).sum()
+        surrogate = (torch.stack(pieces) * weights).sum() / judged / COUNT
         for m, g in zip(
             meta,
             torch.autograd.grad(surrogate, list(rule.parameters()), allow_unused=True),

@@ -91,7 +91,8 @@ def run_pairs(rule: Rule, window: Window, paired: InnerState, eps: Tensor, sigma
     both = out.losses.unflatten(1, (2, pairs)).mean(1)
     scale = relative_scale(both, weights, window.largest_loss)  # [pairs]
     each = (out.losses[1:] * weights[:, None]).sum(0).unflatten(0, (2, pairs)) * scale
-    return Paired((each[0] - each[1]) / (2 * sigma**2), each.mean(), out.losses, out.state)
+    meta_loss = (each - 1 - scale.log()).mean()
+    return Paired((each[0] - each[1]) / (2 * sigma**2), meta_loss, out.losses, out.state)
 
 
 @dataclass(frozen=True)
