@@ -1,8 +1,8 @@
 # The README's two commands, and shortcuts for development. Needs Python 3.11 or newer and pip.
-.PHONY: demo test native lint clean
+.PHONY: demo test native lint release clean
 
 demo:
-	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt . && .venv/bin/gmn-opt demo
+	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt '.[all]' && .venv/bin/gmn-opt demo
 
 test:
 	python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest -n 2
@@ -12,6 +12,11 @@ native:
 
 lint:
 	python -m ruff check . && python -m ruff format --check . && lint-imports && python -m mypy
+
+# Source distribution, pure wheel, and on Linux a manylinux wheel with the native code: all in dist/,
+# all checked. Needs '.[dev]'.
+release:
+	python -m experiments.release
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache gmn_opt/metanet/native/_edge_pass_*

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import console
 from gmn_opt.cli.models import parse_dtype, parse_input, prepare, trace_or_fail
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _show(
             facts.append(("graph", Text(str(json_file))))
     sys.stdout.write(f"{traced}\n\n")
     _describe(traced, facts)
-    Console().print(_grid(facts))
+    console().print(_grid(facts))
     if wrong:
         raise typer.Exit(1)
 
