@@ -13,10 +13,16 @@ native:
 lint:
 	python -m ruff check . && python -m ruff format --check . && lint-imports && python -m mypy
 
-# Source distribution, pure wheel, and on Linux a manylinux wheel with the native code: all in dist/,
-# all checked. Needs '.[dev]'.
+# All that is uploaded, in dist/, and checked: source, a pure wheel for every platform, and on Linux a
+# manylinux wheel with the native code, which pip prefers. Needs '.[dev]'.
 release:
-	python -m experiments.release
+	rm -rf dist
+	python -m build --sdist
+	GMN_OPT_NATIVE=0 python -m build --wheel
+	python -m build --wheel --outdir dist/native
+	if [ "$$(uname)" = Linux ]; then python -m auditwheel repair -w dist dist/native/*.whl; fi
+	rm -rf dist/native
+	python -m twine check --strict dist/*
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache gmn_opt/metanet/native/_edge_pass_*
