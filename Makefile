@@ -22,6 +22,7 @@ release:
 	python -m build --wheel --outdir dist/native
 	if [ "$$(uname)" = Linux ]; then python -m auditwheel repair -w dist dist/native/*.whl; fi
 	rm -rf dist/native
+	for wheel in dist/*.whl; do python .ci/check_wheel.py $$wheel || exit 1; done
 	python -m twine check --strict dist/*
 
 clean:
