@@ -55,13 +55,13 @@ def own(tmp_path: Path) -> str:
 
 
 def test_a_run_stopped_and_resumed_is_the_whole_run(own: str, tmp_path: Path) -> None:
-    common = ["--preset", "smoke", "--device", "cpu", "--meta-steps", "4"]
+    common = ["--preset", "smoke", "--device", "cpu", "--meta-steps", "2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = invoke(f"{own}:two", *common, "--out", whole)
     assert done.exit_code == 0, done.output
     record = json.loads((whole / "result.json").read_text("utf-8"))
     assert record["complete"]
-    assert record["config"]["meta_steps"] == 4
+    assert record["config"]["meta_steps"] == 2
     assert set(record["validation"]["tasks"]) == {"digits-8", "line"}
     assert record["environment"]["packages"]["torch"]
     assert load_rule(whole / "weights.safetensors").config.hidden == 8
