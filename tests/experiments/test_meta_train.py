@@ -342,7 +342,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     refused("is not a whole checkpoint", *again)
     save_checkpoint(tmp_path / "checkpoint.pt", {"model": torch.zeros(2)})
-    refused("is not a checkpoint of this script", *again)
+    refused("is not a checkpoint of this command", *again)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(
