@@ -92,6 +92,13 @@ def test_the_command_ends_with_one_line() -> None:
     ]
 
 
+def test_the_demo_says_it_before_it_trains() -> None:
+    done = run_without("from gmn_opt.cli import app; app(['demo', '--quick', '--out', 'never'])")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("pip install 'gmn-opt[demo]'")
+    assert not (ROOT / "never").exists()
+
+
 def test_other_import_errors_stay_as_they_are() -> None:
     with pytest.raises(ModuleNotFoundError, match="nonsense_of_a_user") as found, needs("inr"):
         import nonsense_of_a_user  # type: ignore[import-not-found]  # noqa: F401

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gmn_opt.cli.errors import fail
 from gmn_opt.cli.frame import console
+from gmn_opt.extras import needs
 
 if TYPE_CHECKING:
     from gmn_opt.cli.demo.plan import Plan
@@ -125,7 +126,9 @@ def _heading(plan: Plan) -> Text:
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder, and find out now rather than after minutes that it cannot be written."""
+    """Make the folder; what would fail after minutes, fails now."""
+    with needs("demo"):
+        import matplotlib  # noqa: F401
     probe = out / ".gmn-opt-write-test"
     try:
         out.mkdir(parents=True, exist_ok=True)
