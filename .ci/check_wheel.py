@@ -60,7 +60,8 @@ def main() -> None:
         members = wheel.infolist()
     size = sum(member.compress_size for member in members)
     print(f"{file}: {len(members)} files, {size:,} bytes")
-    found = problems(file, [member.filename for member in members], size)
+    files = [member.filename for member in members if not member.is_dir()]
+    found = problems(file, files, size)
     for problem in found:
         print(f"error: the wheel {problem}", file=sys.stderr)
     sys.exit(bool(found))

@@ -7,7 +7,6 @@ message and exit code 2. ``result.json`` holds the command, the facts, and the m
 
 from __future__ import annotations
 
-import ctypes
 import json
 import platform
 import shlex
@@ -24,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gmn_opt.cli.environment import cpu_model
+from gmn_opt.cli.machine import choose, keep_freed_memory
+from gmn_opt.cli.machine import choose_device as choose_device
 from gmn_opt.data import DatasetError
 from gmn_opt.metanet import native
 from gmn_opt.weights.atomic import write_atomically
@@ -73,37 +74,6 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def choose_device(name: str) -> torch.device:
-    """``"auto"`` takes CUDA where there is one.
-
-    Raises ValueError for any other name, and if CUDA is asked for in vain.
-    """
-    if name.split(":")[0] not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"Unknown device {name!r}; choose cpu, cuda or auto.")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {name} was asked for, but torch sees no CUDA device; use cpu.")
-    return torch.device(name)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks for the next allocation instead of returning them.
-
-    An unroll allocates and frees thousands of blocks of the same few sizes; giving each back to
-    the system costs page faults. Does nothing where glibc is not the C library.
-    """
-    if sys.platform != "linux":
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, 1 << 30)
-    except (OSError, AttributeError):
-        return
-
-
 def command_line() -> str:
     """The command that runs this experiment with the same arguments, wherever the checkout is."""
     script, root = Path(sys.argv[0]).resolve().with_suffix(""), Path(__file__).resolve().parents[1]
@@ -149,12 +119,6 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     for row in rows:
         made.add_row(*row)
     return made
-
-
-def choose(what: str, name: str, known: Iterable[str]) -> None:
-    """Raise ValueError unless ``name`` is known."""
-    if name not in known:
-        raise ValueError(f"Unknown {what} {name!r}; choose one of {', '.join(known)}.")
 
 
 def chosen(what: str, names: str, known: Iterable[str]) -> list[str]:

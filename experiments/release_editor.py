@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
     return {
         "name": name,
         "what": f"weight editor ({record['edit']}): edits images by the weights of their INRs",
+        "date": date.today().isoformat(),
         "parameters": record["parameters"],
         "sizes": record["editor"],
         "inr": editor.inr.to_dict(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ def card_of(record: dict[str, Any], steps: int, content: bytes) -> dict[str, Any
     return {
         "name": NAME,
         "what": "generator of networks that are handwritten digits, for a class",
+        "date": date.today().isoformat(),
         "parameters": record["parameters"],
         "sizes": record["sizes"],
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +129,7 @@ def card(
     return {
         "name": NAME,
         "what": "predictor of the test accuracy of small image classifiers from their weights",
+        "date": date.today().isoformat(),
         "parameters": sum(p.numel() for p in made.parameters()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "command": frame.command_line(),

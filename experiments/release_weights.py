@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -156,6 +157,7 @@ def _card(name: str, rule: LearnedRule, record: dict[str, Any], content: bytes) 
     return {
         "name": name,
         "what": "update rule of GMNOptimizer: a graph metanetwork over the trained network",
+        "date": date.today().isoformat(),
         "meta_parameters": sum(p.numel() for p in rule.parameters()),
         "sizes": rule.config.to_dict(),
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gmn_opt.predict import predict_accuracy
     from gmn_opt.widening import widen
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GMNOptimizer",

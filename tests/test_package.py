@@ -21,9 +21,12 @@ def loaded_after(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_version_is_stated_once_and_once_more() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert gmn_opt.__version__ == project["version"]
+def test_version_is_stated_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    path = ROOT / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{gmn_opt.__version__}"' in path.read_text("utf-8")
+    assert f"## [{gmn_opt.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_import_is_light() -> None:
@@ -34,6 +37,21 @@ def test_import_is_light() -> None:
 def test_root_names_leave_torch_geometric_alone() -> None:
     names = ", ".join(gmn_opt.__all__)
     assert "torch_geometric" not in loaded_after(f"from gmn_opt import {names}")
+
+
+@pytest.mark.parametrize(
+    "statement", ["from gmn_opt import GMNOptimizer, trace", "import gmn_opt.cli.app"]
+)
+def test_import_leaves_alone_what_is_slow(statement: str) -> None:
+    slow = {"sympy", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "networkx"}
+    slow |= {"cv2", "matplotlib", "PIL", "scipy", "sklearn", "torch_geometric", "huggingface_hub"}
+    found = slow & loaded_after(statement)
+    assert not found
+
+
+def test_the_command_needs_no_torch_to_say_what_it_can() -> None:
+    run = "import gmn_opt.cli as c\ntry: c.app(['--help'])\nexcept SystemExit: pass"
+    assert not {"torch", "numpy"} & loaded_after(run)
 
 
 @pytest.mark.parametrize("name", gmn_opt.__all__)

@@ -29,7 +29,7 @@ from experiments import frame
 from experiments.inr.data import folder_of, load_or_make
 from experiments.inr.edit_report import bounds, judge, plot_curve, plot_gallery
 from experiments.inr.editors import EDITORS, new_editor, some_of
-from experiments.settings import with_settings
+from gmn_opt.cli.settings import with_settings
 from gmn_opt.inr import (
     EditorConfig,
     EditTrainer,

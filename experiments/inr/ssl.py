@@ -36,8 +36,8 @@ from experiments import frame
 from experiments.inr.classifiers import EmbeddingMetanet
 from experiments.inr.data import folder_of
 from experiments.inr.runs import Normalizer, compare, epochs, plain, runs_before, summary_table
-from experiments.settings import with_settings
 from gmn_opt import ParameterGraph
+from gmn_opt.cli.settings import with_settings
 from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded

@@ -5,22 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import needs
+
 
 def check_scipy() -> None:
-    """Raise ImportError with the command that installs scipy, where it is missing."""
-    try:
+    """Raise MissingExtraError with the command that installs scipy, where it is missing."""
+    with needs("align"):
         import scipy.optimize  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Aligning networks needs scipy: python -m pip install 'gmn-opt[align]'"
-        ) from error
 
 
 def best_assignment(gain: Tensor) -> Tensor:
     """The permutation ``p`` that maximizes the sum of ``gain[i, p[i]]``; int64 ``[n]``.
 
     Raises:
-        ImportError: scipy is not installed.
+        MissingExtraError: scipy is not installed.
     """
     check_scipy()
     from scipy.optimize import linear_sum_assignment

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gmn_opt.alignment.checks import State
 from gmn_opt.alignment.merging import average
+from gmn_opt.extras import needs
 from gmn_opt.weights.atomic import write_atomically
 
 Renew = Callable[[dict[str, Tensor], float], Mapping[str, Tensor]]
@@ -72,7 +73,8 @@ def plot_paths(curves: Mapping[str, Sequence[float]], path: Path, label: str = "
         ValueError: For another suffix.
         OSError: If the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    with needs("align"):
+        from matplotlib.figure import Figure
 
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"Cannot draw to {path}: the name must end in .png, .svg or .pdf.")

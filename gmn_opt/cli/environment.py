@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from gmn_opt.cli.frame import console
 
 _PACKAGES = (
     "torch",
@@ -41,7 +42,7 @@ def env(
         lines = value.items() if isinstance(value, dict) else [(name, value)]
         for label, item in lines:
             table.add_row(str(label), _text(item))
-    Console().print(table)
+    console().print(table)
 
 
 def collect() -> dict[str, Any]:

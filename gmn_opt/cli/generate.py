@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import examples
 
 generate_app = typer.Typer(help="Generate networks.", pretty_exceptions_show_locals=False)
 
@@ -18,7 +19,7 @@ def generate() -> None:
     """Generate networks."""
 
 
-@generate_app.command()
+@generate_app.command(epilog=examples("gmn-opt generate digits --class 7 -n 4 -o sevens"))
 def digits(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
     label: Annotated[

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import console
 from gmn_opt.cli.models import parse_dtype, parse_input, prepare, trace_or_fail
 from gmn_opt.cli.output import write_out
 
@@ -115,9 +115,9 @@ def _show(
             _write(json_file, traced.to_json())
             facts.append(("graph", Text(str(json_file))))
     _describe(traced, facts)
-    console = Console()
-    with console.capture() as captured:
-        console.print(_grid(facts))
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(_grid(facts))
     write_out(f"{traced}\n\n{captured.get()}")
     if wrong:
         raise typer.Exit(1)

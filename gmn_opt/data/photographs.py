@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gmn_opt.data.bundle import BUNDLED, broken, check_digest, read_manifest
+from gmn_opt.extras import lazy
+
+if TYPE_CHECKING:
+    from PIL import Image
+else:
+    Image = lazy("PIL.Image", "inr")
 
 _MANIFEST = "photographs.json"
 

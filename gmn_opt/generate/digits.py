@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import needs
 from gmn_opt.generate.generator import Generator
 from gmn_opt.inr import Inr, Params, config_from_dict, render, save_inr, unstack
 from gmn_opt.inr.gallery import levels
@@ -88,7 +89,8 @@ def write_png(pixels: Tensor, path: Path) -> None:
 
 
 def _picture(pixels: Tensor) -> Image:
-    from PIL import Image
+    with needs("inr"):
+        from PIL import Image
 
     return Image.fromarray(pixels.cpu().numpy())
 

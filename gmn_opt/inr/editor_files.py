@@ -14,6 +14,7 @@ from gmn_opt.inr.base import config_from_dict
 from gmn_opt.inr.editor import EditorConfig, WeightEditor
 from gmn_opt.inr.refining import SLOPE_FEATURES
 from gmn_opt.weights import WeightsError, WeightSet, available, load, save
+from gmn_opt.weights.folders import WEIGHTS
 from gmn_opt.weights.headers import Shapes, check_metanet, compare
 from gmn_opt.weights.plain import is_count, shown
 from gmn_opt.weights.shipped import path_of
@@ -62,8 +63,8 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
     """A frozen editor in evaluation mode; its ``about`` is what was saved along.
 
     Args:
-        editor: Path of a ``.safetensors`` file, name of a shipped editor (``inr-dilate-grey``), or
-            an edit (``dilate``) for which one ships.
+        editor: Path of a ``.safetensors`` file or of a folder with one, name of a shipped editor
+            (``inr-dilate-grey``), or an edit (``dilate``) for which one ships.
         channels: Of the networks to edit, 1 or 3: chooses among the editors for one edit.
 
     Raises WeightsError when there is none, or the file is damaged, holds something else, or is for
@@ -71,6 +72,7 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
     """
     text = os.fspath(editor)
     is_file = text.endswith(".safetensors") or not isinstance(editor, str)
+    is_file = is_file or (Path(text).is_dir() and (Path(text) / WEIGHTS).is_file())
     path = Path(text) if is_file else path_of(_shipped(text, channels))
     found = load(path, KIND, _check)
     try:

@@ -11,14 +11,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import lazy
 from gmn_opt.inr import photo_edits
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    cv2 = lazy("cv2", "inr")
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 

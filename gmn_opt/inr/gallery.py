@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import needs
 from gmn_opt.weights.atomic import write_atomically
 
 
@@ -34,8 +35,9 @@ def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> 
             "A gallery needs columns of the same number of images, at least one; received "
             f"{ {name: list(images.shape) for name, images in columns.items()} }."
         )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs("inr"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     rows = counts.pop()
     height, width = next(iter(columns.values())).shape[1:3]

@@ -5,10 +5,16 @@ All look at most eight pixels far, so that a tile and the band around it tell wh
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
+
+from gmn_opt.extras import lazy
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    cv2 = lazy("cv2", "inr")
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 

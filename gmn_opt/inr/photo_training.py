@@ -11,14 +11,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from gmn_opt.extras import lazy
 from gmn_opt.inr.base import InrConfig, Params
 from gmn_opt.inr.editor import EditorConfig, WeightEditor
 from gmn_opt.inr.edits import EDITS, edited
@@ -26,6 +26,11 @@ from gmn_opt.inr.fitting import FitConfig, fit_batch
 from gmn_opt.inr.refining import ImagePredictor
 from gmn_opt.inr.rendering import render
 from gmn_opt.inr.tiled_fitting import TILE_FIT, photo_config
+
+if TYPE_CHECKING:
+    import cv2
+else:
+    cv2 = lazy("cv2", "inr")
 
 #: Pixels along each side of a tile, and of what surrounds it in a crop of a photograph.
 TILE, _BORDER = 40, 8

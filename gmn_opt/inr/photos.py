@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from gmn_opt.extras import lazy
 from gmn_opt.weights.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageOps
+else:
+    Image = lazy("PIL.Image", "inr")
+    ImageOps = lazy("PIL.ImageOps", "inr")
 
 #: Pillow's modes that are 8 bits per channel without transparency.
 _PLAIN = {"L": 1, "RGB": 3}
@@ -106,7 +113,7 @@ def _opened(path: Path) -> tuple[Image.Image, list[str]]:
             frames = getattr(file, "n_frames", 1)
     except PhotoError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise PhotoError(
             f"{path} is no image, or a damaged one ({error}); give a whole PNG, JPEG, WebP or BMP"
         ) from error

@@ -150,8 +150,8 @@ def step_weights(steps: int, last_weight: float, like: Tensor) -> Tensor:
 def relative_scale(losses: Tensor, weights: Tensor, largest: float = math.inf) -> Tensor:
     """1 / the loss that a network is judged by, ``[steps + 1, count]`` to ``[count]``.
 
-    That is the mean over the steps by their ``weights`` [steps]: times the scale it has the gradient
-    of its logarithm. A loss above ``largest`` does not lower the scale any further.
+    That is the mean over the steps by their ``weights`` [steps]: times the scale it has the
+    gradient of its logarithm. A loss above ``largest`` does not lower the scale any further.
     """
     judged = (losses[1:] * weights[:, None]).sum(0)
     return 1.0 / judged.clamp(_SMALLEST_LOSS, max(largest, _SMALLEST_LOSS))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from gmn_opt import kept as store
+from gmn_opt.eager import eagerly
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -21,7 +22,7 @@ def kept(graph: ParameterGraph, key: Hashable, make: Callable[[], T]) -> T:
     return found[key] if key in found else _made(graph, key, make)
 
 
-@torch.compiler.disable(
+@eagerly(
     reason=(
         "A metanet keeps what it works out about a graph on the first call. Call it once on "
         "this graph, in this dtype and on this device, before compiling with fullgraph=True."

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
+from gmn_opt.eager import constant, eagerly
 from gmn_opt.optim.finder import live_modules, same_parameters, unwrapped_once
 
 _CLONE_BYTES = 1 << 28
@@ -122,7 +123,7 @@ def _get_inert() -> object:
     return _inert
 
 
-@torch.compiler.disable
+@eagerly()
 def _forward_to(hook: _Hook, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     capture = hook._capture()
     if capture is not None:
@@ -134,7 +135,7 @@ def _remove_all(handles: list[RemovableHandle]) -> None:
         handle.remove()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _in_unbreakable_graph(number: int) -> bool:
     """Whether torch.compile is tracing a graph that must not be broken; runs while it traces.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from gmn_opt.eager import eagerly
 from gmn_opt.kept import kept
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def layout_constants(
     return kept(layout, key, partial(_made, layout, like.dtype, like.device, make))
 
 
-@torch.compiler.disable
+@eagerly()
 def _made(
     layout: BlockedGraph,
     dtype: torch.dtype,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gmn_opt.eager import eagerly
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.binding import Binding
@@ -226,7 +227,7 @@ class GMNOptimizer(Optimizer):
 
     # ------------------------------------------------------------------ one update
 
-    @torch.compiler.disable
+    @eagerly()
     def _advance(self) -> None:
         params = self._params()
         with plain_arithmetic(params):

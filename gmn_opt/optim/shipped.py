@@ -10,7 +10,7 @@ import torch
 
 from gmn_opt import weights as files
 from gmn_opt.optim.rule import LearnedRule, RuleConfig
-from gmn_opt.weights.shipped import path_of
+from gmn_opt.weights.shipped import find
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,8 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
     """A frozen rule in evaluation mode.
 
     Args:
-        weights: name of shipped weights; a path of a ``.safetensors`` file; ``"initial"`` for the
+        weights: name of shipped weights; a path of a ``.safetensors`` file, or of a
+            folder that :func:`gmn_opt.hub.save_pretrained` wrote; ``"initial"`` for the
             default rule with its metanet's outputs frozen at their initial values; or a rule.
 
     Raises WeightsError when the file is missing, damaged, or of another version or kind.
@@ -43,7 +44,7 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
             torch.manual_seed(0)
             rule = LearnedRule()
     else:
-        path = Path(text) if text.endswith(".safetensors") else path_of(text)
+        path = find(weights)
         found = files.load(path, KIND)
         if "every" not in found.config:
             raise files.WeightsError(

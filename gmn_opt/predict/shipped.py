@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gmn_opt.predict.calibration import CalibratedPredictor, Estimate
-from gmn_opt.weights import path_of
+from gmn_opt.weights import find
 
 #: Name of the shipped predictor.
 DEFAULT = "accuracy"
@@ -19,7 +19,7 @@ def predict_accuracy(
     model: nn.Module,
     *example_inputs: Any,
     coverage: float = 0.9,
-    weights: str | Path = DEFAULT,
+    weights: str | Path | CalibratedPredictor = DEFAULT,
 ) -> Estimate:
     """Estimate the test accuracy of a small image classifier from its weights alone.
 
@@ -31,19 +31,19 @@ def predict_accuracy(
         model: Any module, its weights loaded.
         example_inputs: What it is called with when it is traced.
         coverage: Of the interval.
-        weights: Name of a shipped predictor, or a file of `CalibratedPredictor.save`.
+        weights: Name of a shipped predictor, a file of `CalibratedPredictor.save` or a folder with
+            one, or a predictor.
 
     Raises:
         NetworkError: A model that cannot be traced, has no parameters, or NaN in its weights.
         WeightsError: There is no such predictor.
         ValueError: A coverage that cannot be.
     """
-    predictor = _loaded(str(weights))
+    predictor = weights if isinstance(weights, CalibratedPredictor) else _loaded(str(weights))
     (estimate,) = predictor.estimate([model], coverage=coverage, example_inputs=example_inputs)
     return estimate
 
 
 @cache
 def _loaded(weights: str) -> CalibratedPredictor:
-    path = Path(weights) if weights.endswith(".safetensors") else path_of(weights)
-    return CalibratedPredictor.load(path)
+    return CalibratedPredictor.load(find(weights))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import needs
 from gmn_opt.predict.losses import Objective, as_targets
 from gmn_opt.predict.model import features_of
 from gmn_opt.predict.networks import Given, Network, as_networks, stacked
@@ -36,13 +37,8 @@ class TreePredictor:
         example_inputs: Any,
         seed: int,
     ) -> None:
-        try:
+        with needs("predict"):
             from sklearn import ensemble
-        except ImportError as error:
-            raise ImportError(
-                "Trees come from scikit-learn, which is not installed: pip install "
-                "'gmn-opt[predict]'."
-            ) from error
         self.objective, self.kind = goal, kind
         self.example_inputs = example_inputs
         self.classes = goal.name == "cross_entropy"

@@ -15,7 +15,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.utils import scatter
+
+from gmn_opt.extras import needs
+
+with needs("graph"):
+    from torch_geometric.utils import scatter
 
 
 class GeneralLayer(nn.Module):

@@ -5,7 +5,7 @@ A set of weights is ``NAME.safetensors``, whose metadata says what it is and how
 """
 
 from gmn_opt.weights.files import FORMAT_VERSION, WeightsError, WeightSet, load, save
-from gmn_opt.weights.shipped import available, card, path_of
+from gmn_opt.weights.shipped import available, card, find, path_of
 
 __all__ = [
     "FORMAT_VERSION",
@@ -13,6 +13,7 @@ __all__ = [
     "WeightsError",
     "available",
     "card",
+    "find",
     "load",
     "path_of",
     "save",

@@ -14,6 +14,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.weights.folders import in_folder
 from gmn_opt.weights.headers import OpenFile, Shapes, WeightsError, check_rule
 from gmn_opt.weights.plain import parse_json, shown
 
@@ -89,13 +90,16 @@ def _about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
 def load(path: str | os.PathLike[str], kind: str, check: Check | None = None) -> WeightSet:
     """Read a weights file and check that it is of this ``kind``.
 
-    The file comes from a stranger: what it says is compared with the shapes of its tensors, by
-    ``check``, before anything of the sizes that it asks for is made.
+    A folder stands for the ``weights.safetensors`` in it. The file comes from a stranger: what it
+    says is compared with the shapes of its tensors, by ``check``, before anything of the sizes that
+    it asks for is made.
 
     Raises WeightsError when the file is missing, cut off or damaged, of another format version, of
     another kind, holds anything but finite floating-point numbers, or ``check`` refuses it.
     """
     path = Path(path)
+    if path.is_dir():
+        path = in_folder(path)
     file = OpenFile(path)
     about = _about(file.metadata, path)
     if about["kind"] != kind:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from gmn_opt.weights.files import WeightsError
+from gmn_opt.weights.folders import in_folder
+from gmn_opt.weights.headers import WeightsError
 from gmn_opt.weights.plain import read_json, shown
 
 _FOLDER = Path(__file__).parent
@@ -24,6 +26,25 @@ def path_of(name: str) -> Path:
             "a file of your own, pass its path."
         )
     return _FOLDER / f"{name}.safetensors"
+
+
+def find(weights: str | os.PathLike[str]) -> Path:
+    """The file behind what ``weights=`` takes.
+
+    Args:
+        weights: Name of shipped weights, a ``.safetensors`` file, or a folder with
+            ``weights.safetensors`` in it, as :func:`gmn_opt.hub.save_pretrained` writes. A shipped
+            name goes before a folder of that name.
+
+    Raises WeightsError for a name that is not shipped, and a folder without weights. Whether a file
+    is there shows when it is read.
+    """
+    text = os.fspath(weights)
+    if text.endswith(".safetensors"):
+        return Path(text)
+    if text not in available() and Path(text).is_dir():
+        return in_folder(Path(text))
+    return path_of(text)
 
 
 def card(name: str) -> dict[str, Any]:

@@ -129,14 +129,33 @@ def test_env_json(runner: CliRunner) -> None:
     assert facts["cores"] >= 1
 
 
-def test_weights_list_and_show(runner: CliRunner) -> None:
+def test_weights_list(runner: CliRunner) -> None:
     listed = json.loads(runner.invoke(app, ["weights", "list", "--json"]).stdout)
-    assert listed == list(available())
-    assert runner.invoke(app, ["weights", "list"]).stdout.split() == listed
+    assert [row["name"] for row in listed] == list(available())
+    by_name = {row["name"]: row for row in listed}
+    assert by_name["inr-dilate-grey"]["images"] == "grey"
+    assert by_name["inr-neon-colour"]["images"] == "colour"
+    assert by_name["default"]["images"] is None
+    assert all(row["what"] and row["bytes"] > 10_000 and row["date"] for row in listed)
 
-    for name in listed:
-        assert json.loads(runner.invoke(app, ["weights", "show", name, "--json"]).stdout)
-        assert runner.invoke(app, ["weights", "show", name]).exit_code == 0
+    head, *lines = runner.invoke(app, ["weights", "list"]).stdout.splitlines()
+    assert head.split() == ["name", "images", "KiB", "date", "what", "it", "is"]
+    assert [line.split()[0] for line in lines] == list(available())
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("name", available())
+def test_weights_show_is_a_page_with_values(runner: CliRunner, name: str) -> None:
+    facts = json.loads(runner.invoke(app, ["weights", "show", name, "--json"]).stdout)
+    shown = runner.invoke(app, ["weights", "show", name])
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    text = " ".join(shown.stdout.split())
+    assert facts["what"] in text
+    assert facts["sha256"][:12] in text
+    assert lines[-1] == f"all of it: gmn-opt weights show {name} --json"
 
 
 def test_weights_show_of_an_unknown_name(runner: CliRunner) -> None:
@@ -146,19 +165,25 @@ def test_weights_show_of_an_unknown_name(runner: CliRunner) -> None:
     assert "no weights 'nix'" in result.stderr
 
 
-def test_nested_cards_are_flattened(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = {"name": "a", "tasks": ["mnist", "sine"], "training": {"steps": 3, "empty": {}}}
+def test_what_is_nested_in_cards(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = {
+        "name": "a",
+        "tasks": ["mnist", "sine"],
+        "training": {"steps": 3, "empty": {}, "rates": {"one": 0.123456}},
+        "deep": {"tables": {"x": {"y": {}}, "z": 1}},
+    }
     monkeypatch.setattr("gmn_opt.weights.available", lambda: ["a"])
     monkeypatch.setattr("gmn_opt.weights.card", lambda name: card)
     lines = runner.invoke(app, ["weights", "show", "a"]).stdout.splitlines()
 
-    assert [line.split(maxsplit=1)[0] for line in lines] == [
-        "name",
-        "tasks",
-        "training.steps",
-        "training.empty",
+    assert [" ".join(line.split()) for line in lines] == [
+        "name a",
+        "tasks mnist, sine",
+        "training steps 3",
+        "rates: one 0.1235",
+        "deep tables: 2 entries",
+        "all of it: gmn-opt weights show a --json",
     ]
-    assert "mnist, sine" in lines[1]
 
 
 def test_version_and_help(runner: CliRunner) -> None:

@@ -17,8 +17,8 @@ from experiments.benchmarks import inr_fitting
 from experiments.inr import classification, data, edit_report, editing, editing_table, fitters
 from experiments.inr.classifiers import CLASSIFIERS
 from experiments.inr.editors import EDITORS, new_editor
-from experiments.settings import with_settings
 from gmn_opt import trace
+from gmn_opt.cli.settings import with_settings
 from gmn_opt.inr import (
     EditorConfig,
     EditTrainer,

@@ -21,10 +21,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from experiments import meta_session, meta_train
+from experiments import meta_train
 from experiments.frame import choose_device
 from experiments.plot_meta_training import app as plot_app
 from experiments.plot_meta_training import plot, read_log, smooth
+from gmn_opt.cli.meta_train.running import SHORT_NAMES
+from gmn_opt.cli.meta_train.session import VALIDATION_STEPS
 from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer, World
 from gmn_opt.meta import checkpoint as checkpoints
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
@@ -280,12 +282,12 @@ def test_validations_are_recorded(whole: Path) -> None:
     assert all(torch.equal(t, best[n]) for n, t in state["best"]["average"].items())
 
 
-@pytest.mark.parametrize("name", [n for n in meta_train.SHORT_NAMES if n != "full"])
+@pytest.mark.parametrize("name", [n for n in SHORT_NAMES if n != "full"])
 def test_every_estimator_can_be_asked_for(tmp_path: Path, name: str) -> None:
     done = invoke(*ARGUMENTS, "--meta-steps", "2", "--out", tmp_path, "--estimator", name)
     assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "result.json").read_text())["config"]
-    assert config["estimator"]["name"] == meta_train.SHORT_NAMES[name]
+    assert config["estimator"]["name"] == SHORT_NAMES[name]
     again = invoke(*ARGUMENTS, "--meta-steps", "4", "--out", tmp_path, "--resume")
     assert again.exit_code == 2
     assert "this run asks for ['FullBackprop']" in again.output
@@ -363,12 +365,12 @@ def test_slices_equal_one_run(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_complete_run_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = meta_session.validation()[:1]
-    monkeypatch.setattr(meta_session, "validation", lambda: tasks)
+    tasks = meta_train.validation()[:1]
+    monkeypatch.setattr(meta_train, "validation", lambda: tasks)
     done = invoke("--preset", "smoke", "--device", "cpu", "--meta-steps", "2", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "result.json").read_text())["validation"]
-    assert found["steps"] == meta_session.VALIDATION_STEPS["smoke"]
+    assert found["steps"] == VALIDATION_STEPS["smoke"]
     (modes,) = found["tasks"].values()
     assert modes.keys() == {"horizon", "open"}
     expected = torch.tensor(list(modes.values())).log().mean()
@@ -426,7 +428,7 @@ def test_bad_arguments_end_with_code_2(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
     refused("is not a whole checkpoint", *again)
     save_checkpoint(tmp_path / "checkpoint.pt", {"model": torch.zeros(2)})
-    refused("is not a checkpoint of this script", *again)
+    refused("is not a checkpoint of this command", *again)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(

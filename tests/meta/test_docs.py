@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.meta_train import PRESETS, SHORT_NAMES
 from gmn_opt import meta
+from gmn_opt.cli.meta_train.running import PRESETS, SHORT_NAMES
 from tests.meta.small_tasks import busy_rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "meta_training.md").read_text("utf-8")

@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,9 +44,7 @@ def bench(
     scalar; batches are a DataLoader or any other iterable, or a function that
     gives the next batch. It is called anew for every run, after
     torch.manual_seed, so that all start alike. GMNOptimizer runs without any
-    setting, the others at every rate of a grid. Try it with
-
-    gmn-opt bench gmn_opt.cli.bench.example:fashion_mlp --steps 100
+    setting, the others at every rate of a grid.
     """
     from gmn_opt.cli.bench.contestants import choose
     from gmn_opt.cli.bench.factory import load
@@ -58,16 +56,16 @@ def bench(
     except (ValueError, ImportError, OSError) as error:
         fail(str(error))
     make = load(factory)
-    console = Console(stderr=as_json)
+    screen = console(stderr=as_json)
     jobs = [(c, rate) for c in chosen for rate in c.rates or (None,)]
     rows = [
         _run(make, c, rate, steps, seed, judged, weights)
-        for c, rate in track(jobs, "training", console=console, transient=True)
+        for c, rate in track(jobs, "training", console=screen, transient=True)
     ]
     if as_json:
         sys.stdout.write(json.dumps({"factory": factory, "steps": steps, "runs": rows}) + "\n")
     else:
-        console.print(_table(rows, steps))
+        screen.print(_table(rows, steps))
 
 
 def _run(

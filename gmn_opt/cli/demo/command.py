@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import console
+from gmn_opt.extras import needs
 
 if TYPE_CHECKING:
     from gmn_opt.cli.demo.plan import Plan
@@ -80,11 +81,11 @@ def _play(plan: Plan, out: Path, as_json: bool, quick: bool) -> None:
     from gmn_opt.cli.demo.report import print_report
     from gmn_opt.cli.environment import collect
 
-    console = Console(stderr=as_json)
-    console.print(_heading(plan))
+    screen = console(stderr=as_json)
+    screen.print(_heading(plan))
     start = time.monotonic()
     try:
-        with View(console, plan.settings.steps) as view:
+        with View(screen, plan.settings.steps) as view:
             summaries = run_contest(plan, view)
     except JobError as error:
         fail(str(error), code=1)
@@ -110,9 +111,9 @@ def _play(plan: Plan, out: Path, as_json: bool, quick: bool) -> None:
     if as_json:
         sys.stdout.write(dump(record) + "\n")
     else:
-        print_report(console, summaries, quick=quick)
+        print_report(screen, summaries, quick=quick)
     minutes, rest = divmod(round(seconds), 60)
-    console.print(Text(f"\n{minutes}:{rest:02d} in all. Curves: {picture}  Record: {data}"))
+    screen.print(Text(f"\n{minutes}:{rest:02d} in all. Curves: {picture}  Record: {data}"))
 
 
 def _heading(plan: Plan) -> Text:
@@ -125,7 +126,9 @@ def _heading(plan: Plan) -> Text:
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder, and find out now rather than after minutes that it cannot be written."""
+    """Make the folder; what would fail after minutes, fails now."""
+    with needs("demo"):
+        import matplotlib  # noqa: F401
     probe = out / ".gmn-opt-write-test"
     try:
         out.mkdir(parents=True, exist_ok=True)

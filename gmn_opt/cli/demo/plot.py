@@ -10,6 +10,7 @@ from typing import Any
 from gmn_opt.cli.contest import GMN, GMN_HORIZON, GMN_INITIAL
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Standing
 from gmn_opt.cli.demo.training import RunResult
+from gmn_opt.extras import needs
 from gmn_opt.weights.atomic import write_atomically
 
 # Okabe and Ito's colours, which people with the common kinds of colour blindness tell apart.
@@ -28,9 +29,10 @@ def plot_curves(summaries: Sequence[ModelSummary], path: Path) -> None:
     The loss is that over the fixed slice of training images, averaged over the seeds, with a band
     from the least to the greatest. The dotted line is where the tuned AdamW ends.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    with needs("demo"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = Figure(figsize=(5.2 * len(summaries), 4.6), layout="constrained")
     FigureCanvasAgg(figure)

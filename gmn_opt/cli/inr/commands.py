@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from gmn_opt.cli.errors import fail
+from gmn_opt.cli.frame import examples
 from gmn_opt.cli.inr.gallery import make_gallery
 from gmn_opt.cli.inr.shared import (
     LARGEST,
@@ -55,11 +56,19 @@ if TYPE_CHECKING:
 MOST_BYTES = 4e9
 
 inr_app = typer.Typer(help="Images as networks: fit them, edit their weights, look at them.")
-inr_app.command("gallery")(make_gallery)
-inr_app.command("train-editor")(train_editor)
+inr_app.command(
+    "gallery",
+    epilog=examples("gmn-opt inr gallery --data mnist --count 2 --edit dilate -o gallery.png"),
+)(make_gallery)
+inr_app.command(
+    "train-editor",
+    epilog=examples("gmn-opt inr train-editor sharpen chelsea -o sharpen.safetensors"),
+)(train_editor)
+_FIT = "gmn-opt inr fit chelsea -o cat.safetensors --size 32"
+_EDIT = "gmn-opt inr edit cat.safetensors --edit neon -o neon.safetensors"
 
 
-@inr_app.command("fit")
+@inr_app.command("fit", epilog=examples(_FIT))
 def fit_image(
     image: Annotated[
         Path,
@@ -180,7 +189,7 @@ def _check_memory(steps: int, side: int) -> None:
         )
 
 
-@inr_app.command("edit")
+@inr_app.command("edit", epilog=examples(_FIT + " --force", _EDIT))
 def edit_inr(
     network: Annotated[Path, typer.Argument(help="A network that `gmn-opt inr fit` wrote.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The edited one: NAME.safetensors.")],
@@ -236,7 +245,10 @@ def edit_inr(
     )
 
 
-@inr_app.command("render")
+@inr_app.command(
+    "render",
+    epilog=examples(_FIT + " --force", "gmn-opt inr render cat.safetensors -o cat.png --size 256"),
+)
 def render_inr(
     network: Annotated[Path, typer.Argument(help="A network, in safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The image: NAME.png.")],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gmn_opt.extras import needs
+
 #: Fill and outline of neurons by role.
 ROLE_COLORS = {
     "input": ("#dbe9f6", "#2f6fab"),
@@ -40,7 +42,8 @@ def figure_of(
     width: float, height: float, x: tuple[float, float], y: tuple[float, float]
 ) -> tuple[Any, Any]:
     """A figure of ``width`` by ``height`` points, its only axes filling it, and those axes."""
-    from matplotlib.figure import Figure
+    with needs("graph"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((0, 0, 1, 1))

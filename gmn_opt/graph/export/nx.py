@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gmn_opt.extras import needs
 from gmn_opt.graph.edges import KINDS, edge_list
 from gmn_opt.graph.export.pyg import edge_values
 from gmn_opt.graph.structure import BlockGraph
@@ -26,7 +27,8 @@ def to_networkx(graph: BlockGraph, tensors: Mapping[str, Tensor] | None = None) 
     Raises:
         ValueError: As :func:`to_pyg`.
     """
-    import networkx as nx
+    with needs("graph"):
+        import networkx as nx
 
     edges = edge_list(graph)
     out = nx.MultiDiGraph()

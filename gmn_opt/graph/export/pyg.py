@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gmn_opt.extras import needs
 from gmn_opt.graph.edges import ROLES, EdgeList, edge_list
 from gmn_opt.graph.structure import BlockGraph
 
@@ -66,7 +67,8 @@ def to_pyg(graph: BlockGraph, tensors: Mapping[str, Tensor]) -> Data:
     Raises:
         ValueError: If names or shapes are not those of the graph; the message names the tensor.
     """
-    from torch_geometric.data import Data
+    with needs("graph"):
+        from torch_geometric.data import Data
 
     edges = edge_list(graph)
     values = edge_values(graph, edges, tensors)

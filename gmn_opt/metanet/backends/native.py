@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gmn_opt.eager import constant
 from gmn_opt.metanet import native
 from gmn_opt.metanet.backends.fused import Fused, Gradients, batched, unbatched
 from gmn_opt.metanet.backends.plain import Messages
@@ -24,7 +25,7 @@ from gmn_opt.metanet.native import is_hidden, is_served, outputs
 __all__ = ["compiles", "edge_pass", "gather", "is_hidden", "pool", "serves"]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _is_built() -> bool:
     return native.kernel() is not None
 

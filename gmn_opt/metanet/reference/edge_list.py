@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torch_geometric.utils import scatter
 
+from gmn_opt.extras import needs
 from gmn_opt.metanet.incidence import Incidence, Map
 from gmn_opt.metanet.layers.message import MessageLayer
 from gmn_opt.metanet.layers.scale import ScaledStates, ScaleLayer
 from gmn_opt.metanet.layers.states import States
+
+with needs("graph"):
+    from torch_geometric.utils import scatter
 
 
 def _apply(matrix: Map, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One call of ``experiments.meta_train``: its processes, its trainer, its folder."""
+"""One call of `gmn-opt meta-train`: its processes, its trainer, its folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import Progress
 
-from gmn_opt.meta import MetaConfig, MetaTrainer, World, train_inner
+from gmn_opt.meta import MetaConfig, MetaTrainer, Task, TaskSource, World, train_inner
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.meta.lock import FolderLock
 from gmn_opt.meta.logs import Log
@@ -27,19 +27,30 @@ from gmn_opt.meta.validation import METRIC
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.shipped import load_rule, save_rule
 from gmn_opt.weights.shipped import path_of
-from tasks.suites import MetaTrainSuite, validation
 
 #: Validation tasks during meta-training, from the first on; all of them where nothing is said.
 VALIDATION_TASKS = {"smoke": 3}
 VALIDATION_STEPS = {"smoke": 10, "cpu": 500, "gpu": 1000}
 
 
+@dataclass(frozen=True)
+class Suite:
+    """What is meta-trained on, and the tasks that compare versions of the rule."""
+
+    source: TaskSource
+    validation: Sequence[Task]
+
+
 def validate(
-    rule: LearnedRule, steps: int, count: int = 2, device: torch.device | str = "cpu"
+    rule: LearnedRule,
+    tasks: Sequence[Task],
+    steps: int,
+    count: int = 2,
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, float]]:
     """Mean training loss over the last tenth of a run, per validation task, in both modes."""
     found: dict[str, dict[str, float]] = {}
-    for task in validation():
+    for task in tasks:
         found[task.name] = {}
         for mode, horizon in (("horizon", steps), ("open", None)):
             _, losses = train_inner(rule, task, steps, count, 1234, horizon, device)
@@ -118,11 +129,18 @@ def stoppable(world: World) -> Iterator[Stops]:
 
 
 class Session:
-    """One call of this script: a trainer, its folder, and what is told about it."""
+    """One call of the command: a trainer, its folder, and what is told about it."""
 
     def __init__(
-        self, out: Path, console: Console, world: World, preset: str, minutes: float | None
+        self,
+        out: Path,
+        console: Console,
+        world: World,
+        suite: Suite,
+        preset: str,
+        minutes: float | None,
     ) -> None:
+        self.suite = suite
         self.out, self.console, self.world = out, console, world
         self.preset, self.minutes = preset, minutes
         self.started = time.monotonic()
@@ -179,20 +197,21 @@ class Session:
                 "start in another folder by --out, or replace it by --overwrite."
             )
         state = load_checkpoint(checkpoint) if resume else None
-        tasks = validation()[: VALIDATION_TASKS.get(self.preset)]
+        suite, first = self.suite, VALIDATION_TASKS.get(self.preset)
+        tasks = suite.validation[:first]
         if state is None:
             start = None if origin is None else origin.rule
             self.origin = None if origin is None else origin.facts
             if start is not None:
                 config = replace(config, rule=start.config)
-            self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks, start)
+            self.trainer = MetaTrainer(suite.source, config, device, tasks, start)
             return None
         if not {"trainer", "seconds"} <= state.keys():
-            raise ValueError(f"{checkpoint} is not a checkpoint of this script.")
+            raise ValueError(f"{checkpoint} is not a checkpoint of this command.")
         self.origin = state.get("origin")
         if self.origin is not None:
             config = replace(config, rule=MetaConfig.from_dict(state["trainer"]["config"]).rule)
-        self.trainer = MetaTrainer(MetaTrainSuite(), config, device, tasks)
+        self.trainer = MetaTrainer(suite.source, config, device, tasks)
         self.trainer.load_state_dict(state["trainer"])
         self.spent, self.saved_step = float(state["seconds"]), self.trainer.step
         return state
@@ -276,16 +295,18 @@ class Session:
     def final_validation(self, device: torch.device) -> dict[str, Any]:
         """Long runs of the averaged, the best and the untrained rule on the validation tasks."""
         trainer, steps = self.trainer, VALIDATION_STEPS[self.preset]
-        tasks = validate(_learned(trainer.averaged_rule()), steps, device=device)
+        judges = self.suite.validation
+        tasks = validate(_learned(trainer.averaged_rule()), judges, steps, device=device)
         untrained = LearnedRule(_learned(trainer.averaged_rule()).config).to(device)
         found = {
             "steps": steps,
             "tasks": tasks,
             "score": score(tasks),
-            "initial_score": score(validate(untrained, steps, device=device)),
+            "initial_score": score(validate(untrained, judges, steps, device=device)),
         }
         if trainer.best is not None:
-            best = validate(_learned(trainer.averaged_rule(best=True)), steps, device=device)
+            rule = _learned(trainer.averaged_rule(best=True))
+            best = validate(rule, judges, steps, device=device)
             found["best"] = {"tasks": best, "score": score(best)}
         return found
 

@@ -1,0 +1,1 @@
+"""`gmn-opt meta-train`: a rule of one's own for GMNOptimizer."""
