@@ -25,7 +25,7 @@ from experiments import meta_train
 from experiments.frame import choose_device
 from experiments.plot_meta_training import app as plot_app
 from experiments.plot_meta_training import plot, read_log, smooth
-from gmn_opt.cli.meta_train.running import SHORT_NAMES
+from gmn_opt.cli.meta_train.running import SHORT_NAMES, Wish, configure
 from gmn_opt.cli.meta_train.session import VALIDATION_STEPS
 from gmn_opt.meta import MetaConfig, MetaStep, MetaTrainer, World
 from gmn_opt.meta import checkpoint as checkpoints
@@ -189,7 +189,7 @@ def test_a_stop_keeps_the_step_at_hand_and_goes_on_bit_by_bit(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """Ctrl-C or SIGTERM in the middle of a step, long before a checkpoint is due."""
-    rare = (*ARGUMENTS, "--out", tmp_path, "--checkpoint-minutes", "60")
+    rare: list[str | Path] = [*ARGUMENTS, "--out", tmp_path, "--checkpoint-minutes", "60"]
     with monkeypatch.context() as patch:
         during_step(patch, 3, lambda: os.kill(os.getpid(), number))
         done = invoke(*rare)
@@ -246,7 +246,7 @@ def test_a_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_null_reaches_the_settings_that_may_be_none() -> None:
     def changed(setting: str) -> MetaConfig:
-        return meta_train.configure("cpu", 0, [setting], None, None, None, World())
+        return configure(Wish(Path("unused"), changes=(setting,)), World())
 
     assert changed("first_horizon=null").first_horizon is None
     assert changed("first_horizon=7").first_horizon == 7

@@ -28,7 +28,7 @@ class FrozenNorm(nn.Module):
             self.register_buffer(name, drawn)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + 1e-5).rsqrt()  # type: ignore[operator]
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()  # type: ignore[operator,union-attr]
         shift = self.bias - self.running_mean * scale  # type: ignore[operator]
         return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
 

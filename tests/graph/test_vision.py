@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def _basic(width: int, stride: int) -> nn.Module:
 def test_a_frozen_resnet_has_all_its_spaces() -> None:
     """ResNet-18 with frozen norms, as detection models have it: 4 streams, 8 hidden layers."""
     make: list[Callable[[], nn.Module]] = [
-        lambda w=w, s=s: _basic(w, s) for w, s in
+        partial(_basic, w, s) for w, s in
         [(4, 1), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1), (32, 2), (32, 1)]
     ]  # fmt: skip
     stem = nn.Conv2d(3, 4, 3, padding=1)

@@ -53,6 +53,10 @@ def train(model: nn.Module, opt: torch.optim.Optimizer, data: list[tuple[Tensor,
         opt.step()
 
 
+def any_settings(**settings: Any) -> GMNOptimizer:
+    return GMNOptimizer(network().parameters(), **settings)
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -405,10 +409,10 @@ def test_training_mode_buffers_and_randomness_are_untouched(rule: LearnedRule) -
         (lambda: GMNOptimizer(network().parameters(), lr=float("nan")), ValueError, "lr must be"),
         (lambda: GMNOptimizer(network().parameters(), total_steps=0), ValueError, "total_steps"),
         (lambda: GMNOptimizer(network().parameters(), weight_decay=-1), ValueError, "weight_decay"),
-        (lambda: GMNOptimizer(network().parameters(), lr="1e-3"), TypeError, "lr must be a number"),
-        (lambda: GMNOptimizer(network().parameters(), lr=None), TypeError, "lr must be a number"),
+        (lambda: any_settings(lr="1e-3"), TypeError, "lr must be a number"),
+        (lambda: any_settings(lr=None), TypeError, "lr must be a number"),
         (lambda: GMNOptimizer(network().parameters(), lr=torch.ones(2)), TypeError, "lr must be"),
-        (lambda: GMNOptimizer(network().parameters(), total_steps="x"), ValueError, "total_steps"),
+        (lambda: any_settings(total_steps="x"), ValueError, "total_steps"),
         (lambda: GMNOptimizer(network().parameters(), rho=0.9), TypeError, "one of Adadelta: the"),
         (lambda: GMNOptimizer(network().parameters(), ns_steps=5), TypeError, "one of Muon: the"),
         (lambda: GMNOptimizer(network().parameters(), weights="nope"), WeightsError, "No weights"),

@@ -188,7 +188,7 @@ def test_frozen_strangers_are_no_reason_to_complain() -> None:
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
 def test_a_model_that_is_converted_between_steps(dtypes: Any) -> None:
-    model = mlp()
+    model: Any = mlp()
     opt = optimizer(model)
     for dtype in dtypes:
         model.to(dtype)
