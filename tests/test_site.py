@@ -118,5 +118,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     index = (tmp_path / "api/index.html").read_text("utf-8")
     assert "optim.html#gmn_opt.GMNOptimizer" in index
     for page in tmp_path.rglob("*.html"):
-        assets = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', page.read_text())
+        assets = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', page.read_text()
+        )
         assert not assets, f"{page.name} fetches {assets}"

@@ -108,7 +108,9 @@ def cost() -> str:
     for name, title in _titles(record).items():
         ran = [w["contestants"][name] for w in record["workloads"]]
         own, whole = ([r[key] for r in ran] for key in ("optimizer_ms", "step_ms"))
-        rows.append([title, *(f"{mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (own, whole))])
+        rows.append(
+            [title, *(f"{mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (own, whole))]
+        )
     return grid(["", "Optimizer, ms", "Whole training step, ms"], rows)
 
 
@@ -251,8 +253,12 @@ def widths() -> str:
         before, after = test["bounds"]["identity"], test["test_mse"]
         seen = "yes" if test["seen"] else "no"
         name = ", ".join(map(str, test["widths"]))
-        rows.append([name, seen, f"{before:.3f}", f"{after:.3f}", f"{100 * (1 - after / before):.1f}"])
-    return grid(["Hidden layers", "In training", "No edit", "Edited", "Error gone, %"], rows, words=2)
+        rows.append(
+            [name, seen, f"{before:.3f}", f"{after:.3f}", f"{100 * (1 - after / before):.1f}"]
+        )
+    return grid(
+        ["Hidden layers", "In training", "No edit", "Edited", "Error gone, %"], rows, words=2
+    )
 
 
 @table
