@@ -1,9 +1,8 @@
 """Align two networks that were trained apart, and merge them.
 
-Run: python examples/align_and_merge.py
+Run: python examples/align_and_merge.py (needs the extra align)
 
-Nothing is said of the architecture: the graph knows which axes belong together. Needs the extra
-`align`.
+Nothing is said of the architecture: the graph knows which axes belong together.
 """
 
 from __future__ import annotations
@@ -54,8 +53,9 @@ def main(steps: int = 200) -> dict[str, float]:
     a, b = one.state_dict(), two.state_dict()
 
     graph = gmn_opt.trace(one, images[:2])
-    symmetry = gmn_opt.align(graph, a, b)
-    aligned = graph.permute(b, symmetry)  # computes what b does, in a's order of neurons
+    aligned = graph.permute(
+        b, gmn_opt.align(graph, a, b)
+    )  # computes what b does, in a's order of neurons
     batches = [(images[i : i + 100],) for i in range(0, 1000, 100)]
     merged = gmn_opt.merge(graph, [a, b], model=one, data=batches)  # aligns by itself
 
