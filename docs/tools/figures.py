@@ -63,17 +63,36 @@ def _titles(record: Any) -> dict[str, str]:
 
 
 @table
+def scope() -> str:
+    """What the comparison of optimizers covers."""
+    record = read("comparison_default/result.json")
+    done = {w["task"] for w in record["workloads"]}
+    lengths = sorted({w["steps"] for w in record["workloads"]})
+    seeds = record["request"]["seeds"]
+    many = "s" if seeds > 1 else ""
+    facts = [
+        f"{len(done)} held-out tasks",
+        f"{' and '.join(map(str, lengths))} steps",
+        f"{seeds} seed{many}",
+        record["environment"]["processor"],
+        f"torch {record['environment']['torch'].split('+')[0]}",
+    ]
+    notes = [f"- {note}" for note in record["notes"]]
+    return "\n".join([f"{', '.join(facts)}.", *(["", *notes] if notes else [])]) + "\n"
+
+
+@table
 def ratios() -> str:
     """How the learned rule ends against others, over all held-out tasks."""
     record = read("comparison_default/result.json")
     titles = _titles(record)
-    header = ["Final loss over that of", *(f"{titles[r]}" for r in _RIVALS)]
+    header = ["Final loss over that of", *(titles[r] for r in _RIVALS)]
     rows = []
     for which in ("train", "test"):
         for name in _OURS:
             found = [record["ratios"][name][rival][which] for rival in _RIVALS]
             cells = [f"{f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}]" for f in found]
-            rows.append([f"{which}, {titles[name]}", *cells])
+            rows.append([f"{which}: {titles[name]}", *cells])
     return grid(header, rows)
 
 
