@@ -1,4 +1,7 @@
-"""The public names of gmn-opt, and the pages of the reference that they stand on."""
+"""The public names of gmn-opt, and the pages of the reference that they stand on.
+
+``python -m docs.tools.public`` adds names that are new to the ends of their pages.
+"""
 
 from __future__ import annotations
 
@@ -125,3 +128,19 @@ def table() -> str:
         pages = ", ".join(f"[{page[:-3]}](../{page})" for page in mentions(name))
         rows.append(f"| [`{name.path}`]({entries[name.path]}#{name.path}) | {summary} | {pages} |")
     return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Add what is missing; names that are gone are named."""
+    names = {name.path: page_of(name) for name in public_names()}
+    entries = reference_entries()
+    for path in names.keys() - entries.keys():
+        page = DOCS / "api" / names[path]
+        page.write_text(f"{page.read_text('utf-8').rstrip()}\n\n::: {path}\n", "utf-8")
+        print(f"{page.name} has {path}: move it to its place.")
+    for path in entries.keys() - names.keys():
+        print(f"{entries[path]} has {path}, which is not public.")
+
+
+if __name__ == "__main__":
+    main()
