@@ -21,7 +21,7 @@ ENTRIES = public.reference_entries()
 
 def test_every_public_name_stands_on_its_page_of_the_reference() -> None:
     expected = {name.path: public.page_of(name) for name in public.public_names()}
-    assert expected == ENTRIES
+    assert expected == ENTRIES, "run `python -m docs.tools.public`"
 
 
 @pytest.mark.parametrize("name", public.public_names(), ids=lambda n: n.path)
