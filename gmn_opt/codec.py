@@ -1,6 +1,6 @@
 """Frozen dataclasses as plain values, for JSON, and back.
 
-What a field holds is told from its annotation: dataclasses become dicts, tuples lists, and a class
+What a field holds follows from its annotation: dataclasses become dicts, tuples lists, and a class
 out of several, say an estimator, a dict that names it under a tag (see :class:`Choice`).
 """
 

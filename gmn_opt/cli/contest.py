@@ -48,7 +48,7 @@ def make_gmn(model: nn.Module, steps: int) -> Optimizer:
 
 
 def make_gmn_with_horizon(model: nn.Module, steps: int) -> Optimizer:
-    """GMNOptimizer that is told how long the training lasts."""
+    """GMNOptimizer that knows how long the training lasts."""
     from gmn_opt.optim import GMNOptimizer
 
     return GMNOptimizer(model.parameters(), total_steps=steps)

@@ -40,7 +40,7 @@ def _from_module(home: str) -> Any:
 
 
 def _from_file(path: Path) -> Any:
-    """The file as a module; it may import what lies beside it."""
+    """The file as a module; it may import what lies in its folder."""
     if not path.is_file():
         fail(f"there is no file {path}")
     _look_in(path.resolve().parent)

@@ -56,7 +56,7 @@ class Conditions:
     def encode(self, given: Condition, count: int) -> Tensor:
         """``[count, size]``, float32.
 
-        Raises ValueError for a class that there is not, another number of numbers, or a condition
+        Raises ValueError for an unknown class, another number of numbers, or a condition
         where none was learned.
         """
         if given is None or not self.size:

@@ -35,7 +35,7 @@ class FieldConfig:
     Attributes:
         hidden, edge_hidden, layers: Of the metanet.
         gain: Of the metanet's first layer at initialization.
-        probes: Inputs at which neurons are heard; 0 to read weights alone. A model must be given
+        probes: Inputs at which activations are read; 0 to read weights alone. A model must be given
             then.
 
     Raises ValueError for sizes below 1, or fewer than no probes.

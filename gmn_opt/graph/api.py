@@ -59,10 +59,10 @@ def trace(
             that fail. By default done for small models, where it is cheap.
         progress: Show what is being done when it takes more than two seconds: one line on the
             error stream, in an interactive terminal only, that is gone at the end. A function
-            is told the same in place of a terminal, from the start.
+            is called with the same lines instead, from the start.
         outputs: What symmetries must leave as it is. ``"results"`` leaves out inner states for the
             next call (caches of keys and values), and what an output of ``transformers`` carries
-            beside its logits; the graph's ``notes`` name them. ``"all"`` keeps them, and all
+            besides its logits; the graph's ``notes`` name them. ``"all"`` keeps them, and all
             tensors that the pass stores in the model's attributes.
         kwargs: Further inputs of the forward pass.
 

@@ -17,7 +17,7 @@ DELAY = 2.0
 """Seconds of silence."""
 
 Say = Callable[[str], None]
-"""Is told what is being done now."""
+"""Called with a line that says what is being done now."""
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def progress_line(
     """A function to tell what is being done now; after ``delay`` seconds a user sees it.
 
     Args:
-        progress: Whether to show anything; or a function that is told everything at once.
+        progress: Whether to show anything; or a function that gets every line at once.
         console: Where to show it; by default the error stream. Nothing is shown unless it is a
             terminal that somebody can sit at, nor under pytest.
         delay: Seconds until the line appears.

@@ -75,7 +75,7 @@ class NodeGroup:
 class BlockUse:
     """One way in which the network uses a block; a tied table has two.
 
-    ``facts`` are what the traced pass told about it, of: "input" (it reads the model's input),
+    ``facts`` are what the traced pass showed of it, of: "input" (it reads the model's input),
     "output" (it makes the model's output), "attended" (it reads what an attention gives),
     "query", "key", "value", "gate", "router", "expert", "looked up" (rows chosen by the input),
     "position" (rows chosen by position). ``heads`` and ``head_dim`` are 0 where there are none.
@@ -130,7 +130,7 @@ class Link:
 
     There is one edge from each node of ``src`` to each node of ``dst`` that has the same indices of
     all factors that the two groups share. Mostly they share all. Where ``src`` has more of them
-    (the outputs of stacked experts, beside a residual stream), ``dst`` sees the mean over these;
+    (the outputs of stacked experts, linked to a residual stream), ``dst`` sees the mean over these;
     where ``dst`` has more (values that several query heads read), each node of ``src`` is repeated.
     Groups that share no factor have no link.
 

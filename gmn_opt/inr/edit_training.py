@@ -42,8 +42,8 @@ class TrainConfig:
         lr, weight_decay: Of AdamW; biases, norms and scales do not decay.
         scale_lr: Learning rate of the editor's scales, relative.
         warmup: Share of the run before the full rate.
-        predicted: Weight of the error of the image that an editor with rounds predicts, beside that
-            of the image that it reaches.
+        predicted: Weight of the error of the image that an editor with rounds predicts; that of
+            the image that it reaches weighs 1.
         clip: Most norm of the gradient.
         average: Decay of the moving average.
         symmetries: Whether every INR, and its image, is drawn under one of the square's symmetries.

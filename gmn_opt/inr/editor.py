@@ -45,10 +45,10 @@ class EditorConfig:
     Attributes:
         edit: Name of what it does; one of `gmn_opt.inr.edits.EDITS`, or anything.
         hidden, edge_hidden, layers: Sizes of the metanet.
-        frequencies: Sines and cosines of each weight that the metanet reads beside it.
+        frequencies: Sines and cosines of each weight that the metanet reads in addition to it.
         gain: Of the metanet's first layer at initialization. At 1, SiLU is nearly linear on what
             comes out, and the mean of a function that is nearly linear says little.
-        probes: Places of the image at which neurons are heard; 0 to read weights alone. SIRENs
+        probes: Places of the image at which activations are read; 0 to read weights alone. SIRENs
             only, see :mod:`gmn_opt.inr.probing`.
         rounds: Steps towards a predicted image, see :mod:`gmn_opt.inr.refining`; 0 to edit in one
             pass, by the weights (and probes).
@@ -280,8 +280,8 @@ class WeightEditor(nn.Module):
         Args:
             config: Of the INRs.
             params: ``{name: [N, *shape]}``.
-            beside: ``{name: [N, *shape, features]}``, to be read beside the weights.
-            told: ``[N, features]``, what every node is told.
+            beside: ``{name: [N, *shape, features]}``, to be read in addition to the weights.
+            told: ``[N, features]``, the same input for every node.
         """
         graph = self.graph_of(config)
         units = self._units(graph)

@@ -178,7 +178,7 @@ def fit_batch(
         config: Of every INR.
         fit: Settings.
         seed: Of the initial parameters, which are independent, and of the pixels drawn.
-        keys: One number per image, by which its initial parameters are told apart; by default
+        keys: One number per image, which its initial parameters depend on; by default
             its position.
         device: Where to compute; results come back to the CPU.
         on_done: Called with the PSNRs of networks as they are finished.

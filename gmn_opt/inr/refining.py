@@ -115,7 +115,7 @@ class Refinement(nn.Module):
 
     @property
     def node_features(self) -> int:
-        """What every node is told: the round, one-hot, and the logarithm of the distance."""
+        """The same for every node: the round, one-hot, and the logarithm of the distance."""
         return self.rounds + 1
 
     @torch.no_grad()

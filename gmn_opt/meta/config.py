@@ -1,4 +1,4 @@
-"""All settings of a meta-training run, saved beside its weights."""
+"""All settings of a meta-training run, saved with its weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MetaConfig:
             ``horizon[1]`` over the first half. None, or at least ``horizon[1]``: no growth.
         judged_elsewhere: share of runs whose last batch, which no update reads, comes from
             ``outer_valid``: there fitting the training data alone does not pay.
-        known_horizon: share of runs whose rule is told the horizon.
+        known_horizon: share of runs whose rule knows the horizon.
         last_weight: weight of the end of a run relative to any other step, see ``unroll``.
         estimator: how meta-gradients are estimated, with its windows.
         lr, weight_decay, betas: of the outer AdamW.

@@ -96,7 +96,7 @@ class Window:
         state: where the window starts.
         steps: its length.
         generator: of the run; all that is random in the window is drawn from it.
-        horizon: what the rule is told about the length of the run, None for nothing.
+        horizon: the length of the run, if the rule knows it.
         last_weight: weight of the last step relative to the others.
         largest_loss: a loss above it (that of the untrained network, say) does not lower the
             weight of its network any further, see :func:`unroll`.

@@ -32,7 +32,7 @@ class Validation:
     """Trains fixed tasks from fixed initializations on fixed batches, with every rule alike.
 
     The final loss of a task is the mean training loss over the last tenth of its steps (batches are
-    fresh at every step), averaged over networks. The rule is told the horizon on every other task.
+    fresh at every step), averaged over networks. The rule knows the horizon on every other task.
     The reference is the default :class:`~gmn_opt.optim.LearnedRule` before meta-training, its
     hand-made base; it is the same whatever is meta-trained, so scores compare across runs.
 

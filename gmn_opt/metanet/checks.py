@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_options(backend: str, scale: str | None, checkpoint: bool, node_inputs: int) -> None:
-    """Raise ValueError for options of a `GraphMetanet` that there are not, or not together."""
+    """Raise ValueError for options of a `GraphMetanet` that do not exist, or clash."""
     if backend not in ("blocked", "sparse"):
         raise ValueError(f"backend must be 'blocked' or 'sparse', received {backend!r}.")
     if scale not in (None, "sign", "positive", "auto"):

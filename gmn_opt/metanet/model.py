@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class GraphMetanet(nn.Module):
     """Equivariant network from per-parameter features to per-parameter outputs.
 
-    Deviations from Lim et al. 2023 (arXiv 2312.04501): edge states are narrow beside wide node
-    states, messages run along both directions of an edge, aggregation is a mean within and over
+    Deviations from Lim et al. 2023 (arXiv 2312.04501): edge states are narrow, node states
+    wide, messages run along both directions of an edge, aggregation is a mean within and over
     blocks, and every block (parameter tensor) has a state of its own between edges and graph.
 
     Args:

@@ -44,10 +44,10 @@ class GraphReadout(nn.Module):
         hidden: Width of the embedding; by default that of the metanet.
         standardize: Subtract the mean over the networks of a batch from what was pooled and divide
             by the standard deviation (``nn.BatchNorm1d``; running statistics in evaluation mode).
-            Averages over hundreds of weights differ little between networks beside what they have
-            in common, so predictors learn faster with it. In training mode, outputs then depend
-            on the other networks of the batch; the running statistics are of use after a few
-            hundred steps.
+            Averages over hundreds of weights differ little between networks, compared with what
+            they have in common, so predictors learn faster with it. In training mode, outputs then
+            depend on the other networks of the batch; the running statistics are of use after a
+            few hundred steps.
     """
 
     def __init__(

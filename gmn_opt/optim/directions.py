@@ -37,7 +37,7 @@ BLOCK_SCALARS = len(_PAIRS) + 6
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the metanet is told of the values of every block.
+    """What the metanet reads of the values of every block.
 
     rms: of every channel, ``[..., blocks, len(CHANNELS)]``; scalars: ``[..., blocks,
     BLOCK_SCALARS]``.

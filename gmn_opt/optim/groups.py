@@ -1,4 +1,4 @@
-"""Parameter groups for an optimizer of matrices beside AdamW, by what each parameter does.
+"""Parameter groups for an optimizer of matrices and AdamW, by what each parameter does.
 
 ``torch.optim.Muon`` orthogonalizes the updates of hidden matrices. It is wrong for tables,
 output layers and gains, and takes nothing but 2-D tensors. Which is which is read from the graph

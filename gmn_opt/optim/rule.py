@@ -53,7 +53,7 @@ RAMP = 10.0
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """Sizes of the rule; saved beside the weights.
+    """Sizes of the rule; saved with the weights.
 
     Attributes:
         hidden, edge_hidden, layers: of the metanet.

@@ -1,4 +1,4 @@
-"""What a predictor is told of a network besides its weights one by one.
+"""What a predictor reads of a network besides its weights one by one.
 
 All of it is invariant (or, per node, equivariant) to the symmetries of the graph, and stays of one
 order when layers grow wider: weights are seen as multiples of ``1 / sqrt(fan_in)``, the scale at

@@ -1,6 +1,6 @@
 """Weights that ship with the package, and the only way in and out of weight files.
 
-A set of weights is ``NAME.safetensors``, whose metadata says what it is and how it is built, beside
+A set of weights is ``NAME.safetensors``, whose metadata says what it is and how it is built, with
 ``NAME.json``, its model card. Nothing is ever unpickled.
 """
 

@@ -1,11 +1,11 @@
-"""The table of features in docs/optimizer.md."""
+"""The table of features in docs/optimizer_tests.md."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "optimizer.md"
+PAGE = Path(__file__).parents[2] / "docs" / "optimizer_tests.md"
 
 
 def test_every_row_of_ours_names_its_test() -> None:

@@ -1,1 +1,1 @@
-"""The contest that `gmn-opt demo` shows: GMNOptimizer beside AdamW on real images."""
+"""The contest that `gmn-opt demo` shows: GMNOptimizer against AdamW on real images."""

@@ -28,7 +28,7 @@ _GRID = "AdamW, rates of the grid"
 
 
 class View:
-    """Is told how the contest goes; used as a context manager.
+    """Shows how the contest goes; used as a context manager.
 
     In a terminal that can take it, a bar for everything and one per model and contestant (all
     AdamW rates share one) with its lowest mean final loss, or the loss of the moment. Elsewhere a

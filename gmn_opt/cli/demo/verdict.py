@@ -14,7 +14,7 @@ def verdict(summary: ModelSummary) -> str:
     """What the runs on one model show, in two or three sentences."""
     best = f"AdamW at its best constant rate {format_rate(summary.tuning.best)}"
     against = summary.ratios[GMN.name]
-    told = summary.ratios[GMN_HORIZON.name]
+    known_end = summary.ratios[GMN_HORIZON.name]
     ended = f"ended at training loss {format_loss(summary.standing(GMN.name).loss.mean)}"
     first = (
         f"GMNOptimizer without any setting {ended}: "
@@ -22,8 +22,8 @@ def verdict(summary: ModelSummary) -> str:
         f"{compare(against[BEST], best)}."
     )
     second = (
-        f"Told the number of steps, it ended {compare(told[DEFAULT], 'the default rate')} and "
-        f"{compare(told[BEST], 'the best rate')}."
+        f"With total_steps, it ended {compare(known_end[DEFAULT], 'the default rate')} and "
+        f"{compare(known_end[BEST], 'the best rate')}."
     )
     return f"{first} {second} {frozen_sentence(summary)}"
 

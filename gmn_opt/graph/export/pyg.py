@@ -45,7 +45,7 @@ def to_pyg(graph: BlockGraph, tensors: Mapping[str, Tensor]) -> Data:
     Args:
         graph: The parameter graph that the names belong to.
         tensors: One tensor per parameter, all ``[*shape]`` or all ``[*shape, f]`` with the same
-            number of features, such as values beside gradients.
+            number of features, such as values and gradients.
 
     Returns:
         Data with ``N`` nodes and ``E`` edges:

@@ -1,4 +1,4 @@
-"""Attention, told by its products: queries meet keys over their dims, scores meet values."""
+"""Attention, recognized by its products: queries meet keys over their dims, scores meet values."""
 
 from __future__ import annotations
 

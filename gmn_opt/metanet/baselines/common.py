@@ -64,7 +64,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 class Head(nn.Module):
     """What all predictors end in: features standardized over the batch, then an MLP.
 
-    Averages over hundreds of weights vary little from network to network beside what they have in
+    Averages over hundreds of weights vary little from network to network next to what they have in
     common; without standardizing, an MLP takes long to see the difference. In evaluation mode,
     running statistics stand for those of the batch.
     """

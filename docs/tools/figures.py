@@ -1,0 +1,356 @@
+"""Tables of pages, made from the records in experiments/results.
+
+A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``. After a record has changed,
+``python -m docs.tools.figures`` writes all of them anew; a test compares pages with records.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments/results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLES: dict[str, Callable[[], str]] = {}
+Made = Callable[[], str]
+
+
+def table(function: Made) -> Made:
+    """Register a table under the function's name."""
+    TABLES[function.__name__] = function
+    return function
+
+
+def read(name: str) -> Any:
+    """A record."""
+    return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table; columns behind the first ``words`` hold numbers."""
+    rule = ["---"] * words + ["--:"] * (len(header) - words)
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and standard deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def loss(value: float) -> str:
+    """Three digits; powers of ten where it is small."""
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.1e}"
+
+
+# -- the optimizer ---------------------------------------------------------------------------------
+
+_OURS = ("gmn_total_steps", "gmn", "gmn_initial_total_steps")
+_RIVALS = ("adamw_cosine", "muon_cosine_fixed", "muon_cosine")
+
+
+def _titles(record: Any) -> dict[str, str]:
+    titles = {o["name"]: o["title"] for o in record["optimizers"]}
+    return titles | {"gmn_initial_total_steps": "hand-made rule, total_steps"}
+
+
+@table
+def scope() -> str:
+    """What the comparison of optimizers covers."""
+    record = read("comparison_default/result.json")
+    done = {w["task"] for w in record["workloads"]}
+    lengths = sorted({w["steps"] for w in record["workloads"]})
+    seeds = record["request"]["seeds"]
+    many = "s" if seeds > 1 else ""
+    facts = [
+        f"{len(done)} held-out tasks",
+        f"{' and '.join(map(str, lengths))} steps",
+        f"{seeds} seed{many}",
+        record["environment"]["processor"],
+        f"torch {record['environment']['torch'].split('+')[0]}",
+    ]
+    notes = [f"- {note}" for note in record["notes"]]
+    return "\n".join([f"{', '.join(facts)}.", *(["", *notes] if notes else [])]) + "\n"
+
+
+@table
+def ratios() -> str:
+    """How the learned rule ends against others, over all held-out tasks."""
+    record = read("comparison_default/result.json")
+    titles = _titles(record)
+    header = ["Final loss over that of", *(titles[r] for r in _RIVALS)]
+    rows = []
+    for which in ("train", "test"):
+        for name in _OURS:
+            found = [record["ratios"][name][rival][which] for rival in _RIVALS]
+            cells = [f"{f['value']:.2f} [{f['low']:.2f}, {f['high']:.2f}]" for f in found]
+            rows.append([f"{which}: {titles[name]}", *cells])
+    return grid(header, rows)
+
+
+@table
+def held_out() -> str:
+    """Final training losses, task by task."""
+    from experiments.comparison.titles import title_of
+    from tasks import suites
+
+    record = read("comparison_default/result.json")
+    names = {task.name: title_of(task) for task in suites.held_out()}
+    order = [o["name"] for o in record["optimizers"]]
+    rows = []
+    for workload in record["workloads"]:
+        ends = {n: mean(workload["contestants"][n]["train_loss"]) for n in order}
+        cells = []
+        for name in order:
+            text = loss(ends[name])
+            text = f"**{text}**" if ends[name] == min(ends.values()) else text
+            rate = workload["contestants"][name]["rate"]
+            tuned = name in ("adamw_cosine", "muon_cosine")
+            cells.append(f"{text} ({rate:g})" if tuned else text)
+        rows.append([f"{names[workload['task']]}", str(workload["steps"]), *cells])
+    return grid(["Task", "Steps", *(_titles(record)[n] for n in order)], rows)
+
+
+@table
+def cost() -> str:
+    """Milliseconds of a step, smallest and largest over the tasks."""
+    record = read("comparison_default/result.json")
+    rows = []
+    for name, title in _titles(record).items():
+        ran = [w["contestants"][name] for w in record["workloads"]]
+        own, whole = ([r[key] for r in ran] for key in ("optimizer_ms", "step_ms"))
+        rows.append(
+            [title, *(f"{mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (own, whole))]
+        )
+    return grid(["", "Optimizer, ms", "Whole training step, ms"], rows)
+
+
+@table
+def demo() -> str:
+    """What `gmn-opt demo` prints."""
+    rows = []
+    for model in read("demo/result.json")["models"].values():
+        for s in model["standings"]:
+            to_target = "–" if s["steps_to_target"] is None else f"{s['steps_to_target']:g}"
+            rows.append(
+                [
+                    model["title"],
+                    s["title"],
+                    f"{s['loss']['mean']:.3f}",
+                    f"{100 * s['accuracy']['mean']:.1f}",
+                    to_target,
+                    f"{s['seconds']['mean']:.1f}",
+                ]
+            )
+    header = ["Model", "Optimizer", "Training loss", "Test accuracy, %", "Steps to target"]
+    return grid([*header, "Seconds"], rows, words=2)
+
+
+# -- everything else -------------------------------------------------------------------------------
+
+
+@table
+def coverage() -> str:
+    """What tracing finds, by family of models."""
+    families: dict[str, list[Any]] = {}
+    for row in read("graph_coverage/result.json")["rows"]:
+        families.setdefault(row["family"], []).append(row)
+    rows = []
+    for family, found in families.items():
+        errors = [r["error"] for r in found if r.get("error") is not None]
+        shares = [r["coverage"] for r in found]
+        worst = f"{max(errors):.0e}" if errors else "not run"
+        seconds = max(r["seconds"] for r in found)
+        rows.append(
+            [family, str(len(found)), f"{100 * mean(shares):.0f} %", worst, f"{seconds:.1f}"]
+        )
+    header = ["Models", "How many", "Mean coverage", "Largest change of outputs", "Slowest, s"]
+    return grid(header, rows)
+
+
+@table
+def barriers() -> str:
+    """Loss barriers between two networks."""
+    names = {"mlp": "MLP", "cnn": "CNN, no norm", "resnet": "ResNet, batch norm"}
+    rows, header = [], []
+    for name, title in names.items():
+        pairs = read(f"align/{name}.json")["pairs"]
+        ways = list(pairs[0]["curves"])
+        header = ["Network", "Loss", *ways]
+        for kind in ("train", "test"):
+            cells = []
+            for way in ways:
+                curves = [p["curves"][way][f"{kind}_loss"] for p in pairs]
+                cells.append(spread([barrier(c) for c in curves]))
+            rows.append([title, kind, *cells])
+    return grid(header, rows, words=2)
+
+
+def barrier(losses: Sequence[float]) -> float:
+    """How far the losses along a path rise above the line between its ends, at most."""
+    steps = len(losses) - 1
+    line = [losses[0] + (losses[-1] - losses[0]) * i / steps for i in range(steps + 1)]
+    return max(value - on for value, on in zip(losses, line, strict=True))
+
+
+@table
+def metanet() -> str:
+    """Speed and memory of executions of one metanet."""
+    comparison = read("metanet_benchmark/result.json")["comparison"]
+    first = next(iter(comparison.values()))
+    base = next(iter(first))
+    rows = []
+    for way in list(first)[1:]:
+        cells = []
+        for found in comparison.values():
+            if way not in found:
+                cells.append("")
+                continue
+            speed = [found[way][k]["times_faster"]["median"] for k in _PASSES]
+            memory = [found[way][k]["peak_bytes"] / found[base][k]["peak_bytes"] for k in _PASSES]
+            cells.append(f"{speed[0]:.1f} / {speed[1]:.1f} ({memory[0]:.2f} / {memory[1]:.2f})")
+        rows.append([way, *cells])
+    return grid(["", *comparison], rows)
+
+
+_PASSES = ("forward", "forward+backward")
+
+
+@table
+def predictors() -> str:
+    """Accuracy of small MLPs from their weights."""
+    kinds = read("predict_small/result.json")["kinds"]
+    rows = [[k, spread(v["r2"]["values"]), spread(v["tau"]["values"])] for k, v in kinds.items()]
+    return grid(["", "R²", "τ"], rows)
+
+
+@table
+def regimes() -> str:
+    """Accuracy of 3,000 CNNs from their weights, in several regimes."""
+    titles = {
+        "all": "all",
+        "tenth": "a tenth",
+        "wider": "trained on narrow ones, judged on wide ones",
+        "half": "half way through training",
+    }
+    fits = read("accuracy_prediction_cnns/result.json")["fits"]
+    rows = []
+    for regime, title in titles.items():
+        found = {kind: runs[0] for kind, runs in fits[regime].items()}
+        count = str(next(iter(found.values()))["train"])
+        rows.append([title, count, *(f"{f['r2']:.3f} / {f['tau']:.3f}" for f in found.values())])
+    return grid(["R² / τ", "Training networks", *fits["all"]], rows)
+
+
+@table
+def editors() -> str:
+    """Test errors of the editors that ship."""
+    rows = []
+    for folder in sorted(RESULTS.glob("inr_editing/inr-*")):
+        record = read(f"inr_editing/{folder.name}/result.json")
+        for test in record["tests"]:
+            bounds = test["bounds"]
+            values = (bounds["identity"], test["test_mse"], bounds["floor"])
+            rows.append([folder.name, test["data"], *(f"{v:#.2g}" for v in values)])
+    header = ["Editor", "Images", "No edit", "Edited", "Fitted to the edited image itself"]
+    return grid(header, rows, words=2)
+
+
+@table
+def widths() -> str:
+    """One editor for several architectures."""
+    rows = []
+    for test in read("inr_editing/many/result.json")["tests"]:
+        before, after = test["bounds"]["identity"], test["test_mse"]
+        seen = "yes" if test["seen"] else "no"
+        name = ", ".join(map(str, test["widths"]))
+        rows.append(
+            [name, seen, f"{before:.3f}", f"{after:.3f}", f"{100 * (1 - after / before):.1f}"]
+        )
+    return grid(
+        ["Hidden layers", "In training", "No edit", "Edited", "Error gone, %"], rows, words=2
+    )
+
+
+@table
+def short_editors() -> str:
+    """Editors of several kinds after 100 seconds of training each."""
+    found = read("inr_editing/short/table.json")["rows"]
+    rows = [[f"`{r['kind']}`", str(len(r["seeds"])), spread(r["test_mse"])] for r in found]
+    return grid(["Kind", "Seeds", "Test MSE"], rows)
+
+
+@table
+def fitters() -> str:
+    """GMNOptimizer and Adam as fitters of images."""
+    rows = []
+    for name, found in read("inr_fitters/result.json")["summary"].items():
+        steps, seconds = found["steps_to_goal"], found["seconds_to_goal"]
+        ends = ["–", "–"] if steps is None else [f"{steps:g}", f"{seconds:.2f}"]
+        rows.append([name, f"{found['psnr']:.1f}", *ends])
+    return grid(["", "dB at the end", "Steps to 30 dB", "Seconds to 30 dB"], rows)
+
+
+@table
+def sines() -> str:
+    """Embeddings of sine networks, learned without labels."""
+    found = read("inr_ssl/result.json")["summary"]
+    rows = [
+        [k, f"{v['test_mse_mean']:.2f} ± {v['test_mse_std']:.2f}", f"{v['parameters']:,}"]
+        for k, v in found.items()
+    ]
+    return grid(["", "Test MSE", "Parameters"], rows)
+
+
+@table
+def digits() -> str:
+    """Generated digits."""
+    kinds = read("generate_digits/result.json")["kinds"]
+    rows = [
+        [k, f"{100 * v['recognized']:.1f} %", f"{abs(v['frechet']):.1f}"] for k, v in kinds.items()
+    ]
+    return grid(["", "Recognized", "Fréchet distance"], rows)
+
+
+@table
+def meta_training() -> str:
+    """Inner steps per second of meta-training."""
+    record = read("meta_training_benchmark/result.json")
+    runs: dict[tuple[str, ...], list[float]] = {}
+    for row in [*record["cases"], *record["peer"]]:
+        if row.get("truncation", 50) != 50:
+            continue
+        ours = "gmn-opt" if row in record["cases"] else "learned_optimization"
+        networks = str(row.get("networks", 16))
+        size = f"{row['meta_parameters']:,}"
+        key = (ours, row["way"].replace("_", " "), networks, size)
+        runs.setdefault(key, []).append(row["inner_steps_per_cpu_second"])
+    rows = [[*key, f"{median(speeds):,.0f}"] for key, speeds in runs.items()]
+    header = ["", "Estimator", "Networks", "Meta-parameters", "Inner steps per second"]
+    return grid(header, rows, words=2)
+
+
+def updated(text: str) -> str:
+    """A page with all its tables made anew."""
+    return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[3]}", text)
+
+
+def main() -> None:
+    """Rewrite all pages."""
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        if (new := updated(text)) != text:
+            page.write_text(new, "utf-8")
+            print(f"{page.relative_to(ROOT)} has new figures.")
+
+
+if __name__ == "__main__":
+    main()
