@@ -101,21 +101,22 @@ def _mse(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def judge_one(
-    editor: WeightEditor, name: str, side: int, folder: Path, parts: bool = False
-) -> dict[str, Any]:
+    editor: WeightEditor, name: str, side: int, folder: Path,
+    strengths: tuple[float, ...] = STRENGTHS, parts: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """What becomes of one photograph; images under ``"shown"``, all else plain values.
 
-    With ``parts`` also what each part of the editor does alone.
+    Strengths end with 1. With ``parts`` also what each part of the editor does alone.
     """
     edit = editor.config.edit
     photo = subject(name, side, edit)
     tiled, wanted = fitted(photo, folder), edited(_values(photo), edit)
     shown, steps = tiled.render(), {}
-    for strength in STRENGTHS:
+    for strength in strengths:
         started = time.process_time()
         steps[f"strength {strength:g}"] = edit_tiles(editor, tiled, strength).render()
         seconds = _since(started)
-    result = steps[f"strength {STRENGTHS[-1]:g}"]
+    result = steps[f"strength {strengths[-1]:g}"]
     # the floor takes as many steps on pixels as rounds and plain steps do
     count = editor.config.rounds + editor.config.settle
     with torch.enable_grad():
@@ -196,6 +197,7 @@ def main(
     predictor_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     rounds_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     photos: Annotated[list[str] | None, typer.Option(help="To judge on; default: test.")] = None,
+    whole: Annotated[bool, typer.Option(help="Judge at strength 1 alone.")] = False,
     parts: Annotated[bool, typer.Option(help="Judge each part of the editor alone, too.")] = False,
     threads: frame.Threads = 1,
 ) -> None:
@@ -250,7 +252,8 @@ def main(
     }
     if name != ROUNDS and not predictor_only:
         part: Part = "test"
-        found = [judge_one(editor, n, side, folder.parent / "fits", parts)
+        strengths = STRENGTHS[-1:] if whole else STRENGTHS
+        found = [judge_one(editor, n, side, folder.parent / "fits", strengths, parts)
                  for n in photos or names(part)[:few]]  # fmt: skip
         rows = [f.pop("shown") for f in found]
         columns = {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
