@@ -51,7 +51,7 @@ PRESETS = {
     "gpu": (900.0, 3600.0, 1000, 6, 256),
 }
 #: Grain, in levels, of photographs that are to be cleaned.
-GRAIN = 12.0
+GRAIN = 8.0
 STRENGTHS = (0.33, 0.67, 1.0)
 ROUNDS = "rounds"
 #: The edits whose reference images the rounds learn to move to.
@@ -75,13 +75,14 @@ def subject(name: str, side: int, edit: str) -> Tensor:
     return (photo + torch.from_numpy(grain)).round().clamp(0, 255).byte()
 
 
-def fitted(image: Tensor, folder: Path) -> TiledInr:
+@torch.enable_grad()
+def fitted(image: Tensor, folder: Path, steps: int = TILE_FIT.steps) -> TiledInr:
     """A fit, kept in a folder by the image's digest."""
-    path = folder / f"{digest(image)[:16]}.safetensors"
+    path = folder / f"{digest(image)[:16]}-{steps}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         started = time.process_time()
-        tiled = fit_tiles(image)
+        tiled = fit_tiles(image, fit=replace(TILE_FIT, steps=steps))
         save_tiled(path, tiled.with_params(tiled.params, cpu_seconds=_since(started)))
     return load_tiled(path)
 
@@ -119,8 +120,7 @@ def judge_one(
     result = steps[f"strength {strengths[-1]:g}"]
     # the floor takes as many steps on pixels as rounds and plain steps do
     count = editor.config.rounds + editor.config.settle
-    with torch.enable_grad():
-        floor = fit_tiles(levels(wanted), fit=replace(TILE_FIT, steps=count)).render()
+    floor = fitted(levels(wanted), folder, count).render()
     found = {
         "name": name,
         "licence": licence(name),
