@@ -207,7 +207,8 @@ def main(
         frame.choose("preset", preset, PRESETS)
         see, move, tiles, few, side = PRESETS[preset]
         name = ROUNDS if edit == ROUNDS else find_edit(edit, PHOTO).name
-        trained = [load_photo(n) for n in names("train")]
+        trains = not (rounds or predictor_only) or not (predictor or edit == ROUNDS)
+        trained = [load_photo(n) for n in names("train")] if trains else []
         known = None if rounds is None else load_editor(rounds)
         editor = new_photo_editor(name, rounds_of=known, seed=seed)
         folder = out or Path("runs/photo_editing") / name.removeprefix(PHOTO)

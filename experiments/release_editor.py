@@ -21,6 +21,7 @@ from gmn_opt.inr import WeightEditor, load_editor
 from gmn_opt.inr.editor_files import editor_name
 from gmn_opt.inr.edits import PHOTO
 from gmn_opt.weights.atomic import write_atomically
+from tasks.data.photo_collection import names
 
 PACKAGE = Path(__file__).parents[1] / "gmn_opt" / "weights"
 RESULTS = Path(__file__).parent / "results"
@@ -75,7 +76,7 @@ def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> di
             "name": "tasks/data/photographs.json",
             "photographs": record["photographs"],
             "licences": record["licences"],
-            "never_seen": [t["name"] for t in record["tests"]],
+            "never_seen": list(names("test")),
         },
         "training": {part: record[part] for part in ("rounds", "predictor")},
         "compute": {
