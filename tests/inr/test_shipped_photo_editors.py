@@ -25,7 +25,7 @@ def face() -> TiledInr:
 
 
 def test_all_ship() -> None:
-    edits = ("contrast", "denoise", "sharpen", "sketch", "warm")
+    edits = ("contrast", "denoise", "neon", "sharpen", "sketch", "warm")
     assert [f"inr-{PHOTO}{e}-colour" for e in edits] == SHIPPED
 
 
