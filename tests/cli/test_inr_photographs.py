@@ -77,9 +77,12 @@ def test_from_photograph_to_edited_picture(run: Run, monkeypatch: pytest.MonkeyP
     """In one command; what is wrong with the edit is said before the fit."""
     tiled = load_tiled("cat.safetensors")
     fits: list[str] = []
-    monkeypatch.setattr(
-        "gmn_opt.cli.inr.tiled.fit_photograph", lambda *args: fits.append(args[2]) or tiled
-    )
+
+    def fit(*args: Any) -> Any:
+        fits.append(args[2])
+        return tiled
+
+    monkeypatch.setattr("gmn_opt.cli.inr.tiled.fit_photograph", fit)
     args = ("edit", "cat.png", "--editor", "photo-warm.safetensors", "--edit")
     assert "not for 'photo-neon'" in run(*args, "neon", "-o", "x.png").stderr
     assert not fits
