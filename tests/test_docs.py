@@ -61,12 +61,18 @@ def generate(names: Names, printed: str) -> None:
 
 
 def inr(names: Names, printed: str) -> None:
-    """The networks show their images, a photograph is drawn larger, and an edit has a name."""
+    """The networks show their images."""
     images = load_bundled("mnist").test_images[: len(names["pixels"])]
     wanted = images.float().unsqueeze(-1) / 127.5 - 1
     assert float(psnr(names["pixels"], wanted).min()) > 39
+
+
+def photographs(names: Names, printed: str) -> None:
+    """A photograph is drawn larger and edited, and an edit of one's own has a name."""
     assert names["larger"].shape == names["brighter"].shape == (144, 144, 3)
     assert names["brighter"].mean() > names["larger"].mean()
+    change = (names["warm"].render() - names["tiled"].render()).mean((0, 1))
+    assert change[0] > 0 > change[2]
 
 
 def meta_training(names: Names, printed: str) -> None:
@@ -112,11 +118,12 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "compatibility.md": (1, compatibility),
     "generate.md": (3, generate),
     "index.md": (1, readme),
-    "inr.md": (3, inr),
+    "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
     "metanet.md": (7, metanet),
     "optimizer.md": (9, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
+    "photographs.md": (3, photographs),
     "predict.md": (6, predict),
 }
 

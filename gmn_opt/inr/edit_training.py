@@ -307,5 +307,5 @@ def rendered_edits(
     rows = []
     for start in range(0, len(data), batch):
         some = {n: p[start : start + batch].to(device) for n, p in data.params.items()}
-        rows.append(render(inr, size, editor(some, data.config, strength)).cpu())
+        rows.append(render(inr, size, editor.edit_batch(some, data.config, strength)).cpu())
     return torch.cat(rows)

@@ -28,6 +28,8 @@ from gmn_opt.inr.base import Inr, InrConfig, Params, is_number
 from gmn_opt.inr.canonical import canonical
 from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.inr.refining import SLOPE_FEATURES, Refinement, Units
+from gmn_opt.inr.rendering import render
+from gmn_opt.inr.settling import settle
 from gmn_opt.inr.siren import SirenConfig
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
@@ -55,7 +57,7 @@ class EditorConfig:
         grid: With rounds, pixels along each side of the image that is rendered.
         vision: With rounds, channels of the network that predicts the image.
         places: Whether that network sees coordinates.
-        settle: On tiled INRs, steps of :mod:`gmn_opt.inr.settling` after the rounds.
+        settle: Steps of :mod:`gmn_opt.inr.settling` after the rounds, see `edit_batch`.
 
     Raises ValueError for sizes that make no editor, such as rounds without a grid of 2 pixels by 2.
     """
@@ -326,12 +328,41 @@ class WeightEditor(nn.Module):
         return {n: known[n] + strength * change[n] for n in change}
 
     @torch.no_grad()
+    def edit_batch(
+        self,
+        params: Mapping[str, Tensor],
+        config: InrConfig | None = None,
+        strength: float = 1.0,
+    ) -> Params:
+        """Edited parameters as they are used, with the plain steps of an editor that takes some.
+
+        With these, ``strength`` scales the change of the image that is aimed at.
+
+        Args:
+            params: ``{name: [N, *shape]}``.
+            config: Of these INRs; by default the one that the editor was made for.
+            strength: See `forward`.
+
+        Raises ValueError for INRs that the editor was not made for.
+        """
+        config = config or self.inr
+        steps = self.config.settle
+        if self.refinement is None or not steps or strength == 0:
+            return self(params, config, strength)
+        inr, known = self._kind(config), self.prepare(params, config)
+        low, high = config.value_range
+        shown = render(inr, self.config.grid, known)
+        goal = self.refinement.predictor(shown).clamp(low, high)
+        goal = shown + strength * (goal - shown)
+        return settle(inr, self(params, config, goal=goal), goal, steps)
+
+    @torch.no_grad()
     def edit(self, inr: Inr, strength: float = 1.0) -> Inr:
         """An edited copy of one INR; raises ValueError for one of another kind."""
         config = inr.config
         self.graph_of(config)
         params = {n: p.unsqueeze(0) for n, p in inr.named_parameters()}
-        done = self(params, config, strength)
+        done = self.edit_batch(params, config, strength)
         with torch.random.fork_rng(devices=[]):
             out = config.build().to(next(inr.parameters()))
         out.load_state_dict({n: t[0] for n, t in done.items()})

@@ -11,6 +11,9 @@ from torch import Tensor
 from gmn_opt.extras import needs
 from gmn_opt.weights.atomic import write_atomically
 
+#: Of JPEG.
+_QUALITY = 85
+
 
 def levels(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
     """Images in ``value_range`` as uint8, what lies outside cut off."""
@@ -19,7 +22,7 @@ def levels(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Te
 
 
 def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> None:
-    """Draw a grid to a .png, .svg or .pdf file, whole or not at all.
+    """Draw a grid to a .png, .jpg, .svg or .pdf file, whole or not at all.
 
     Args:
         columns: Heading to images in [-1, 1], ``[N, H, W, 1]`` or ``[N, H, W, 3]``, the same N
@@ -59,7 +62,8 @@ def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> 
     if title:
         figure.suptitle(title, fontsize=9)
     suffix = path.suffix.removeprefix(".").lower() or "png"
-    write_atomically(path, lambda p: figure.savefig(p, dpi=150, format=suffix))
+    more = {"quality": _QUALITY} if suffix == "jpg" else None
+    write_atomically(path, lambda p: figure.savefig(p, dpi=150, format=suffix, pil_kwargs=more))
 
 
 def error_image(images: Tensor, reference: Tensor) -> Tensor:

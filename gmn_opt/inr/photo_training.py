@@ -36,6 +36,10 @@ else:
 TILE, _BORDER = 40, 8
 #: Sides of the squares of photographs that crops are shrunk from.
 _SIDES = (80, 400)
+#: Of the predictor's first layer at initialization: at 1, SiLU is nearly linear on what comes out.
+_GAIN = 4.0
+#: Rate of kernels relative to that of all else.
+_FASTER = 3.0
 #: Architectures that the rounds learn on.
 ARCHITECTURES = ((48, 48), (32, 32), (40, 40, 40))
 PHOTO_EDITOR = EditorConfig(
@@ -45,7 +49,7 @@ PHOTO_EDITOR = EditorConfig(
 
 @dataclass(frozen=True)
 class PhotoTraining:
-    """How one part is trained: AdamW and half a cosine over a time.
+    """How one part is trained: half a cosine over a time.
 
     Attributes:
         seconds: CPU time of this process.
@@ -56,8 +60,8 @@ class PhotoTraining:
     """
 
     seconds: float = 150.0
-    batch: int = 8
-    lr: float = 4e-3
+    batch: int = 2
+    lr: float = 7e-3
     fit_noise: float = 0.02
     check_every: int = 50
 
@@ -142,7 +146,7 @@ def train_predictor(
         shown = shown + grain * torch.from_numpy(draw.standard_normal(shown.shape, np.float32))
         return mse_loss(predictor(shown)[:, inner, inner], target[:, inner, inner])
 
-    return _train(list(predictor.parameters()), loss, config, report)
+    return _train(_Both(list(predictor.parameters()), config.lr), loss, config, report)
 
 
 @dataclass(frozen=True)
@@ -214,28 +218,63 @@ def train_rounds(
 
     predictor = {id(p) for p in editor.refinement.predictor.parameters()}
     trained = [p for p in editor.parameters() if id(p) not in predictor]
-    return _train(trained, loss, config, report)
+    return _train(_Both(trained, config.lr, kernels=False), loss, config, report)
+
+
+class _Both:
+    """Muon (Jordan et al. 2024) for kernels, AdamW for all else.
+
+    Convolutions learn an edit in about half the steps that AdamW alone takes.
+
+    Args:
+        parameters: Trained ones.
+        lr: Highest rate, of AdamW.
+        kernels: False for AdamW alone.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, kernels: bool = True) -> None:
+        self.parameters = parameters
+        self.kernels = [p for p in parameters if kernels and p.dim() == 4]
+        # Muon takes matrices: the same numbers, by another shape
+        self.flat = [nn.Parameter(p.detach().flatten(1)) for p in self.kernels]
+        known = {id(p) for p in self.kernels}
+        rest = [p for p in parameters if id(p) not in known]
+        made: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr, betas=(0.9, 0.99), weight_decay=0.0)
+        ]
+        if self.flat:
+            made.append(torch.optim.Muon(self.flat, _FASTER * lr, weight_decay=0.0))
+        self.optimizers = [(o, float(o.param_groups[0]["lr"])) for o in made]
+
+    def step(self, share: float) -> bool:
+        """Move by this share of the highest rates; False where gradients are not finite."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not bool(norm.isfinite()):
+            return False
+        for flat, p in zip(self.flat, self.kernels, strict=True):
+            flat.grad = None if p.grad is None else p.grad.flatten(1)
+        for optimizer, lr in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * lr
+            optimizer.step()
+        return True
 
 
 def _train(
-    parameters: list[nn.Parameter],
+    optimizer: _Both,
     loss: Callable[[], Tensor],
     config: PhotoTraining,
     report: Report | None,
 ) -> dict[str, Any]:
-    optimizer = torch.optim.AdamW(parameters, config.lr, betas=(0.9, 0.99), weight_decay=0.0)
     started, step, recent = time.process_time(), 0, list[float]()
     mean = float("nan")
     while (done := (time.process_time() - started) / config.seconds) < 1 or step == 0:
         warm = min(1.0, (step + 1) / 30)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         value = loss()
-        optimizer.zero_grad()
+        for p in optimizer.parameters:
+            p.grad = None
         value.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        if bool(norm.isfinite()):
-            optimizer.step()
+        if optimizer.step(warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))):
             recent.append(float(value.detach()))
         step += 1
         if step % config.check_every == 0:
@@ -269,6 +308,10 @@ def new_photo_editor(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         editor = WeightEditor(photo_config(channels), config)
+    assert editor.refinement is not None
+    with torch.no_grad():
+        for p in editor.refinement.predictor.layers[0].parameters():
+            p.mul_(_GAIN)
     if rounds_of is not None:
         own = editor.state_dict()
         theirs = {n: t for n, t in rounds_of.state_dict().items() if ".predictor." not in n}

@@ -1,4 +1,4 @@
-"""The end of an edit of a tiled INR: plain steps towards the predicted image.
+"""The end of an edit: plain steps towards the predicted image.
 
 Rounds of a metanet bring a network most of the way; what is left of the distance is taken by Adam
 (Kingma & Ba 2015) at a rate that falls to zero, as in fitting, on a share of the pixels per step.

@@ -14,14 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gmn_opt.inr.editor import WeightEditor
+from gmn_opt.inr.refining import ImagePredictor
 from gmn_opt.inr.settling import settle
 from gmn_opt.inr.tiled import TiledInr
 from gmn_opt.inr.tiling import cut
 
 #: Tiles that are edited at once; bounds the memory.
 TILES_AT_ONCE = 64
+#: How far a predictor looks, in pixels.
+_MIRRORED = 8
 
 
 def serves_tiles(editor: WeightEditor) -> bool:
@@ -42,8 +46,17 @@ def aim(editor: WeightEditor, image: Tensor, strength: float = 1.0) -> Tensor:
             "less, or take an editor for photographs."
         )
     low, high = editor.inr.value_range
-    predicted = editor.refinement.predictor(image.unsqueeze(0))[0].clamp(low, high)
+    predicted = _predicted(editor.refinement.predictor, image).clamp(low, high)
     return image + strength * (predicted - image)
+
+
+def _predicted(predictor: ImagePredictor, image: Tensor) -> Tensor:
+    """What a predictor makes of an image ``[H, W, C]``, mirrored at its edges as by OpenCV."""
+    height, width = image.shape[:2]
+    down, across = min(_MIRRORED, height - 1), min(_MIRRORED, width - 1)
+    wide = pad(image.movedim(-1, 0), (across, across, down, down), mode="reflect")
+    out: Tensor = predictor(wide.movedim(0, -1).unsqueeze(0))[0]
+    return out[down : down + height, across : across + width]
 
 
 @torch.no_grad()

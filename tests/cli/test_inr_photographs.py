@@ -73,6 +73,29 @@ def test_from_photograph_to_picture(run: Run) -> None:
     assert result.stdout.strip() == "odd.png: 144x80"
 
 
+def test_from_photograph_to_edited_picture(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one command; what is wrong with the edit is said before the fit."""
+    tiled = load_tiled("cat.safetensors")
+    fits: list[str] = []
+
+    def fit(*args: Any) -> Any:
+        fits.append(args[2])
+        return tiled
+
+    monkeypatch.setattr("gmn_opt.cli.inr.tiled.fit_photograph", fit)
+    args = ("edit", "cat.png", "--editor", "photo-warm.safetensors", "--edit")
+    assert "not for 'photo-neon'" in run(*args, "neon", "-o", "x.png").stderr
+    assert not fits
+    result = run(*args, "warm", "-o", "warm.png")
+    assert result.exit_code == 0, result.output
+    assert "warm.png: photo-warm, strength 1, by photo-warm.safetensors" in result.stdout
+    assert picture("warm.png").shape == picture("cat.png").shape
+    assert run(*args, "warm", "-o", "warm.safetensors").exit_code == 0
+    assert load_tiled("warm.safetensors").about["edits"][0]["edit"] == "photo-warm"
+    assert fits == ["cat.png", "cat.png"]
+    assert "there is no file no.png" in run("edit", "no.png", "-o", "y.png").stderr
+
+
 def test_a_gallery_of_ones_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = load_tiled("cat.safetensors")
     monkeypatch.setattr("gmn_opt.inr.fit_tiles", lambda _: tiled)

@@ -180,7 +180,7 @@ class TestEditing:
         assert card["results"]["test_mse"] == record["test_mse"]
         assert card["data"]["inrs"] == {"train": 6, "valid": 3, "test": 3}
         assert load_editor(to["package"] / f"{name}.safetensors").about["size"] == [28, 28]
-        assert (to["results"] / name / "result.json").is_file()
+        assert (to["results"] / "inr_editing" / name / "result.json").is_file()
         for change in ({"complete": False}, {"sha256": "0"}):
             (run / "result.json").write_text(json.dumps({**record, **change}))
             with pytest.raises(typer.Exit):

@@ -17,7 +17,9 @@ from gmn_opt.cli.frame import examples
 from gmn_opt.cli.inr.gallery import make_gallery
 from gmn_opt.cli.inr.shared import (
     LARGEST,
+    NETWORKS,
     ONE_NETWORK,
+    PICTURES,
     SIDES,
     Editor,
     Force,
@@ -191,30 +193,51 @@ def _check_memory(steps: int, side: int) -> None:
 
 @inr_app.command("edit", epilog=examples(_FIT + " --force", _EDIT))
 def edit_inr(
-    network: Annotated[Path, typer.Argument(help="A network that `gmn-opt inr fit` wrote.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The edited one: NAME.safetensors.")],
+    network: Annotated[
+        Path, typer.Argument(help="A network that `gmn-opt inr fit` wrote, or a photograph.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="The edited one: NAME.safetensors, or NAME.png of it."),
+    ],
     edit: Annotated[
-        str | None, typer.Option("--edit", help="What to do: dilate, contrast, ...")
+        str | None, typer.Option("--edit", help="What to do: warm, sketch, dilate, ...")
     ] = None,
     editor: Editor = None,
     strength: Strength = 1.0,
     omega: Omega = 30.0,
     force: Force = False,
 ) -> None:
-    """Edit the weights of a network; its image is not needed."""
-    check_out(out, ".safetensors", force=force)
+    """Edit the weights of a network; its image is not needed.
+
+    A photograph becomes tiles first, as by `gmn-opt inr fit`.
+    """
+    check_out(out, *NETWORKS, *PICTURES, force=force)
     check_strength(strength)
-    check_network(network)
-    from gmn_opt.inr import save_inr
+    # names without a suffix are those of bundled photographs
+    suffix = network.suffix.lower()
+    is_picture = suffix in PICTURES or not (suffix or network.exists())
+    (check_image if is_picture else check_network)(network)
+    if is_picture or _is_tiled(network):
+        edit_photograph(network, out, edit, editor, strength)
+        return
+    if out.suffix.lower() not in NETWORKS:
+        fail(f"cannot write {out}: the name must end in .safetensors; render that then")
+    _edit_one(network, out, edit, editor, strength, omega)
+
+
+def _is_tiled(path: Path) -> bool:
     from gmn_opt.inr.tiled import is_tiled
 
-    if is_tiled(network):
-        began = time.perf_counter()
-        tiled, used, named = edit_photograph(network, edit, editor, strength)
-        save_photograph(out, tiled)
-        took = time.perf_counter() - began
-        typer.echo(f"{out}: {used.config.edit}, strength {strength:g}, by {named} in {took:.1f} s")
-        return
+    return is_tiled(path)
+
+
+def _edit_one(
+    network: Path, out: Path, edit: str | None, editor: Path | None, strength: float, omega: float
+) -> None:
+    """Edit and save one network of a small image."""
+    from gmn_opt.inr import save_inr
+
     inr, about = load_network(network, omega)
     chosen, called = find_editor(edit, editor, inr.config.outputs)
     made_for = side_of(chosen)

@@ -84,7 +84,9 @@ def make_gallery(
         columns = {
             "image": as_targets(pixels, config),
             "network": render(inr, shape, found.params),
-            f"edited ({strength:g})": render(inr, shape, chosen(found.params, strength=strength)),
+            f"edited ({strength:g})": render(
+                inr, shape, chosen.edit_batch(found.params, strength=strength)
+            ),
         }
     if not all(bool(values.isfinite().all()) for values in columns.values()):
         fail(f"{called} gives values that are no finite numbers; lower --strength")

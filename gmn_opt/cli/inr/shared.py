@@ -24,6 +24,8 @@ Strength = Annotated[
     float, typer.Option(help="0 for nothing, 1 for the edit; what lies between is in between.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that are there.")]
+#: What files of networks and of images end in.
+NETWORKS, PICTURES = (".safetensors",), (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 #: Largest side of an image that is rendered.
 LARGEST = 16384
 #: Longer side of images that one network is enough for.

@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gmn_opt.cli.errors import fail
-from gmn_opt.cli.inr.shared import enough_memory, find_editor
+from gmn_opt.cli.inr.shared import (
+    ONE_NETWORK,
+    PICTURES,
+    enough_memory,
+    find_editor,
+    image_file,
+    say_changes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +150,7 @@ def photo_editor(edit: str | None, path: Path | None, channels: int) -> tuple[We
         if editor_name(full, channels) not in shipped:
             small = next((c for c in (1, 3) if editor_name(edit, c) in shipped_editors()), channels)
             way = " --grey" if small == 1 and channels == 3 else ""
-            there = f"there are {names}" if names else "none ships for such images"
+            there = f"there are {names}" if names else "none ships for grey ones; fit with --colour"
             known = editor_name(edit, small) in shipped_editors()
             hint = f"; {edit} is for small images: fit with --size 32{way}" if known else ""
             fail(f"there is no editor for {edit!r} on photographs of this size; {there}{hint}")
@@ -157,23 +164,71 @@ def photo_editor(edit: str | None, path: Path | None, channels: int) -> tuple[We
 
 
 def edit_photograph(
-    network: Path, edit: str | None, path: Path | None, strength: float
-) -> tuple[TiledInr, WeightEditor, str]:
-    """The edited network of a photograph, the editor, and what it is called."""
+    source: Path, out: Path, edit: str | None, path: Path | None, strength: float
+) -> None:
+    """Edit a tiled INR, or a photograph that becomes one, into a network or a picture of it."""
     from gmn_opt.inr.tiled_editing import edit_tiles
 
-    tiled = load_photograph_network(network)
-    if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
-        fail(f"{network} holds weights that are no finite numbers")
-    editor, called = photo_editor(edit, path, tiled.config.outputs)
     started = time.perf_counter()
+    tiled, editor, called = _found(source, out, edit, path)
+    began = time.perf_counter()
     with told_progress("Editing") as tell, enough_memory("fit at a smaller --size"):
 
         def report(done: float) -> None:
-            seconds = (time.perf_counter() - started) * (1 - done) / max(done, 1e-9)
+            seconds = (time.perf_counter() - began) * (1 - done) / max(done, 1e-9)
             tell(done, f"{seconds:.0f} s left")
 
         try:
-            return edit_tiles(editor, tiled, strength, report), editor, called
+            done = edit_tiles(editor, tiled, strength, report)
         except ValueError as error:
-            fail(f"{network}: {error}")
+            fail(f"{source}: {error}")
+        if out.suffix.lower() in PICTURES:
+            _write_picture(out, done)
+        else:
+            save_photograph(out, done)
+    took = time.perf_counter() - started
+    typer.echo(f"{out}: {editor.config.edit}, strength {strength:g}, by {called} in {took:.1f} s")
+
+
+def _found(
+    source: Path, out: Path, edit: str | None, path: Path | None
+) -> tuple[TiledInr, WeightEditor, str]:
+    """The network in a file or of a photograph, an editor for it, and what that is called."""
+    from gmn_opt.inr.photos import PhotoError, read_photo
+    from gmn_opt.inr.tiled import is_tiled
+
+    if source.is_file() and is_tiled(source):
+        tiled = load_photograph_network(source)
+        if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
+            fail(f"{source} holds weights that are no finite numbers")
+        return tiled, *photo_editor(edit, path, tiled.config.outputs)
+    try:
+        # editors that ship are for colour
+        channels = 3 if path is None else None
+        photo = read_photo(image_file(source), channels=channels, longest=LONGEST)
+    except PhotoError as error:
+        fail(str(error))
+    say_changes(photo.changes, source)
+    if max(photo.pixels.shape[:2]) <= ONE_NETWORK:
+        fail(f"{source} is small enough for one network; fit it first with `gmn-opt inr fit`")
+    # what is wrong with the edit is to be said before the fit
+    editor, called = photo_editor(edit, path, photo.pixels.shape[-1])
+    options = TileOptions(width=None, steps=None, target=None, seed=0)
+    tiled = fit_photograph(photo.pixels, out, source.name, options)
+    typer.echo(summary(tiled), err=True)
+    return tiled, editor, called
+
+
+def _write_picture(out: Path, tiled: TiledInr) -> None:
+    import torch
+
+    from gmn_opt.inr.gallery import levels
+    from gmn_opt.inr.photos import PhotoError, write_photo
+
+    try:
+        with torch.no_grad():
+            write_photo(out, levels(tiled.render(), tiled.config.value_range))
+    except PhotoError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}")

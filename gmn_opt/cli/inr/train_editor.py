@@ -85,7 +85,7 @@ def _train(
 
         if rounds:
             sets = make_tiles(images, _TILES, seed + 1)
-            config = PhotoTraining(seconds, lr=3e-3)
+            config = PhotoTraining(seconds, batch=8, lr=3e-3)
             about["rounds"] = train_rounds(editor, sets, [name], config, seed, report)
         assert editor.refinement is not None
         about["predictor"] = train_predictor(

@@ -1,0 +1,59 @@
+"""Editors for photographs that ship, on a photograph that none was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gmn_opt.data import load_photograph
+from gmn_opt.inr import TiledInr, fit_tiles, load_editor, shipped_editors
+from gmn_opt.inr.edits import PHOTO, edited
+from gmn_opt.inr.tiled_editing import edit_tiles, serves_tiles
+from gmn_opt.inr.tiled_fitting import TILE_FIT
+from gmn_opt.inr.tiling import seam_ratio
+from gmn_opt.weights import card
+
+SHIPPED = [n for n in shipped_editors() if n.startswith(f"inr-{PHOTO}")]
+
+
+@pytest.fixture(scope="module")
+def face() -> TiledInr:
+    """The cat's face as 2 by 2 tiles."""
+    return fit_tiles(load_photograph()[40:112, 60:132], fit=replace(TILE_FIT, steps=250))
+
+
+def test_all_ship() -> None:
+    edits = ("contrast", "denoise", "neon", "sharpen", "sketch", "warm")
+    assert [f"inr-{PHOTO}{e}-colour" for e in edits] == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_ships_edits_a_photograph(name: str, face: TiledInr) -> None:
+    editor = load_editor(name, 3)
+    assert serves_tiles(editor)
+    shown = face.render()
+    wanted = edited(shown, editor.config.edit)
+    result = edit_tiles(editor, face).render()
+    left = float((result - wanted).square().mean() / (shown - wanted).square().mean())
+    # there is nothing to clean in a fit without grain
+    assert left < (1 if name.endswith("denoise-colour") else 0.2)
+    assert seam_ratio(result, face.tiling) < 1.2 * seam_ratio(wanted, face.tiling)
+    halfway = edit_tiles(editor, face, 0.5).render()
+    mixture = (shown + result) / 2
+    assert float((halfway - mixture).square().mean()) < 0.1 * float(
+        (shown - result).square().mean()
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_cards_say_what_was_measured(name: str) -> None:
+    facts = card(name)
+    assert facts["data"]["photographs"]["train"] >= 50
+    assert {"chelsea", "retina", "coffee", "rocket"} <= set(facts["data"]["never_seen"])
+    assert torch.tensor([t["test_mse"] for t in facts["results"]["tests"]]).mean() == (
+        pytest.approx(facts["results"]["test_mse"], rel=1e-4)
+    )
+    for part in ("rounds", "predictor"):
+        assert facts["training"][part]["command"].startswith("python -m experiments.photo_editing")
