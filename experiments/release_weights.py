@@ -122,6 +122,7 @@ def _chosen(record: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
         "metric": record.get("metric"),
         "score": best["score"],
         "long_runs": long_runs,
+        **({"shrinkage": record["shrinkage"]} if "shrinkage" in record else {}),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -62,10 +63,11 @@ def table(graph: BlockGraph, width: int | None = None) -> str:
     )
     out = io.StringIO()
     columns = width or shutil.get_terminal_size((100, 24)).columns
-    console = Console(file=out, width=max(columns, 40), color_system=None, highlight=False)
+    plain: dict[str, Any] = {"color_system": None, "highlight": False, "markup": False}
+    console = Console(file=out, width=max(columns, 40), **plain)
     console.print(rows)
     console.print()
-    console.print(total, markup=False)
+    console.print(total)
     for note in graph.notes:
-        console.print(f"Note: {note}", markup=False)
+        console.print(f"Note: {note}")
     return out.getvalue().rstrip()
