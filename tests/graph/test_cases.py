@@ -198,7 +198,7 @@ def test_contraction_keeps_the_edges(name: str) -> None:
 @pytest.mark.parametrize("name", HONEST)
 def test_every_group_has_an_edge(name: str) -> None:
     graph = made(name)[-1]
-    used = {end for b in graph.blocks for end in (b.src, b.dst)}
+    used = {end for b in (*graph.blocks, *graph.buffer_blocks) for end in (b.src, b.dst)}
     assert used == {g.id for g in graph.groups}
 
 
