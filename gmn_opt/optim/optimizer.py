@@ -16,6 +16,7 @@ from gmn_opt.eager import eagerly
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.binding import Binding
+from gmn_opt.optim.blame import users_level
 from gmn_opt.optim.finder import read_params
 from gmn_opt.optim.fused import Trained, advance, is_sliced
 from gmn_opt.optim.gradients import Gradients, as_real, bounded, compute_dtype, plain_arithmetic
@@ -264,7 +265,7 @@ class GMNOptimizer(Optimizer):
                 "GMNOptimizer skipped a step: a gradient holds NaN or infinity. Weights and "
                 "accumulators are as they were. Further skipped steps are not reported.",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=users_level(),
             )
         return False
 

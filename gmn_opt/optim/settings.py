@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gmn_opt.optim.blame import users_level
+
 #: What ``lr`` 1 is to AdamW: weight decay counts as with AdamW at this learning rate.
 ADAMW_LR = 1e-3
 #: Below this ``lr`` was most likely written for another optimizer.
@@ -112,7 +114,7 @@ class LearningRateWatch:
 
     def constructed(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Judge the values that the user wrote."""
-        self._judge(max(float(g["lr"]) for g in groups), stacklevel=4)
+        self._judge(max(float(g["lr"]) for g in groups))
 
     def resumed(self) -> None:
         """The peak may lie behind, so that nothing can be said any more."""
@@ -128,13 +130,13 @@ class LearningRateWatch:
         if self._peak >= SMALLEST_LR:
             self._done = True
         elif told:
-            self._judge(max(told), stacklevel=7)
+            self._judge(max(told))
             self._done = True
         elif lr < self._peak or self._steps > _PATIENCE:
-            self._judge(self._peak, stacklevel=7)
+            self._judge(self._peak)
         self._peak = max(self._peak, lr)
 
-    def _judge(self, peak: float, stacklevel: int) -> None:
+    def _judge(self, peak: float) -> None:
         if self._done or not 0 < peak < SMALLEST_LR:
             return
         self._done = True
@@ -144,5 +146,5 @@ class LearningRateWatch:
             "leave it out, or use values around 1.0, also as the peak of a schedule, as in "
             "OneCycleLR(optimizer, max_lr=1.0, ...).",
             LearningRateWarning,
-            stacklevel=stacklevel,
+            stacklevel=users_level(),
         )

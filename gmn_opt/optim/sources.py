@@ -20,6 +20,7 @@ from gmn_opt.optim.binding import (
     load_thought,
     save_binding,
 )
+from gmn_opt.optim.blame import users_level
 from gmn_opt.optim.capture import InputCapture, Inputs
 from gmn_opt.optim.finder import find_owners, is_callable, same_parameters
 from gmn_opt.optim.sharded import Team
@@ -246,7 +247,7 @@ class GraphSources:
             f"{self._reason(loose, len(params))}. Training goes on, each of these tensors on its "
             "own.",
             GraphWarning,
-            stacklevel=8,
+            stacklevel=users_level(),
         )
 
     def _only_pieces(self) -> bool:
