@@ -128,6 +128,25 @@ def test_a_game_of_two_stays_bounded() -> None:
     assert all(p.abs().max() < 20 for m in (maker, judge) for p in m.parameters())
 
 
+@pytest.mark.parametrize("quiet", [range(10, 11), range(18, 21), range(0, 30)])
+def test_gradients_that_rest_for_a_while_come_back_in_peace(quiet: range) -> None:
+    """Steps in which all units are dead, just when the metanet looks, and then they wake."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    opt = GMNOptimizer(model.parameters(), model=model, example_inputs=torch.randn(3, 4))
+    largest = 0.0
+    for step in range(60):
+        before = [p.detach().clone() for p in model.parameters()]
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p) if step in quiet else 1e-3 * torch.randn_like(p)
+        opt.step()
+        moved = [
+            float((p - q).abs().max()) for p, q in zip(model.parameters(), before, strict=True)
+        ]
+        largest = max(largest, *moved)
+    assert largest < 0.5
+
+
 def test_rare_labels_in_small_batches() -> None:
     """Two of a hundred labels are rare; eight examples a step, the length known."""
     wins = 0
