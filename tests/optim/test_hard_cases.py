@@ -128,7 +128,7 @@ def test_a_game_of_two_stays_bounded() -> None:
     assert all(p.abs().max() < 20 for m in (maker, judge) for p in m.parameters())
 
 
-@pytest.mark.parametrize("quiet", [range(10, 11), range(18, 21), range(0, 30)])
+@pytest.mark.parametrize("quiet", [range(10, 11), range(18, 21), range(30)])
 def test_gradients_that_rest_for_a_while_come_back_in_peace(quiet: range) -> None:
     """Steps in which all units are dead, just when the metanet looks, and then they wake."""
     torch.manual_seed(0)
@@ -140,9 +140,9 @@ def test_gradients_that_rest_for_a_while_come_back_in_peace(quiet: range) -> Non
         for p in model.parameters():
             p.grad = torch.zeros_like(p) if step in quiet else 1e-3 * torch.randn_like(p)
         opt.step()
-        moved = [
-            float((p - q).abs().max()) for p, q in zip(model.parameters(), before, strict=True)
-        ]
+        with torch.no_grad():
+            pairs = zip(model.parameters(), before, strict=True)
+            moved = [float((p - q).abs().max()) for p, q in pairs]
         largest = max(largest, *moved)
     assert largest < 0.5
 
