@@ -67,6 +67,7 @@ def plot(log: Path, out: Path) -> bool:
     else:
         _draw_smoothed(axes[0], records, "meta_loss", "meta-loss", "C1", window)
     _draw_smoothed(axes[1], records, "loss", "mean inner loss", "C0", window)
+    axes[1].set_yscale("log")  # one run that explodes would flatten all others
     figure.suptitle(f"meta-training, moving averages over {window} outer steps", fontsize=10)
     for event, color in (("diverged", "C3"), ("non-finite", "k")):
         at = [r["step"] for r in records if r["event"] == event]
