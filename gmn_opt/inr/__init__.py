@@ -14,6 +14,7 @@ from gmn_opt.inr.rendering import coordinates, psnr, render
 from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
 from gmn_opt.inr.siren import Siren, SirenConfig
 from gmn_opt.inr.tiled import TiledInr, load_tiled, save_tiled
+from gmn_opt.inr.tiled_editing import edit_tiles
 from gmn_opt.inr.tiled_fitting import fit_tiles
 from gmn_opt.inr.tiling import Tiling
 
@@ -39,6 +40,7 @@ __all__ = [
     "canonical",
     "config_from_dict",
     "coordinates",
+    "edit_tiles",
     "fit_batch",
     "fit_images",
     "fit_tiles",

@@ -136,7 +136,7 @@ def test_another_kind(path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights file at"):
         load(tmp_path / "none.safetensors", KIND)
-    with pytest.raises(WeightsError, match="no weights file at"):
+    with pytest.raises(WeightsError, match="has no weights.safetensors"):
         load(tmp_path, KIND)
 
 
