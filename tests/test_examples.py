@@ -57,7 +57,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Any], None], tuple[str, ...]]] 
     "edit_photo": ({"steps": 200, "size": 64}, edit_photo, ()),
     "fsdp2": ({"steps": 20}, lower(2.3), ()),
     "huggingface_trainer": ({"steps": 5}, lower(5.5), ("transformers", "accelerate")),
-    "lightning_module": ({"epochs": 1, "examples": 1280}, lower(1.5), ("lightning",)),
+    "lightning_module": ({"epochs": 1, "examples": 1280}, lower(2.0), ("lightning",)),
     "meta_train_task": ({"meta_steps": 3, "horizon": (5, 10)}, lower(1.0), ()),
     "plain_loop": ({"steps": 30, "every": 15}, plain_loop, ()),
     "predict_folder": ({"count": 90, "minutes": 0.05, "folder": "few"}, predict_folder, ()),

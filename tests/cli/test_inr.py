@@ -266,7 +266,7 @@ def test_networks_from_elsewhere(run: Run) -> None:
         (["fit", "digit.png", "-o", "digit.png/x.safetensors"], "digit.png is not a folder"),
         (["fit", "digit.png", "-o", "x.pt"], "the name must end in .safetensors"),
         (["fit", "digit.png", "-o", "no/x.safetensors"], "no is not a folder"),
-        (["edit", "x", "-o", "x.safetensors", "--edit", "melt"], "There is no file x"),
+        (["edit", "x", "-o", "x.safetensors", "--edit", "melt"], "there is no file x"),
         (["edit", "NET", "-o", "x.safetensors"], "say which edit with --edit"),
         (
             ["edit", "NET", "-o", "x.safetensors", "--edit", "melt"],

@@ -107,12 +107,12 @@ def test_a_gallery_of_ones_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_editor_for_an_edit_of_ones_own(run: Run) -> None:
-    Path("own_edits.py").write_text("def darker(image):\n    return image // 2\n")
+    Path("own_edits.py").write_text("def darkened(image):\n    return image // 2\n")
     args = ("--rounds-of", "photo-warm.safetensors", "--seconds", "1", "-o", "mine.safetensors")
-    result = run("train-editor", "own_edits:darker", "chelsea", *args)
+    result = run("train-editor", "own_edits:darkened", "chelsea", *args)
     assert result.exit_code == 0, result.output
-    assert "mine.safetensors: photo-darker" in result.stdout
-    assert load_editor(Path("mine.safetensors")).config.edit == "photo-darker"
+    assert "mine.safetensors: photo-darkened" in result.stdout
+    assert load_editor(Path("mine.safetensors")).config.edit == "photo-darkened"
     result = run("train-editor", "own_edits:none", "chelsea", "-o", "y.safetensors")
     assert "There is no function own_edits:none" in result.stderr
 
