@@ -400,8 +400,8 @@ def test_what_is_never_used_is_on_no_edge() -> None:
 
 
 def test_constants_are_pinned_unless_they_are_all_alike() -> None:
-    """Adding 1 to every neuron keeps their order free. A buffer's numbers are constants of their own
-    to the computation graph; to the parameter graph they are free where they are all alike.
+    """Adding 1 to every neuron keeps their order free. A buffer's numbers are constants of their
+    own to the computation graph; to the parameter graph they are free where they are all alike.
     """
 
     class Plus(nn.Module):
