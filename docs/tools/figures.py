@@ -134,6 +134,32 @@ def cost() -> str:
 
 
 @table
+def problems() -> str:
+    """How often an untuned rule ends below AdamW on small random problems."""
+    record = read("small_problems/result.json")
+    runs = len(record["runs"])
+    rows = [
+        [name, *(f"{100 * v:.0f} %" for v in list(facts.values())[:2]), f"{facts['diverged']}"]
+        for name, facts in record["summary"].items()
+    ]
+    header = [f"{runs} problems, {record['steps']} steps", "below AdamW 1e-3",
+              "not above the better AdamW", "diverged"]  # fmt: skip
+    return grid(header, rows)
+
+
+@table
+def step_cost() -> str:
+    """Milliseconds of a step beside AdamW's and Muon's."""
+    rows = []
+    for name, facts in read("step_cost/result.json")["models"].items():
+        ms = facts["milliseconds"]
+        cells = [f"{ms[k]:.1f}" for k in ("gmn", "muon", "adamw", "pass")]
+        rows.append([name, f"{facts['parameters']:,}", *cells, f"{ms['gmn'] / ms['muon']:.2f}"])
+    header = ["Model", "Parameters", "GMN", "Muon", "AdamW", "Forward, backward", "GMN / Muon"]
+    return grid(header, rows)
+
+
+@table
 def demo() -> str:
     """What `gmn-opt demo` prints."""
     rows = []
