@@ -65,6 +65,7 @@ def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> di
     return {
         "name": name,
         "what": f"weight editor ({record['edit']}): edits photographs by the weights of tiled INRs",
+        "date": date.today().isoformat(),
         "parameters": record["parameters"],
         "sizes": record["editor"],
         "inr": editor.inr.to_dict(),
