@@ -18,6 +18,7 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import config_from_dict
 from gmn_opt.metanet import blocked
 from gmn_opt.weights import WeightsError, WeightSet, load, save
+from gmn_opt.weights.plain import reason
 
 KIND = "network generator"
 _UNITS = "units."
@@ -191,7 +192,7 @@ class Generator:
             conditions = Conditions(**{n: tuple(v) for n, v in lists.items()})
             sizes = FieldConfig(**config["field"])
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
+            raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
         example = None
         if config.get("inr") is not None:
             with torch.random.fork_rng(devices=[]):
@@ -205,7 +206,7 @@ class Generator:
         try:
             field.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(_UNITS)})
         except RuntimeError as error:
-            raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
+            raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
         return Generator(graph, field.requires_grad_(False).eval(), conditions, config["about"])
 
 

@@ -16,7 +16,7 @@ from gmn_opt.inr.refining import SLOPE_FEATURES
 from gmn_opt.weights import WeightsError, WeightSet, available, load, save
 from gmn_opt.weights.folders import WEIGHTS
 from gmn_opt.weights.headers import Shapes, check_metanet, compare
-from gmn_opt.weights.plain import is_count, shown
+from gmn_opt.weights.plain import is_count, reason, shown
 from gmn_opt.weights.shipped import path_of
 
 KIND = "inr editor"
@@ -82,9 +82,8 @@ def load_editor(editor: str | os.PathLike[str], channels: int | None = None) -> 
         made.load_state_dict(found.tensors)
         made.about = dict(found.config["about"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = shown(str(error), 400)
         raise WeightsError(
-            f"{path} does not fit the inr editor of this gmn-opt: {reason}"
+            f"{path} does not fit the inr editor of this gmn-opt: {reason(error)}"
         ) from error
     if channels is not None and inr.outputs != channels:
         raise WeightsError(

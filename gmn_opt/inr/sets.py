@@ -30,7 +30,7 @@ from gmn_opt.inr.fitting import FitConfig, FittedInrs, as_targets, fit_batch
 from gmn_opt.weights import WeightsError
 from gmn_opt.weights.atomic import write_atomically
 from gmn_opt.weights.headers import compare
-from gmn_opt.weights.plain import is_count, read_json, shown
+from gmn_opt.weights.plain import is_count, read_json, reason, shown
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -248,7 +248,9 @@ def _read(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error}). Fit the set again.") from error
+        raise WeightsError(
+            f"{path} cannot be read ({reason(error)}). Fit the set again."
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:
         raise WeightsError(
@@ -258,7 +260,7 @@ def _read(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
     try:
         return dict(deserialize(data))
     except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file ({error}).") from error
+        raise WeightsError(f"{path} is no safetensors file ({reason(error)}).") from error
 
 
 def _check_parts(
@@ -273,7 +275,8 @@ def _check_parts(
             compare({n: tuple(part[n].shape) if n in part else None for n in want}, want)
         except ValueError as error:
             raise WeightsError(
-                f"{folder / entry['file']} does not fit {MANIFEST}: {error}. Fit the set again."
+                f"{folder / entry['file']} does not fit {MANIFEST}: {reason(error)}. Fit the set "
+                "again."
             ) from error
 
 

@@ -10,6 +10,7 @@ import torch
 
 from gmn_opt import weights as files
 from gmn_opt.optim.rule import LearnedRule, RuleConfig
+from gmn_opt.weights.plain import reason
 from gmn_opt.weights.shipped import find
 
 if TYPE_CHECKING:
@@ -57,6 +58,6 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
             rule.load_state_dict(found.tensors)
         except (TypeError, RuntimeError) as error:
             raise files.WeightsError(
-                f"{path} does not fit the learned rule of this gmn-opt: {error}"
+                f"{path} does not fit the learned rule of this gmn-opt: {reason(error)}"
             ) from error
     return rule.requires_grad_(False).eval()

@@ -23,6 +23,7 @@ from gmn_opt.predict.networks import Given, as_networks
 from gmn_opt.predict.predictor import Predictor
 from gmn_opt.predict.trees import statistics_of
 from gmn_opt.weights import WeightsError, WeightSet, load, save
+from gmn_opt.weights.plain import reason
 
 KIND = "calibrated-predictor"
 _NEIGHBOURS = 5
@@ -156,7 +157,7 @@ class CalibratedPredictor:
                 (bounds[0], bounds[1]),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
+            raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
 
 
 def calibrate(

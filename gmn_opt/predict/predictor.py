@@ -15,6 +15,7 @@ from gmn_opt.predict.model import ModelConfig, PredictorModel
 from gmn_opt.predict.networks import Given, as_networks, stacked
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
+from gmn_opt.weights.plain import reason
 
 KIND = "predictor"
 _CHUNK = 64
@@ -144,4 +145,4 @@ class Predictor(nn.Module):
         try:
             return cls.from_about(found.config, found.tensors, example_inputs)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{path} does not fit this gmn-opt: {error}") from error
+            raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from gmn_opt.weights.atomic import write_atomically
 from gmn_opt.weights.folders import in_folder
 from gmn_opt.weights.headers import OpenFile, Shapes, WeightsError, check_rule
-from gmn_opt.weights.plain import parse_json, shown
+from gmn_opt.weights.plain import parse_json, reason, shown
 
 __all__ = ["FORMAT_VERSION", "WeightSet", "WeightsError", "is_ours", "load", "save"]
 
@@ -109,5 +109,7 @@ def load(path: str | os.PathLike[str], kind: str, check: Check | None = None) ->
         if check is not None:
             check(about["config"], file.shapes)
     except ValueError as error:
-        raise WeightsError(f"{path} does not fit the {kind} of this gmn-opt: {error}.") from error
+        raise WeightsError(
+            f"{path} does not fit the {kind} of this gmn-opt: {reason(error)}."
+        ) from error
     return WeightSet(path.stem, kind, about["config"], file.tensors())

@@ -16,6 +16,8 @@ from gmn_opt.weights.plain import is_count, shown
 Shapes = Mapping[str, tuple[int, ...]]
 #: Tensors that a file may have; the largest networks of ours have some hundreds.
 MOST_TENSORS = 4096
+#: Arithmetic on tensors ends at 64.
+MOST_AXES = 16
 MOST_NAME = 400
 _DTYPES = {
     "F32": torch.float32,
@@ -66,6 +68,12 @@ class OpenFile:
                 dtypes = {n: str(s.get_dtype()) for n, s in parts.items()}
         except (SafetensorError, OSError, UnicodeError, OverflowError) as error:
             raise self._damaged(error) from error
+        for name, shape in self.shapes.items():
+            if len(shape) > MOST_AXES:
+                raise WeightsError(
+                    f"{path}: tensor {shown(name)!r} has {len(shape)} axes, at most {MOST_AXES} "
+                    "are read. It is none of gmn-opt's."
+                )
         for name, dtype in dtypes.items():
             if dtype not in _DTYPES:
                 raise WeightsError(

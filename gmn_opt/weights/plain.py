@@ -45,6 +45,11 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def reason(error: BaseException, most: int = 400) -> str:
+    """What an error says about a stranger's file, on one line without control characters."""
+    return shown(" ".join(str(error).split()), most)
+
+
 def is_count(value: object, least: int = 1, most: int = 10**9) -> bool:
     """Whether ``value`` is a whole number (True is none) between the bounds."""
     return type(value) is int and least <= value <= most

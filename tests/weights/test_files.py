@@ -28,6 +28,7 @@ from gmn_opt.weights import (
     save,
     shipped,
 )
+from gmn_opt.weights.headers import OpenFile
 
 KIND = "thing"
 TENSORS = {
@@ -131,6 +132,13 @@ def test_another_version(tmp_path: Path) -> None:
 def test_another_kind(path: Path) -> None:
     with pytest.raises(WeightsError, match="weights of a thing, not of a weight editor"):
         load(path, "weight editor")
+
+
+@pytest.mark.parametrize("axes", [17, 64, 65])
+def test_too_many_axes(tmp_path: Path, axes: int) -> None:
+    save_file({"x": torch.ones((1,) * axes)}, tmp_path / "many.safetensors")
+    with pytest.raises(WeightsError, match=f"has {axes} axes, at most 16"):
+        OpenFile(tmp_path / "many.safetensors")
 
 
 def test_no_file(tmp_path: Path) -> None:
