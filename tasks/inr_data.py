@@ -109,7 +109,9 @@ def photograph(name: str) -> Tensor:
         from matplotlib.cbook import get_sample_data
         from PIL import Image
 
-        with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
+        with Image.open(
+            get_sample_data("grace_hopper.jpg", asfileobj=False), formats=["JPEG"]
+        ) as file:
             return torch.from_numpy(np.array(file.convert("RGB")))
     from skimage import data
 

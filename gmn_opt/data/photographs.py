@@ -38,7 +38,7 @@ def load_photograph(name: str = "chelsea") -> Tensor:
     """
     path, entry = _entry(BUNDLED, name)
     content = _checked(path, entry)
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
         return torch.from_numpy(np.array(image))
 
 

@@ -28,6 +28,8 @@ from tasks.inr_data import LICENCES, photograph
 
 #: Shorter side that photographs are reduced to.
 SIDE = 512
+#: What the collection holds; nothing else is handed to a decoder.
+FORMATS = ("PNG", "JPEG", "WEBP")
 Part = Literal["train", "valid", "test"]
 
 
@@ -79,7 +81,7 @@ def load_photo(name: str) -> Tensor:
             f"The photograph {name!r} is not at {path}. Fetch all of them from Debian's packages "
             "with `python -m tasks.data.photo_collection`."
         )
-    with Image.open(path) as file:
+    with Image.open(path, formats=FORMATS) as file:
         return _array(file.convert("RGB"))
 
 
@@ -118,7 +120,7 @@ def keep(name: str, content: bytes) -> None:
             f"{entry['file']} of {entry['package']} has sha256 {found}, expected "
             f"{entry['sha256']}: another version than {entry['version']}, or damaged."
         )
-    with Image.open(io.BytesIO(content)) as file:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as file:
         small = reduced(file)
     write_atomically(folder() / f"{name}.png", lambda path: small.save(path, "PNG"))
 
