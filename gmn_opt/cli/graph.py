@@ -14,7 +14,6 @@ from gmn_opt.cli.errors import fail
 from gmn_opt.cli.frame import console
 from gmn_opt.cli.models import parse_dtype, parse_input, prepare, trace_or_fail
 from gmn_opt.cli.output import write_out
-from gmn_opt.weights.atomic import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -183,6 +182,8 @@ def _draw(traced: ParameterGraph, picture: Path, level: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    from gmn_opt.weights.atomic import write_atomically  # which imports torch
+
     try:
         write_atomically(path, lambda made: made.write_text(text, encoding="utf-8"))
     except OSError as error:
