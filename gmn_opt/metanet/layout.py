@@ -102,9 +102,11 @@ class BlockLayout:
 
     def to_edges(self, tensor: Tensor) -> Tensor:
         """``[..., *tensor_shape]`` to ``[..., D, E]``."""
-        if not self.is_whole:
-            tensor = tensor[self.where(tensor.device)]
-        return rearrange(tensor, self.pattern, **self.axis_sizes)
+        return self.arrange(tensor if self.is_whole else tensor[self.where(tensor.device)])
+
+    def arrange(self, piece: Tensor) -> Tensor:
+        """The block's slice of the tensor, ``[..., *block.shape]``, to ``[..., D, E]``."""
+        return rearrange(piece, self.pattern, **self.axis_sizes)
 
     def from_edges(self, edges: Tensor) -> Tensor:
         """``[..., D, E]`` back to the block's slice of the tensor, ``[..., *block.shape]``."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -45,7 +44,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What a block sees of its tensor, as views; ``ahead``: the look-ahead of the momentum."""
+    """What a block sees of its tensor, as views."""
 
     block: int
     value: Tensor
@@ -94,7 +93,7 @@ def advance(
         _add_scaled(piece, look, [factor * c for c in rows[piece.block]], bias)
     orthogonal = set(base_constants(layout, thought).orthogonal)
     chosen = [(p, look) for p, look in zip(pieces, ahead, strict=True) if p.block in orthogonal]
-    matrices = [_as_matrix(layout, p.block, look) for p, look in chosen]
+    matrices = [layout.blocks[p.block].arrange(look) for p, look in chosen]
     for (piece, _), made in zip(chosen, orthogonalize_all(matrices, fast=True), strict=True):
         direction = layout.blocks[piece.block].from_edges(made)
         piece.delta.add_(direction, alpha=factor * rows[piece.block][ORTHOGONAL])
@@ -126,12 +125,6 @@ def _add_scaled(piece: _Piece, ahead: Tensor, row: Sequence[float], bias: Sequen
     torch.mul(mixed, scale, out=piece.delta)
     if row[_WEIGHT]:
         piece.delta.add_(piece.value, alpha=row[_WEIGHT])
-
-
-def _as_matrix(layout: BlockedGraph, block: int, piece: Tensor) -> Tensor:
-    """``[D, E]`` of a block's slice."""
-    own = layout.blocks[block]
-    return rearrange(piece, own.pattern, **own.axis_sizes)
 
 
 def _coefficients(thought: Tensor) -> list[list[float]]:
