@@ -57,14 +57,11 @@ def is_for_photographs(record: dict[str, Any]) -> bool:
     return bool(record["edit"].startswith(PHOTO))
 
 
-def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str, Any]:
-    """The model card of an editor of tiled INRs."""
-    environment, results = record["environment"], record["results"]
-    told = ("name", "fit_psnr", "worst_tile_psnr", "test_mse", "no_edit", "floor", "seam_ratio",
-            "seam_ratio_of_reference")  # fmt: skip
+def _identity(name: str, what: str, record: dict[str, Any], editor: WeightEditor) -> dict[str, Any]:
+    """The part of every card that says which editor this is, and how it was made."""
     return {
         "name": name,
-        "what": f"weight editor ({record['edit']}): edits photographs by the weights of tiled INRs",
+        "what": f"weight editor ({record['edit']}): edits {what}",
         "date": date.today().isoformat(),
         "parameters": record["parameters"],
         "sizes": record["editor"],
@@ -72,8 +69,28 @@ def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> di
         "image_size": editor.about.get("size"),
         "sha256": record["sha256"],
         "command": record["command"],
-        "commit": environment["commit"],
+        "commit": record["environment"]["commit"],
         "seed": record["seed"],
+    }
+
+
+def _machine(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of every card about where the editor was trained."""
+    environment = record["environment"]
+    return {
+        "processor": environment["cuda"] or environment["processor"],
+        "threads": environment["threads"],
+        "torch": environment["torch"],
+    }
+
+
+def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str, Any]:
+    """The model card of an editor of tiled INRs."""
+    results = record["results"]
+    told = ("name", "fit_psnr", "worst_tile_psnr", "test_mse", "no_edit", "floor", "seam_ratio",
+            "seam_ratio_of_reference")  # fmt: skip
+    return {
+        **_identity(name, "photographs by the weights of tiled INRs", record, editor),
         "data": {
             "name": "tasks/data/photographs.json",
             "photographs": record["photographs"],
@@ -83,9 +100,7 @@ def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> di
         "training": {part: record[part] for part in ("rounds", "predictor")},
         "compute": {
             "seconds": record["rounds"]["seconds"] + record["predictor"]["seconds"],
-            "processor": environment["cuda"] or environment["processor"],
-            "threads": environment["threads"],
-            "torch": environment["torch"],
+            **_machine(record),
         },
         "results": {
             "side": record["side"],
@@ -99,19 +114,8 @@ def photo_card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> di
 
 def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str, Any]:
     """The model card."""
-    environment = record["environment"]
     return {
-        "name": name,
-        "what": f"weight editor ({record['edit']}): edits images by the weights of their INRs",
-        "date": date.today().isoformat(),
-        "parameters": record["parameters"],
-        "sizes": record["editor"],
-        "inr": editor.inr.to_dict(),
-        "image_size": editor.about.get("size"),
-        "sha256": record["sha256"],
-        "command": record["command"],
-        "commit": environment["commit"],
-        "seed": record["seed"],
+        **_identity(name, "images by the weights of their INRs", record, editor),
         "data": {
             "name": record["data"],
             "inrs": record["inrs"],
@@ -123,9 +127,7 @@ def card_of(name: str, record: dict[str, Any], editor: WeightEditor) -> dict[str
         "compute": {
             "steps": record["steps"],
             "seconds": record["training_seconds"],
-            "processor": environment["cuda"] or environment["processor"],
-            "threads": environment["threads"],
-            "torch": environment["torch"],
+            **_machine(record),
         },
         "results": {
             "test_mse": record["test_mse"],
