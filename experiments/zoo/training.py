@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ _SECOND = {"adam": 0.999, "rmsprop": 0.99}
 _MEASURED = 500
 
 Stacked = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,11 @@ def _measure(model: nn.Module, params: Stacked, buffers: Stacked, images: Images
         chosen = y.expand(len(out), -1).unsqueeze(-1)
         return right, -out.log_softmax(-1).gather(-1, chosen).mean((1, 2))
 
+    return _on_both(judged, images)
+
+
+def _on_both(judged: Callable[[Tensor, Tensor], tuple[T, T]], images: Images) -> dict[str, T]:
+    """Accuracy and loss that ``judged`` finds on test images, and on some of the training ones."""
     accuracy, loss = judged(images.test, images.test_labels)
     train, train_loss = judged(images.train[:_MEASURED], images.labels[:_MEASURED])
     return {
@@ -210,14 +217,7 @@ def measure_alone(model: nn.Module, images: Images) -> dict[str, float]:
         out = torch.cat([model(some) for some in x.split(250)])
         return float((out.argmax(1) == y).float().mean()), float(cross_entropy(out, y))
 
-    accuracy, loss = judged(images.test, images.test_labels)
-    train, train_loss = judged(images.train[:_MEASURED], images.labels[:_MEASURED])
-    return {
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "train_accuracy": train,
-        "train_loss": train_loss,
-    }
+    return _on_both(judged, images)
 
 
 def train_alone(plan: BatchPlan, place: int, images: Images) -> nn.Module:
