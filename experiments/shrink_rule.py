@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,9 @@ def main(
     shares: Annotated[
         str, typer.Option(help="Of the learned change, in (0, 1].")
     ] = "0.2,0.4,0.6,1",
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Steps for which a thought serves, if others.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Per task.")] = 700,
     networks: Annotated[int, typer.Option(help="Per task.")] = 2,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 4321,
@@ -50,6 +54,8 @@ def main(
     console = frame.begin(threads)
     with frame.refusing(console):
         rule = load_rule(str(run / "weights.safetensors"))
+        if every is not None:
+            rule.config = replace(rule.config, every=every)
         record = frame.read_json(run / "result.json")
         given = sorted({float(share) for share in shares.split(",")})
         if not given or not all(0 < share <= 1 for share in given):
@@ -67,8 +73,9 @@ def main(
     save_rule(out / "weights.safetensors", shrunk(rule, float(best)))
     if (run / "curve.png").exists():
         shutil.copy(run / "curve.png", out / "curve.png")
-    facts = {"metric": METRIC, "steps": steps, "networks": networks, "seed": seed, "shares": found}
-    frame.write_json(out / "result.json", {**record, "shrinkage": {"chosen": best, **facts}})
+    facts = {"metric": METRIC, "steps": steps, "networks": networks, "seed": seed}
+    shrinkage = {"chosen": best, "every": rule.config.every, **facts, "shares": found}
+    frame.write_json(out / "result.json", {**record, "shrinkage": shrinkage})
     console.print(f"Wrote {out / 'weights.safetensors'} with share {best}")
 
 

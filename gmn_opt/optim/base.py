@@ -2,12 +2,12 @@
 
 Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
 al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
-fan-out / fan-in)), input layers at 0.02: with two coordinates as inputs the factor is large, and
-what follows may be a sine of them. All else (biases, norms, embeddings, positions, the output
-layer, blocks with a single row or column) moves along the Adam direction (Kingma and Ba 2015) at
-0.009, the output layer of a wide network at 0.009 * 128 / fan-in (Yang et al. 2022), not below
-0.003. A tensor with several uses, an embedding that is the output layer as well, takes the Adam
-step: the more careful of the two.
+fan-out / fan-in)), kernels at 0.04 times that factor, input layers without it: with two
+coordinates as inputs it is large, and what follows may be a sine of them. All else (biases, norms,
+embeddings, positions, the output layer, blocks with a single row or column) moves along the Adam
+direction (Kingma and Ba 2015) at 0.009, the output layer of a wide network at 0.009 * 128 / fan-in
+(Yang et al. 2022), not below 0.003. A tensor with several uses, an embedding that is the output
+layer as well, takes the Adam step: the more careful of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
 then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from gmn_opt.graph import Block
     from gmn_opt.metanet import BlockedGraph
 
-#: Spectral norm of a step of a square hidden matrix, and entry of an Adam step, at the peak.
+#: At the peak: spectral norm of the step of a square hidden matrix or kernel, and entry of an Adam
+#: step.
 MATRIX_STEP = 0.02
+KERNEL_STEP = 0.04
 ADAM_STEP = 0.009
 #: Above this fan-in an output layer's step falls.
 WIDE_OUTPUT = 128.0
@@ -84,7 +86,8 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
 
 def _matrix_step(roles: frozenset[Role], rows: int, columns: int) -> float:
     taller = 1.0 if Role.INPUT in roles else max(1.0, rows / columns)
-    return MATRIX_STEP * math.sqrt(taller)
+    step = KERNEL_STEP if Role.CONVOLUTION in roles else MATRIX_STEP
+    return step * math.sqrt(taller)
 
 
 def _adam_step(roles: frozenset[Role], fan_in: int) -> float:

@@ -2,9 +2,9 @@
 
 Between two runs of the metanet the rule is a fixed combination of directions. Then nothing needs to
 be flattened, batched or differentiated: the accumulators are updated in place, and every block's
-directions are added up where they stand. The numbers are those of ``LearnedRule.flat_update``, the
-reference, except that large matrices are orthogonalized in bfloat16 where the hardware is made for
-it.
+directions are added up where they stand, by native code in one pass where there is some. The
+numbers are those of ``LearnedRule.flat_update``, the reference, except that large matrices are
+orthogonalized in bfloat16 where the hardware is made for it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gmn_opt.kept import kept
+from gmn_opt.metanet.native import kernel
 from gmn_opt.optim.base import base_constants, schedule
 from gmn_opt.optim.directions import CHANNELS, DECAYS, EPS, FAST, ORTHOGONAL
 from gmn_opt.optim.orthogonalize import orthogonalize_all
@@ -79,18 +80,18 @@ def advance(
         horizon: steps of the whole training, if known.
     """
     pieces, deltas = _pieces(layout, tensors)
-    bias = [1 / (1 - d ** (step + 1)) for d in DECAYS]
-    grads = [p.grad for p in pieces]
-    fast, slow, second = ([p.moments[i] for p in pieces] for i in range(len(DECAYS)))
-    torch._foreach_lerp_(fast, grads, 1 - DECAYS[0])
-    torch._foreach_lerp_(slow, grads, 1 - DECAYS[1])
-    torch._foreach_mul_(second, DECAYS[2])
-    torch._foreach_addcmul_(second, grads, grads, 1 - DECAYS[2])
-    ahead = torch._foreach_mul(fast, DECAYS[0] * bias[0])
-    torch._foreach_add_(ahead, grads, alpha=1 - DECAYS[0])
     rows, factor = _coefficients(thought), -schedule(step, horizon)
-    for piece, look in zip(pieces, ahead, strict=True):
-        _add_scaled(piece, look, [factor * c for c in rows[piece.block]], bias)
+    bias = [1 / (1 - d ** (step + 1)) for d in DECAYS]
+    native, ahead = kernel(), []
+    for piece in pieces:
+        row = [factor * c for c in rows[piece.block]]
+        arrays = [piece.value, piece.grad, *piece.moments, piece.delta]
+        if native is not None and native.step.serves(arrays):
+            ahead.append(torch.empty_like(piece.grad))
+            native.step.advance([*arrays[:-1], ahead[-1], piece.delta], _factors(row, bias))
+        else:
+            ahead.append(_look_ahead(piece, bias))
+            _add_scaled(piece, ahead[-1], row, bias)
     orthogonal = set(base_constants(layout, thought).orthogonal)
     chosen = [(p, look) for p, look in zip(pieces, ahead, strict=True) if p.block in orthogonal]
     matrices = [layout.blocks[p.block].arrange(look) for p, look in chosen]
@@ -112,6 +113,26 @@ def _pieces(
             views = tensor.value[where], tensor.grad[where], moments, deltas[name][where]
             pieces.append(_Piece(i, *views))
     return pieces, deltas
+
+
+def _factors(row: Sequence[float], bias: Sequence[float]) -> list[float]:
+    """What the native pass multiplies by; ``row``: the coefficients of the channels."""
+    by_size = [row[_GRADIENT], row[FAST], row[_SLOW] * bias[1]]
+    return [
+        *(1 - d for d in DECAYS),
+        *(DECAYS[0] * bias[0], 1 - DECAYS[0]),
+        *(bias[2], EPS**2),
+        *(*by_size, row[_WEIGHT]),
+    ]
+
+
+def _look_ahead(piece: _Piece, bias: Sequence[float]) -> Tensor:
+    """Moments one gradient on, in place, and the fast one's look-ahead."""
+    fast, slow, second = piece.moments
+    fast.lerp_(piece.grad, 1 - DECAYS[0])
+    slow.lerp_(piece.grad, 1 - DECAYS[1])
+    second.mul_(DECAYS[2]).addcmul_(piece.grad, piece.grad, value=1 - DECAYS[2])
+    return torch.mul(fast, DECAYS[0] * bias[0]).add_(piece.grad, alpha=1 - DECAYS[0])
 
 
 def _add_scaled(piece: _Piece, ahead: Tensor, row: Sequence[float], bias: Sequence[float]) -> None:

@@ -97,9 +97,13 @@ def _largest_entries(grads: Mapping[int, Tensor]) -> dict[int, float]:
     for key, grad in grads.items():
         kinds.setdefault((grad.device, grad.dtype), []).append(key)
     found: dict[int, float] = {}
-    for keys in kinds.values():
-        norms = torch._foreach_norm([grads[key] for key in keys], math.inf)
-        found.update(zip(keys, torch.stack(norms).tolist(), strict=True))
+    for kind, keys in kinds.items():
+        listed = [grads[key] for key in keys]
+        if kind[0].type == "cpu":  # ten times faster there than the norm
+            ends = [torch.stack(torch.aminmax(grad)).abs().amax() for grad in listed]
+        else:
+            ends = list(torch._foreach_norm(listed, math.inf))
+        found.update(zip(keys, torch.stack(ends).tolist(), strict=True))
     return found
 
 

@@ -24,7 +24,7 @@ _EPS = 1e-12
 #: Iterations, as in Muon.
 STEPS = 5
 #: Matrices whose smaller side has at least this many rows may be iterated on in bfloat16.
-BFLOAT16_ROWS = 192
+BFLOAT16_ROWS = 128
 
 
 def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:

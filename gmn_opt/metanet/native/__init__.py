@@ -1,4 +1,5 @@
-"""Native code for the CPU: the pass over all edges, the way there and back, and sines.
+"""Native code for the CPU: the pass over all edges, the way there and back, sines, and the
+pass of an optimizer's step.
 
 The ``.cpp`` files are compiled when the package is installed, or by
 ``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with

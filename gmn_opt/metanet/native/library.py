@@ -13,14 +13,15 @@ from gmn_opt.metanet.native.compiling import digest, kept_reason, library_path
 from gmn_opt.metanet.native.edge_calls import NativeEdges
 from gmn_opt.metanet.native.incidence_calls import NativeIncidence
 from gmn_opt.metanet.native.sine_calls import NativeSine
+from gmn_opt.metanet.native.step_calls import NativeStep
 
 
 class NativeKernel:
-    """What a library of compiled functions does: passes over edges, ways there and back, sines."""
+    """What a library of compiled functions does: passes over edges, ways there and back, sines, steps."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.edges, self.incidence = NativeEdges(library), NativeIncidence(library)
-        self.sine = NativeSine(library)
+        self.sine, self.step = NativeSine(library), NativeStep(library)
 
 
 def _variants() -> list[str]:
