@@ -2,8 +2,9 @@
 
 Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
 al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
-fan-out / fan-in)), kernels at 0.04 times that factor, input layers without it: with two
-coordinates as inputs it is large, and what follows may be a sine of them. All else (biases, norms,
+fan-out / fan-in)), kernels at 0.04 times that factor, dense input layers without it: with two
+coordinates as inputs it is large, and what follows may be a sine of them. From 32 inputs on they
+are at 0.03. All else (biases, norms,
 embeddings, positions, the output layer, blocks with a single row or column) moves along the Adam
 direction (Kingma and Ba 2015) at 0.009, the output layer of a wide network at 0.009 * 128 / fan-in
 (Yang et al. 2022), not below 0.003. A tensor with several uses, an embedding that is the output
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 #: step.
 MATRIX_STEP = 0.02
 KERNEL_STEP = 0.04
+INPUT_STEP = 0.03
+#: From this fan-in on, a dense input layer moves at ``INPUT_STEP``; others at ``MATRIX_STEP``.
+MANY_INPUTS = 32
 ADAM_STEP = 0.009
 #: Above this fan-in an output layer's step falls.
 WIDE_OUTPUT = 128.0
@@ -85,9 +89,11 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
 
 
 def _matrix_step(roles: frozenset[Role], rows: int, columns: int) -> float:
-    taller = 1.0 if Role.INPUT in roles else max(1.0, rows / columns)
     step = KERNEL_STEP if Role.CONVOLUTION in roles else MATRIX_STEP
-    return step * math.sqrt(taller)
+    if Role.INPUT not in roles:
+        return step * math.sqrt(max(1.0, rows / columns))
+    dense = Role.CONVOLUTION not in roles
+    return INPUT_STEP if dense and columns >= MANY_INPUTS else step
 
 
 def _adam_step(roles: frozenset[Role], fan_in: int) -> float:

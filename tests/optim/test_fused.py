@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt import GMNOptimizer
+from gmn_opt.metanet.native import kernel
+from gmn_opt.metanet.native.parts import PART
 from gmn_opt.optim import LearnedRule, RuleConfig, fused, optimizer
 from tests.cases import BY_NAME
 
@@ -54,11 +56,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("horizon", [None, 30])
+@pytest.mark.parametrize(("horizon", "compiled"), [(None, True), (30, True), (30, False)])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_numbers_are_the_references(
-    name: str, horizon: int | None, rule: LearnedRule, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    horizon: int | None,
+    compiled: bool,
+    rule: LearnedRule,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not compiled:
+        monkeypatch.setattr(fused, "kernel", lambda: None)
     model, inputs = BY_NAME[name].make()
     doubled = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     calls = counted(monkeypatch)
@@ -99,3 +107,46 @@ def test_half_precision_weights_are_rounded_once(
     assert {m.dtype for m in moments} == {torch.float32}
     assert all(w.dtype == torch.bfloat16 and w.isfinite().all() for w in weights)
     assert opt.graphs
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_native_pass_is_torchs(
+    dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = kernel()
+    assert native is not None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(1)
+    count = 2 * PART + 13
+    value, grad, *moments = torch.randn(5, count, generator=generator, dtype=dtype).unbind(0)
+    moments[2].abs_()
+    before = [m.clone() for m in moments]
+    row, bias = [0.3, -0.2, 0.5, 0.7, 0.0], [2.0, 3.0, 4.0]
+    piece = fused._Piece(0, value, grad, before, torch.empty_like(grad))
+    look = fused._look_ahead(piece, bias)
+    fused._add_scaled(piece, look, row, bias)
+    ahead, delta = torch.empty_like(grad), torch.empty_like(grad)
+    arrays = [value, grad, *moments, ahead, delta]
+    assert native.step.serves(arrays)
+    native.step.advance(arrays, fused._factors(row, bias))
+    pairs = zip([*moments, ahead, delta], [*before, look, piece.delta], strict=True)
+    for made, expected in pairs:
+        torch.testing.assert_close(made, expected)
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
+def test_weights_that_play_no_part_may_be_infinite() -> None:
+    native = kernel()
+    assert native is not None
+    value = torch.full((5,), float("inf"))
+    arrays = [value, *(torch.ones(5) for _ in range(6))]
+    native.step.advance(arrays, fused._factors([0.0, 0.1, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0]))
+    assert arrays[-1].isfinite().all()
+
+
+def test_what_is_not_contiguous_is_left_to_torch() -> None:
+    native = kernel()
+    if native is not None:
+        assert not native.step.serves([torch.ones(4, 4).mT[:2], torch.ones(2, 4)])

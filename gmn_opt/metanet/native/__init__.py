@@ -1,5 +1,4 @@
-"""Native code for the CPU: the pass over all edges, the way there and back, sines, and the
-pass of an optimizer's step.
+"""Native code for the CPU: passes over all edges, ways there and back, sines, optimizer steps.
 
 The ``.cpp`` files are compiled when the package is installed, or by
 ``python -m gmn_opt.metanet.native.build`` in a checkout. Where there is no compiler, or with

@@ -17,7 +17,7 @@ from gmn_opt.metanet.native.step_calls import NativeStep
 
 
 class NativeKernel:
-    """What a library of compiled functions does: passes over edges, ways there and back, sines, steps."""
+    """What a library of compiled functions does: one attribute for each kind."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.edges, self.incidence = NativeEdges(library), NativeIncidence(library)
