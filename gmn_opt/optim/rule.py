@@ -45,8 +45,9 @@ TIME_FEATURES = 10
 MAX_LOG_SIZE = 1.4
 MAX_WEIGHT = 1.5
 MAX_LOG_GAIN = 1.0
-#: Bound of the base direction's size over that of another, to which the others are brought.
-MAX_RATIO = 4.0
+#: Bound of the base direction's size over that of another, to which the others are brought. Below
+#: 1: a direction that is small now may be large again long before the next thought.
+MAX_RATIO = 0.7
 #: Weight decay of a hidden matrix at weight 1, relative to the size of its step.
 DECAY = 0.1
 #: Steps over which the rule leaves its base at the start of a training.
@@ -162,7 +163,6 @@ class LearnedRule(nn.Module):
             block_inputs = torch.cat([seen.scalars, *known], -1)
             inverse = 1 / seen.rms
             ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) * inverse
-            # a direction that rests now may be large again before the next thought
             ratios = ratios.clamp(max=MAX_RATIO)
         states = self.metanet.states(inputs.graph, values, block_inputs, inverse, keep_edges=False)
         ramp = 1.0 - math.exp(-inputs.step / RAMP)

@@ -1,0 +1,110 @@
+"""Width 16 to 1024, depth 2 to 16: ``python -m experiments.scaling --out runs/scaling``.
+
+The same weights train networks far narrower, wider and deeper than those of meta-training: dense
+nets on Fashion-MNIST (28 pixels), two hidden layers of each width, and each depth of hidden layers
+of 64 with layer norm. GMNOptimizer with ``total_steps`` beside Muon at 0.02 and AdamW at 3e-3 with
+warmup and cosine, from the same weights on the same batches. Writes ``result.json`` and
+``curves.png``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from experiments import frame
+from experiments.comparison.cells import Cell
+from experiments.comparison.running import Settings, run_cell
+from tasks.classification import ImageClassification
+
+#: Method, its rate, and what people read.
+CONTESTANTS = {
+    "gmn_total_steps": (None, "GMN, total_steps"),
+    "muon_cosine": (0.02, "Muon 0.02, cosine"),
+    "adamw_cosine": (0.003, "AdamW 0.003, cosine"),
+}
+NARROW = 64
+
+
+def tasks_of(widths: Sequence[int], depths: Sequence[int]) -> list[tuple[str, int, Any]]:
+    """What varies, its value, and the task."""
+
+    def task(hidden: tuple[int, ...], norm: str) -> ImageClassification:
+        return ImageClassification("fashion_mnist", 28, hidden, norm=norm, batch_size=128)
+
+    return [
+        *(("width", w, task((w, w), "none")) for w in widths),
+        *(("depth", d, task((NARROW,) * d, "layer")) for d in depths),
+    ]
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Final training loss over width and over depth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axis, what in zip(figure.subplots(1, 2), ("width", "depth"), strict=True):
+        for _, title in CONTESTANTS.values():
+            own = [r for r in rows if r["what"] == what and r["optimizer"] == title]
+            axis.loglog(
+                [r["value"] for r in own], [r["train_loss"] for r in own], "o-", label=title
+            )
+        values = sorted({r["value"] for r in rows if r["what"] == what})
+        axis.set_xticks(values, [str(v) for v in values], minor=False)
+        axis.minorticks_off()
+        axis.set_xlabel("width of two hidden layers" if what == "width" else "hidden layers of 64")
+        axis.set_ylabel("final training loss")
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    frame.save_picture(figure, path)
+
+
+def main(
+    out: frame.Out = Path("runs/scaling"),
+    widths: Annotated[
+        str, typer.Option(help="Of two hidden layers.")
+    ] = "16,32,64,128,256,512,1024",
+    depths: Annotated[str, typer.Option(help="Hidden layers of 64, with layer norm.")] = "2,4,8,16",
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
+    seed: frame.Seed = 2024,
+    weights: frame.Weights = "default",
+    threads: frame.Threads = 1,
+) -> None:
+    """Train all networks with all optimizers."""
+    console = frame.begin(threads)
+    with frame.refusing(console):
+        given = tasks_of(frame.numbers(widths, "--widths"), frame.numbers(depths, "--depths"))
+    settings = Settings(weights=weights, probes=1, seed=seed)
+    rows: list[dict[str, Any]] = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("Networks", total=len(given) * len(CONTESTANTS) * seeds)
+        for what, value, task in given:
+            for method, (rate, title) in CONTESTANTS.items():
+                runs = []
+                for number in range(seeds):
+                    cell = Cell(task.name, steps, method, rate, number)
+                    found = run_cell(task.spec(), cell, settings)
+                    runs.append(found or {})
+                    progress.advance(bar)
+                losses = {
+                    key: fmean(run[key] if run[key] is not None else float("inf") for run in runs)
+                    for key in ("train_loss", "test_loss")
+                }
+                rows.append({"what": what, "value": value, "optimizer": title, **losses})
+    about = {"steps": steps, "seeds": seeds, "seed": seed, "weights": weights}
+    frame.write_record(out / "result.json", {**about, "rows": rows})
+    plot(rows, out / "curves.png")
+    cells = [[r["what"], str(r["value"]), r["optimizer"], f"{r['train_loss']:.2e}",
+              f"{r['test_loss']:.3f}"] for r in rows]  # fmt: skip
+    columns = ("", "value", "optimizer", "training loss", "test loss")
+    console.print(frame.table(f"After {steps} steps", columns, cells))
+
+
+if __name__ == "__main__":
+    typer.run(main)
