@@ -29,6 +29,7 @@ CONTESTANTS = {
     "adamw_cosine": (0.003, "AdamW 0.003, cosine"),
 }
 NARROW = 64
+WIDTHS, DEPTHS = "16,32,64,128,256,512,1024", "2,4,8,16"
 
 
 def tasks_of(widths: Sequence[int], depths: Sequence[int]) -> list[tuple[str, int, Any]]:

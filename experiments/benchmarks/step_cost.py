@@ -4,7 +4,9 @@ Processor time of ``step()`` on one thread for models of several kinds, means, b
 and backward pass of the same batch: GMNOptimizer, AdamW with ``foreach``, and Muon on hidden
 matrices and flattened kernels (five Newton-Schulz steps in bfloat16, as ``torch.optim.Muon``) with
 AdamW on the rest. All take a step on the same batch in turn, so what disturbs the machine disturbs
-all of them. Writes ``result.json``, and prints the table.
+all of them. The metanet runs at one step of twenty: its steps and the others are averaged with the
+shares that they have in a long training. ``--large`` adds GPT-2 small (124 million parameters,
+a few steps, some minutes). Writes ``result.json``, and prints the table.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from torch import nn
 from experiments import frame
 from gmn_opt import GMNOptimizer, trace
 from gmn_opt.cli.bench.muon import MuonAdamW, hidden_matrices, split
+from gmn_opt.optim import load_rule
 from tasks.base import DataTask
 from tasks.classification import ImageClassification, PatchClassification
 from tasks.language import SourceCode
+from tasks.networks.transformer import GPT
 
 app = typer.Typer(add_completion=False)
 IMAGES = "fashion_mnist"
 WARMUP = 3
+LARGE_STEPS = 5
 
 
 def models() -> dict[str, DataTask]:
@@ -47,6 +52,19 @@ def models() -> dict[str, DataTask]:
     }
 
 
+def large() -> dict[str, DataTask]:
+    """GPT-2 small: the size of its table of symbols is its own, the text is not."""
+    return {"GPT-2 small": _GPT2("stdlib_held_out", 768, 12, length=64, alphabet="ascii", heads=12,
+                                 batch_size=1)}  # fmt: skip
+
+
+class _GPT2(SourceCode):
+    def build(self) -> nn.Module:
+        """50,257 symbols, the output layer tied to the table."""
+        sizes = (self.length, self.width, self.depth, self.heads)
+        return GPT(50_257, *sizes, "gelu", expansion=4, tied=True)
+
+
 def optimizer(name: str, model: nn.Module, task: DataTask) -> torch.optim.Optimizer:
     """One of the three."""
     inputs = task.example_inputs()
@@ -62,7 +80,8 @@ def optimizer(name: str, model: nn.Module, task: DataTask) -> torch.optim.Optimi
 
 def measure(task: DataTask, steps: int) -> dict[str, Any]:
     """Milliseconds by optimizer, and of a forward and backward pass."""
-    times: dict[str, list[float]] = {"pass": []}
+    times: dict[str, list[float]] = {"pass": [], "thinking": []}
+    rule = load_rule("default")
     torch.manual_seed(0)
     start = task.build().state_dict()
     runs = {}
@@ -81,11 +100,13 @@ def measure(task: DataTask, steps: int) -> dict[str, Any]:
             passed = time.process_time()
             opt.step()
             ended = time.process_time()
+            thinks = name == "gmn" and rule.thinks(step)
             if step >= WARMUP:
-                times[name].append(1e3 * (ended - passed))
+                times["thinking" if thinks else name].append(1e3 * (ended - passed))
                 times["pass"].append(1e3 * (passed - began))
-    # the metanet runs at some steps only, so that a mean is what a training pays
     found = {name: statistics.fmean(_inner(values)) for name, values in times.items()}
+    share = 1 / rule.config.every
+    found["gmn"] += share * (found["thinking"] - found["gmn"])
     count = sum(p.numel() for p in runs["gmn"][0].parameters())
     return {"parameters": count, "steps": steps, "milliseconds": found}
 
@@ -100,15 +121,19 @@ def _inner(values: list[float]) -> list[float]:
 def main(
     out: frame.Out = Path("runs/step_cost"),
     steps: Annotated[int, typer.Option(help="Measured steps per model.")] = 40,
+    large_too: Annotated[
+        bool, typer.Option("--large", help="GPT-2 small as well, a few steps of it.")
+    ] = False,
     only: Annotated[str, typer.Option(help="Models with this in their names.")] = "",
     threads: frame.Threads = 1,
 ) -> None:
     """Measure what a step costs."""
     console = frame.begin(threads)
-    chosen = {name: task for name, task in models().items() if only in name}
+    listed = {**models(), **(large() if large_too else {})}
+    chosen = {name: task for name, task in listed.items() if only in name}
     rows, results = [], {}
     for name, task in track(chosen.items(), "Steps", console=console, transient=True):
-        results[name] = measure(task, steps)
+        results[name] = measure(task, min(steps, LARGE_STEPS) if name in large() else steps)
         ms = results[name]["milliseconds"]
         rows.append([name, f"{results[name]['parameters']:,}"]
                     + [f"{ms[k]:.2f}" for k in ("gmn", "muon", "adamw", "pass")]
