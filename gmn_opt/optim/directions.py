@@ -30,6 +30,18 @@ DECAYS = (0.9, 0.99, 0.99)
 EPS = 1e-10
 CHANNELS = ("weight", "gradient", "fast", "slow", "orthogonal")
 FAST, ORTHOGONAL = CHANNELS.index("fast"), CHANNELS.index("orthogonal")
+
+
+def _noise_rms() -> tuple[float, ...]:
+    fast, slow, _ = DECAYS
+    share = 1 - fast
+    ahead = fast**2 * share / (1 + fast) + share**2 + 2 * fast * share**2
+    return 0.0, 1.0, ahead**0.5, ((1 - slow) / (1 + slow)) ** 0.5, 0.0
+
+
+#: Root mean squares of the channels where gradients are independent noise of one size: what they
+#: come back to. Zero where that says nothing.
+NOISE_RMS = _noise_rms()
 _PAIRS = [(i, j) for i in range(len(CHANNELS)) for j in range(i)]
 #: Scalars per block made of its values.
 BLOCK_SCALARS = len(_PAIRS) + 6

@@ -27,6 +27,7 @@ from gmn_opt.optim.directions import (
     CHANNELS,
     FAST,
     MOMENTS,
+    NOISE_RMS,
     ORTHOGONAL,
     base_rms,
     channels,
@@ -45,9 +46,6 @@ TIME_FEATURES = 10
 MAX_LOG_SIZE = 1.4
 MAX_WEIGHT = 1.5
 MAX_LOG_GAIN = 1.0
-#: Bound of the base direction's size over that of another, to which the others are brought. Below
-#: 1: a direction that is small now may be large again long before the next thought.
-MAX_RATIO = 0.7
 #: Weight decay of a hidden matrix at weight 1, relative to the size of its step.
 DECAY = 0.1
 #: Steps over which the rule leaves its base at the start of a training.
@@ -161,10 +159,12 @@ class LearnedRule(nn.Module):
             time = time_features(inputs.step, inputs.horizon, values)
             known = (base.roles.expand(*lead, -1), time.expand(*lead, -1))
             block_inputs = torch.cat([seen.scalars, *known], -1)
-            inverse = 1 / seen.rms
-            ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) * inverse
-            ratios = ratios.clamp(max=MAX_RATIO)
-        states = self.metanet.states(inputs.graph, values, block_inputs, inverse, keep_edges=False)
+            # a direction that rests now may be as large as ever long before the next thought
+            usual = torch.maximum(seen.rms, seen.rms.new_tensor(NOISE_RMS))
+            ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) / usual
+        states = self.metanet.states(
+            inputs.graph, values, block_inputs, 1 / seen.rms, keep_edges=False
+        )
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
         out = ramp * self.block_head(states.blocks)
         size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
