@@ -12,8 +12,15 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import BlockedGraph, blocked
 from gmn_opt.optim import LearnedRule, RuleConfig, StepInputs
 from gmn_opt.optim.base import base_constants
-from gmn_opt.optim.directions import update_moments
-from gmn_opt.optim.rule import Thought
+from gmn_opt.optim.directions import (
+    CHANNELS,
+    NOISE_RMS,
+    base_rms,
+    channels,
+    statistics,
+    update_moments,
+)
+from gmn_opt.optim.rule import MAX_LOG_SIZE, MAX_WEIGHT, Thought
 from tests.cases import Case
 from tests.optim.named import NamedState, named_step
 from tests.traced import PLAIN, largest_difference, permute, random_tensors, traced
@@ -167,6 +174,31 @@ def test_what_is_learned_is_bounded(name: str) -> None:
         decay = float(0.15 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
         # size e^1.4, gains e^2, four directions of weight 1.5 beside the base's own
         assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
+
+
+@pytest.mark.parametrize("quiet", [1e-1, 1e-4, 0.0])
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm"])
+def test_a_quiet_moment_gives_no_direction_more_weight_than_noise(name: str, quiet: float) -> None:
+    """A batch that is fitted already says nothing of the next one."""
+    graph = traced(name, contracted=True)[1]
+    layout = blocked(graph)
+    rule = busy_rule()
+    rule.block_head.weight.mul_(1e6)
+    theta, noise = (layout.flatten(random_tensors(graph, seed=s)) for s in (1, 2))
+    given = quiet * noise
+    moments = torch.stack([given, given, torch.ones_like(noise)])
+    inputs = StepInputs(graph, theta, given, moments, 200)
+    flat = rule.flat_update(inputs).thought
+    assert flat is not None
+    thought = Thought.unflatten(flat, layout)
+    after = update_moments(layout, moments, given)
+    seen = statistics(layout, channels(layout, theta, given, after, 201))
+    base = base_constants(layout, theta)
+    size = base.sizes * math.exp(MAX_LOG_SIZE) * base_rms(base.is_orthogonal, seen.rms)
+    for channel in ("gradient", "slow"):
+        i = CHANNELS.index(channel)
+        bound = MAX_WEIGHT * size / NOISE_RMS[i]
+        assert (thought.coefficients[:, i].abs() <= bound * (1 + 1e-9)).all()
 
 
 def test_update_does_not_depend_on_the_scale_of_the_loss() -> None:
