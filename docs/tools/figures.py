@@ -6,50 +6,16 @@ A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``. After a 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from statistics import mean, median, stdev
+from collections.abc import Sequence
+from statistics import mean, median
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "experiments/results"
+from docs.tools import training_figures  # noqa: F401 - registers its tables
+from docs.tools.registry import RESULTS, ROOT, TABLES, grid, loss, read, spread, table
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TABLES: dict[str, Callable[[], str]] = {}
-Made = Callable[[], str]
-
-
-def table(function: Made) -> Made:
-    """Register a table under the function's name."""
-    TABLES[function.__name__] = function
-    return function
-
-
-def read(name: str) -> Any:
-    """A record."""
-    return json.loads((RESULTS / name).read_text("utf-8"))
-
-
-def grid(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table; columns behind the first ``words`` hold numbers."""
-    rule = ["---"] * words + ["--:"] * (len(header) - words)
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
-
-
-def loss(value: float) -> str:
-    """Three digits; powers of ten where it is small."""
-    return f"{value:.3f}" if value >= 0.01 else f"{value:.1e}"
-
 
 # -- the optimizer ---------------------------------------------------------------------------------
 

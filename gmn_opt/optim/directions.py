@@ -82,6 +82,11 @@ def _make_constants(layout: BlockedGraph, like: Tensor) -> _Constants:
 
 def update_moments(layout: BlockedGraph, moments: Tensor, grad: Tensor) -> Tensor:
     """``moments`` [..., len(MOMENTS), P] after one more gradient [..., P]."""
+    if not torch.is_grad_enabled():  # without copies of the size of all moments
+        after = torch.empty_like(moments)
+        for i, (decay, seen) in enumerate(zip(DECAYS, (grad, grad, grad.square()), strict=True)):
+            torch.lerp(moments[..., i, :], seen, 1 - decay, out=after[..., i, :])
+        return after
     seen = torch.stack([grad, grad, grad.square()], -2)
     return torch.lerp(moments, seen, layout_constants(layout, grad, _make_constants).rates)
 
@@ -97,21 +102,33 @@ def channels(
     c_fast, c_slow, c_second = (1 / (1 - d**step) for d in DECAYS)
     scale = (second * c_second + EPS**2).rsqrt()
     ahead = torch.add(fast * (DECAYS[0] * c_fast), grad, alpha=1 - DECAYS[0])
+    if not torch.is_grad_enabled():  # each where it belongs, without copies
+        out = theta.new_empty(*theta.shape[:-1], len(CHANNELS), theta.shape[-1])
+        out[..., 0, :] = theta
+        torch.mul(grad, scale, out=out[..., 1, :])
+        torch.mul(ahead, scale, out=out[..., 2, :])
+        torch.mul(slow, scale.mul_(c_slow), out=out[..., 3, :])
+        for part, made in zip(
+            out[..., 4, :].split(layout.edge_counts, -1), _orthogonal(layout, ahead), strict=True
+        ):
+            part.copy_(made) if made is not None else part.zero_()
+        return out
     given = [theta, grad * scale, ahead * scale, slow * (scale * c_slow)]
-    return torch.stack([*given, _orthogonal(layout, ahead)], -2)
+    blocks = zip(_orthogonal(layout, ahead), ahead.split(layout.edge_counts, -1), strict=True)
+    orthogonal = [torch.zeros_like(part) if made is None else made for made, part in blocks]
+    return torch.stack([*given, torch.cat(orthogonal, -1)], -2)
 
 
-def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> Tensor:
+def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> list[Tensor | None]:
+    """The orthogonalized look-ahead of every block, flat; None for those that have none."""
     numbers = base_constants(layout, ahead).orthogonal
     blocks = layout.blocks_of_flat(ahead)
-    matrices = [blocks[i] for i in numbers]
     fast = not torch.is_grad_enabled()
-    made = dict(zip(numbers, orthogonalize_all(matrices, fast=fast), strict=True))
-    parts = [
-        made[i].flatten(-2) if i in made else torch.zeros_like(block).flatten(-2)
-        for i, block in enumerate(blocks)
-    ]
-    return torch.cat(parts, -1)
+    found: list[Tensor | None] = [None] * len(blocks)
+    made = orthogonalize_all([blocks[i] for i in numbers], fast=fast)
+    for i, matrix in zip(numbers, made, strict=True):
+        found[i] = matrix.flatten(-2)
+    return found
 
 
 def statistics(layout: BlockedGraph, values: Tensor) -> Statistics:

@@ -310,17 +310,14 @@ class GMNOptimizer(Optimizer):
                 moments[name] = torch.stack(moments_of(kept, names, value))
             else:
                 moments[name] = value.new_zeros(len(names), *value.shape)
-        delta, after, after_thought = rule.flat_update(
-            StepInputs(
-                binding.graph,
-                bounded(layout.flatten(values)),
-                layout.flatten(grad),
-                layout.flatten(moments),
-                step,
-                horizon,
-                thought=thought,
-            )
+        theta, flat_grad = bounded(layout.flatten(values)), layout.flatten(grad)
+        flat_moments = layout.flatten(moments)
+        del values, grad, moments  # they are large, and flat from here on
+        inputs = StepInputs(
+            binding.graph, theta, flat_grad, flat_moments, step, horizon, thought=thought
         )
+        del theta, flat_grad, flat_moments
+        delta, after, after_thought = rule.flat_update(inputs)
         self._sources.remember(binding, after_thought)
         self._write(mine, layout.unflatten(delta), layout.unflatten(after))
 
