@@ -81,7 +81,8 @@ def _gram(x: Tensor, steps: int) -> Tensor:
 def _plain(x: Tensor, steps: int) -> Tensor:
     """The iteration as it is written, in bfloat16."""
     m, n = x.shape[-2:]
-    flat = _normalized(x).reshape(-1, m, n).bfloat16()
+    size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_(min=_EPS)
+    flat = x.bfloat16().div_(size.bfloat16()).reshape(-1, m, n)
     for _ in range(steps):
         gram = torch.bmm(flat, flat.mT)
         p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
