@@ -31,7 +31,17 @@ def _titles(record: Any) -> dict[str, str]:
 @table
 def scope() -> str:
     """What the comparison of optimizers covers."""
-    record = read("comparison_default/result.json")
+    return _scope("comparison_default")
+
+
+@table
+def scope_seeds() -> str:
+    """What the comparison over several seeds covers."""
+    return _scope("comparison_seeds")
+
+
+def _scope(folder: str) -> str:
+    record = read(f"{folder}/result.json")
     done = {w["task"] for w in record["workloads"]}
     lengths = sorted({w["steps"] for w in record["workloads"]})
     seeds = record["request"]["seeds"]
@@ -50,7 +60,17 @@ def scope() -> str:
 @table
 def ratios() -> str:
     """How the learned rule ends against others, over all held-out tasks."""
-    record = read("comparison_default/result.json")
+    return _ratios("comparison_default")
+
+
+@table
+def ratios_seeds() -> str:
+    """The same over several seeds and lengths, without the heaviest tasks."""
+    return _ratios("comparison_seeds")
+
+
+def _ratios(folder: str) -> str:
+    record = read(f"{folder}/result.json")
     titles = _titles(record)
     header = ["Final loss over that of", *(titles[r] for r in _RIVALS)]
     rows = []
