@@ -99,7 +99,10 @@ class FeatureGrid(Inr):
 
     def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
         """Values of N networks at once; see `Inr.batched`."""
-        x, last = interpolation(coordinates, self.config.resolution) @ params["grid"], len(self.layers) - 1
+        x, last = (
+            interpolation(coordinates, self.config.resolution) @ params["grid"],
+            len(self.layers) - 1,
+        )
         for i in range(last + 1):
             x = batched_linear(x, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
             if i < last:

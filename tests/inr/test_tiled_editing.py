@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gmn_opt.data import load_photograph
-from gmn_opt.inr import Params, SirenConfig, Tiling, WeightEditor
+from gmn_opt.inr import InrConfig, Params, PyramidConfig, SirenConfig, Tiling, WeightEditor
 from gmn_opt.inr.editor import EditorConfig
 from gmn_opt.inr.fitting import initial_params
 from gmn_opt.inr.photo_training import (
@@ -28,10 +28,11 @@ from gmn_opt.inr.tiled_editing import aim, edit_tiles, serves_tiles
 TINY = replace(PHOTO_EDITOR, edit="photo-warm", hidden=8, edge_hidden=4, rounds=2, vision=4)
 
 
-def tiny_editor(settle_steps: int = 6) -> WeightEditor:
+def tiny_editor(settle_steps: int = 6, kind: InrConfig | None = None) -> WeightEditor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        editor = WeightEditor(SirenConfig(2, 3, (8, 8)), replace(TINY, settle=settle_steps))
+        made_for = kind or SirenConfig(2, 3, (8, 8))
+        editor = WeightEditor(made_for, replace(TINY, settle=settle_steps))
         with torch.no_grad():
             for p in editor.metanet.parameters():
                 p.add_(torch.randn_like(p) / 4)
@@ -68,6 +69,25 @@ def test_one_editor_for_several_architectures_is_equivariant(widths: tuple[int, 
         assert torch.allclose(p, again[name], rtol=0, atol=1e-10), name
     assert float((done.render() - tiled.render()).abs().max()) > 1e-3
     assert done.about["edits"] == [{"edit": "photo-warm", "strength": 1.0}]
+
+
+@pytest.mark.parametrize("widths", [(6,), (9,), (5, 7)])
+def test_grids_are_edited_equivariantly(widths: tuple[int, ...]) -> None:
+    """Features of every grid may change places, as neurons may; one editor for several decoders."""
+    made_for = PyramidConfig(2, 3, (6,), resolutions=(2, 5), channels=3)
+    editor, config = tiny_editor(kind=made_for), replace(made_for, widths=widths)
+    tiling = Tiling(18, 29, 10, 2)
+    params = initial_params(config.build(), 0, range(len(tiling)))
+    tiled = TiledInr(config, tiling, {n: p.double() for n, p in params.items()})
+    symmetry = editor.graph_of(config).random_symmetry(torch.Generator().manual_seed(2))
+    moved = editor.graph_of(config).permute(tiled.params, symmetry)
+    assert any(not torch.equal(moved[f"grids.{i}"], tiled.params[f"grids.{i}"]) for i in (0, 1))
+    done = edit_tiles(editor, tiled)
+    other = edit_tiles(editor, tiled.with_params(moved))
+    again = editor.graph_of(config).permute(done.params, symmetry)
+    for name, p in other.params.items():
+        assert torch.allclose(p, again[name], rtol=0, atol=1e-10), name
+    assert float((done.render() - tiled.render()).abs().max()) > 1e-3
 
 
 def test_strength_mixes_images() -> None:
