@@ -27,7 +27,6 @@ def photograph_gallery(
     """Draw a row per photograph; its shorter sides are filled up with white."""
     import torch
 
-    from gmn_opt.inr.gallery import draw_gallery
     from gmn_opt.inr.photos import PhotoError, read_photo
 
     try:
@@ -49,11 +48,18 @@ def photograph_gallery(
         for title in rows[0]
     }
     name = editor.config.edit.removeprefix("photo-")
+    save_gallery(columns, out, name)
+    typer.echo(f"{out}: {len(rows)} photograph{'s' * (len(rows) > 1)}, {name} by {called}")
+
+
+def save_gallery(columns: dict[str, Tensor], out: Path, name: str) -> None:
+    """Draw the columns of an edit, or refuse."""
+    from gmn_opt.inr.gallery import draw_gallery
+
     try:
         draw_gallery(columns, out, f"{name}: only the weights were edited")
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror or error}")
-    typer.echo(f"{out}: {len(rows)} photograph{'s' * (len(rows) > 1)}, {name} by {called}")
 
 
 def _row(pixels: Tensor, editor: WeightEditor) -> dict[str, Tensor]:
