@@ -23,7 +23,7 @@ from gmn_opt.inr.photo_training import (
 )
 from gmn_opt.inr.settling import settle
 from gmn_opt.inr.tiled import TiledInr
-from gmn_opt.inr.tiled_editing import aim, edit_tiles, serves_tiles
+from gmn_opt.inr.tiled_editing import aim, edit_tiles, for_family, serves_tiles
 
 TINY = replace(PHOTO_EDITOR, edit="photo-warm", hidden=8, edge_hidden=4, rounds=2, vision=4)
 
@@ -88,6 +88,22 @@ def test_grids_are_edited_equivariantly(widths: tuple[int, ...]) -> None:
     for name, p in other.params.items():
         assert torch.allclose(p, again[name], rtol=0, atol=1e-10), name
     assert float((done.render() - tiled.render()).abs().max()) > 1e-3
+
+
+def test_an_editor_serves_tiles_of_another_family() -> None:
+    """The image that it aims at is the same; plain steps reach it."""
+    editor, config = tiny_editor(80), PyramidConfig(2, 3, (8,), resolutions=(4, 9), channels=3)
+    tiling = Tiling(14, 14, 10, 2)
+    params = initial_params(config.build(), 0, range(len(tiling)))
+    tiled = TiledInr(config, tiling, {n: p.double() for n, p in params.items()})
+    other, shown = for_family(editor, config), tiled.render()
+    goal = aim(editor, shown)
+    assert torch.equal(aim(other, shown), goal)
+    left = (edit_tiles(other, tiled).render() - goal).square().mean()
+    assert float(left) < 0.1 * float((shown - goal).square().mean())
+    assert torch.equal(for_family(editor, config, other).scale, other.scale)
+    with pytest.raises(ValueError, match="was made for SirenConfig"):
+        for_family(editor, config, editor)
 
 
 def test_strength_mixes_images() -> None:

@@ -218,7 +218,8 @@ def _found(
         tiled = load_photograph_network(source)
         if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
             fail(f"{source} holds weights that are no finite numbers")
-        return tiled, *photo_editor(edit, path, tiled.config.outputs)
+        editor, called = photo_editor(edit, path, tiled.config.outputs)
+        return tiled, _serving(editor, tiled, called), called
     try:
         # editors that ship are for colour
         channels = 3 if path is None else None
@@ -234,6 +235,20 @@ def _found(
     tiled = fit_photograph(photo.pixels, out, source.name, options)
     typer.echo(summary(tiled), err=True)
     return tiled, editor, called
+
+
+def _serving(editor: WeightEditor, tiled: TiledInr, called: str) -> WeightEditor:
+    """The editor itself, or what it makes of tiles of another family than its own."""
+    from gmn_opt.inr.tiled_editing import for_family
+
+    if type(editor.inr) is type(tiled.config):
+        return editor
+    typer.echo(
+        f"note: {called} was trained on tiles of family {editor.inr.family}; on family "
+        f"{tiled.config.family} plain steps do what its metanet learned there",
+        err=True,
+    )
+    return for_family(editor, tiled.config)
 
 
 def _write_picture(out: Path, tiled: TiledInr) -> None:
