@@ -125,7 +125,8 @@ def judge_one(
     edit = editor.config.edit
     photo = subject(name, side, edit)
     family = "siren" if isinstance(editor.inr, SirenConfig) else "grid"
-    tiled, wanted = fitted(photo, folder, family=family), edited(_values(photo), edit)
+    tiled = fitted(photo, folder, round(EDITS[edit].longer * TILE_FIT.steps), family)
+    wanted = edited(_values(photo), edit)
     shown, steps = tiled.render(), {}
     for strength in strengths:
         started = time.process_time()

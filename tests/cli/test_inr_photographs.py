@@ -119,7 +119,7 @@ def test_grids_from_photograph_to_edited_picture(run: Run) -> None:
 
 def test_a_gallery_of_ones_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = load_tiled("cat.safetensors")
-    monkeypatch.setattr("gmn_opt.inr.fit_tiles", lambda _: tiled)
+    monkeypatch.setattr("gmn_opt.inr.fit_tiles", lambda _, fit: tiled)
     args = ("--editor", "photo-warm.safetensors", "-o", "g.png", "--size", "72")
     result = run("gallery", "cat.png", *args)
     assert result.exit_code == 0, result.output

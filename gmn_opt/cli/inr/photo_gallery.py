@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,9 +71,12 @@ def _row(pixels: Tensor, editor: WeightEditor) -> dict[str, Tensor]:
     from gmn_opt.inr.edits import EDITS, edited
     from gmn_opt.inr.gallery import error_image
     from gmn_opt.inr.tiled_editing import edit_tiles
+    from gmn_opt.inr.tiled_fitting import TILE_FIT
 
     image = pixels.float() / 127.5 - 1
-    tiled = fit_tiles(pixels)
+    longer = EDITS[editor.config.edit].longer if editor.config.edit in EDITS else 1.0
+    fit = replace(TILE_FIT, steps=round(longer * TILE_FIT.steps))
+    tiled = fit_tiles(pixels, fit=fit)
     with torch.no_grad():
         row = {"photograph": image, "its network": tiled.render()}
         for strength in STRENGTHS:

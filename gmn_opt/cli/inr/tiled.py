@@ -219,6 +219,7 @@ def _found(
         if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
             fail(f"{source} holds weights that are no finite numbers")
         editor, called = photo_editor(edit, path, tiled.config.outputs)
+        _say_if_coarse(tiled, editor)
         return tiled, _serving(editor, tiled, called), called
     try:
         # editors that ship are for colour
@@ -231,10 +232,31 @@ def _found(
         fail(f"{source} is small enough for one network; fit it first with `gmn-opt inr fit`")
     # what is wrong with the edit is to be said before the fit
     editor, called = photo_editor(edit, path, photo.pixels.shape[-1])
-    options = TileOptions(width=None, steps=None, target=None, seed=0)
+    options = TileOptions(width=None, steps=_steps_for(editor), target=None, seed=0)
     tiled = fit_photograph(photo.pixels, out, source.name, options)
     typer.echo(summary(tiled), err=True)
     return tiled, editor, called
+
+
+def _steps_for(editor: WeightEditor) -> int | None:
+    """Steps of a fit that is to be edited; None for the usual ones."""
+    from gmn_opt.inr.edits import EDITS
+    from gmn_opt.inr.tiled_fitting import TILE_FIT
+
+    known = EDITS.get(editor.config.edit)
+    return round(known.longer * TILE_FIT.steps) if known and known.longer > 1 else None
+
+
+def _say_if_coarse(tiled: TiledInr, editor: WeightEditor) -> None:
+    """Say so where an edit enlarges what a short fit left."""
+    fit, wanted = tiled.about.get("fit"), _steps_for(editor)
+    steps = fit.get("steps") if isinstance(fit, dict) else None
+    if wanted and type(steps) is int and steps < wanted:
+        typer.echo(
+            f"note: {editor.config.edit} enlarges what the fit of {steps} steps left; fit with "
+            f"--steps {wanted} for a better picture",
+            err=True,
+        )
 
 
 def _serving(editor: WeightEditor, tiled: TiledInr, called: str) -> WeightEditor:
