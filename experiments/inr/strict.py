@@ -99,7 +99,7 @@ def trained(
 def table(runs: Sequence[dict[str, Any]], marks: dict[str, float], minutes: float) -> str:
     """Markdown of all that is comparable, and what each row sees."""
     rows = [("no edit", "nothing", 1, marks["identity"])]
-    for run in runs:
+    for run in sorted(runs, key=lambda r: r["copies"]):
         k, errors = run["copies"], run["errors"]
         rows.append(("ours, mean of renderings", "weights", k, errors["mean_of_renderings"]))
         if k > 1:
