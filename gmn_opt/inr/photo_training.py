@@ -144,9 +144,20 @@ def train_predictor(
         target = edited(shown, edit)
         grain = draw.uniform(0, config.fit_noise)
         shown = shown + grain * torch.from_numpy(draw.standard_normal(shown.shape, np.float32))
-        return mse_loss(predictor(shown)[:, inner, inner], target[:, inner, inner])
+        found, wanted = predictor(shown)[:, inner, inner], target[:, inner, inner]
+        return mse_loss(cut_off_where_wanted(found, wanted), wanted)
 
     return _train(_Both(list(predictor.parameters()), config.lr), loss, config, report)
+
+
+def cut_off_where_wanted(found: Tensor, wanted: Tensor) -> Tensor:
+    """Predictions, of which those beyond black or white count as these where these are wanted.
+
+    In use they are cut off there. A network that may go beyond need not learn where an edit
+    saturates: half the error of glowing lines was there.
+    """
+    found = torch.where(wanted >= 1, found.clamp_max(1), found)
+    return torch.where(wanted <= -1, found.clamp_min(-1), found)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from gmn_opt.inr.photo_training import (
     PhotoTraining,
     TileSet,
     crops,
+    cut_off_where_wanted,
     new_photo_editor,
     train_predictor,
     train_rounds,
@@ -142,6 +143,15 @@ def test_editors_of_single_networks_are_refused() -> None:
             SirenConfig(2, 1, (8, 8)), Tiling(9, 9),
             {n: p.double() for n, p in
              initial_params(SirenConfig(2, 1, (8, 8)).build(), 0, [0]).items()}))  # fmt: skip
+
+
+def test_what_is_cut_off_in_use_is_no_error_of_a_predictor() -> None:
+    wanted = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.5, -0.5])
+    found = torch.tensor([1.3, 0.9, -1.2, -0.7, 1.1, -1.1], requires_grad=True)
+    loss = (cut_off_where_wanted(found, wanted) - wanted).square().sum()
+    loss.backward()
+    assert found.grad is not None
+    assert (found.grad != 0).tolist() == [False, True, False, True, True, True]
 
 
 def test_both_parts_are_trained_and_rounds_are_taken_over() -> None:
