@@ -96,6 +96,19 @@ def trained(
     }
 
 
+def joined(
+    records: Sequence[Path], editor: dict[str, Any], training: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Runs in records; raises ValueError for other settings than these."""
+    runs: list[dict[str, Any]] = []
+    for path in records:
+        found = frame.read_json(path)
+        if (found["editor"], found["training"]) != (editor, training):
+            raise ValueError(f"{path} is of runs with other settings than now.")
+        runs += found["runs"]
+    return runs
+
+
 def table(runs: Sequence[dict[str, Any]], marks: dict[str, float], minutes: float) -> str:
     """Markdown of all that is comparable, and what each row sees."""
     rows = [("no edit", "nothing", 1, marks["identity"])]
@@ -126,8 +139,13 @@ def main(
     preset: frame.Preset = "cpu",
     out: Annotated[Path, typer.Option(help="Folder.")] = Path("runs/inr_editing/strict"),
     inrs: Annotated[Path | None, typer.Option(help="Default: runs/inrs/DATA.")] = None,
-    copies: Annotated[str, typer.Option(help="Networks that editors emit.")] = "1,2,4,8",
+    copies: Annotated[
+        str, typer.Option(help="Networks that editors emit; '' for none.")
+    ] = "1,2,4,8",
     seconds: Annotated[float | None, typer.Option(help="CPU time of each training.")] = None,
+    others: Annotated[
+        list[Path] | None, typer.Option(help="Records of runs of other copies, to be joined.")
+    ] = None,
     seed: frame.Seed = 0,
     threads: frame.Threads = 1,
 ) -> None:
@@ -136,17 +154,16 @@ def main(
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
         length, config, batch, fit_steps = PRESETS[preset]
-        counts = frame.numbers(copies, "--copies")
+        counts = frame.numbers(copies, "--copies") if copies else ()
         sets = load_or_make(inrs or folder_of(data, preset), data, preset)
         train = TrainConfig(seconds=seconds or length, batch=batch, lr=3e-3, check_every=100)
         config = replace(config, edit=edit)
+        runs = joined(others or [], asdict(config), asdict(train))
     out.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
     marks = bounds(sets["test"], edit, FitConfig(steps=fit_steps))
-    runs: list[dict[str, Any]] = []
-    for k in counts:
-        runs.append(trained(k, sets, edit, config, train, seed, console.print))
-        console.print(runs[-1])
+
+    def write() -> None:
         facts = {
             "edit": edit, "data": data, "seed": seed, "preset": preset, "bounds": marks,
             "inrs": {split: len(some) for split, some in sets.items()}, "runs": runs,
@@ -155,6 +172,12 @@ def main(
         }  # fmt: skip
         frame.write_record(out / "result.json", facts)
         frame.write_text(out / "table.md", table(runs, marks, (seconds or length) / 60))
+
+    for k in counts:
+        runs.append(trained(k, sets, edit, config, train, seed, console.print))
+        console.print(runs[-1])
+        write()
+    write()
     console.print((out / "table.md").read_text())
 
 

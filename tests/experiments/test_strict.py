@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from experiments.inr import data, strict
 from experiments.inr.copies import copies_editor, side_by_side
@@ -67,6 +68,11 @@ def test_the_experiment_says_what_each_row_sees(tmp_path: Path) -> None:
     assert two["errors"]["mean_of_renderings"] == pytest.approx(
         two["errors"]["side_by_side"], rel=1e-4
     )
+    again, alone = tmp_path / "again", [tmp_path / "result.json"]
+    strict.main(preset="smoke", out=again, inrs=inrs, copies="", seconds=0.2, others=alone)
+    assert json.loads((again / "result.json").read_text())["runs"] == record["runs"]
+    with pytest.raises(typer.Exit):
+        strict.main(preset="smoke", out=again, inrs=inrs, copies="", seconds=0.3, others=alone)
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert sum("gradients" in line for line in lines) == 1
     assert sum(line.startswith("| ours, mean of renderings | weights |") for line in lines) == 2
