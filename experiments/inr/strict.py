@@ -109,7 +109,7 @@ def joined(
     return runs
 
 
-def table(runs: Sequence[dict[str, Any]], marks: dict[str, float], minutes: float) -> str:
+def table(runs: Sequence[dict[str, Any]], marks: dict[str, float], seconds: float) -> str:
     """Markdown of all that is comparable, and what each row sees."""
     rows = [("no edit", "nothing", 1, marks["identity"])]
     for run in sorted(runs, key=lambda r: r["copies"]):
@@ -127,7 +127,7 @@ def table(runs: Sequence[dict[str, Any]], marks: dict[str, float], minutes: floa
         what = "weights, its renderings, gradients towards its own guess"
         rows.append(("ours, the editor that ships", what, 1, seen["test_mse"]))
     rows.append(("fitted to the edited image", "the edited image", 1, marks["floor"]))
-    head = f"| Editor (ours: {minutes:.0f} minutes of one core) | Sees | k | [-1, 1] | [0, 1] |"
+    head = f"| Editor (ours: {seconds:.0f} s of one core) | Sees | k | [-1, 1] | [0, 1] |"
     lines = [head, "|---|---|--:|--:|--:|"]
     lines += [f"| {n} | {sees} | {k} | {e:.4f} | {e / 4:.4f} |" for n, sees, k, e in rows]
     return "\n".join(lines) + "\n"
@@ -171,7 +171,7 @@ def main(
             "cpu_seconds": round(time.process_time() - started, 1),
         }  # fmt: skip
         frame.write_record(out / "result.json", facts)
-        frame.write_text(out / "table.md", table(runs, marks, (seconds or length) / 60))
+        frame.write_text(out / "table.md", table(runs, marks, seconds or length))
 
     for k in counts:
         runs.append(trained(k, sets, edit, config, train, seed, console.print))
