@@ -21,11 +21,20 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import frame
-from gmn_opt.inr import WeightEditor, fit_tiles, load_editor, load_tiled, save_editor, save_tiled
+from gmn_opt.inr import (
+    SirenConfig,
+    WeightEditor,
+    fit_tiles,
+    load_editor,
+    load_tiled,
+    save_editor,
+    save_tiled,
+)
 from gmn_opt.inr.edits import EDITS, PHOTO, edited, find_edit
 from gmn_opt.inr.gallery import draw_gallery, error_image, levels
 from gmn_opt.inr.photo_training import (
@@ -39,7 +48,7 @@ from gmn_opt.inr.photo_training import (
 from gmn_opt.inr.settling import settle
 from gmn_opt.inr.tiled import TiledInr
 from gmn_opt.inr.tiled_editing import aim, edit_tiles
-from gmn_opt.inr.tiled_fitting import TILE_FIT, digest
+from gmn_opt.inr.tiled_fitting import FAMILIES, TILE_FIT, digest, photo_config, tile_fit
 from gmn_opt.inr.tiling import cut, seam_ratio
 from tasks.data.photo_collection import Part, licence, load_photo, names
 
@@ -76,13 +85,17 @@ def subject(name: str, side: int, edit: str) -> Tensor:
 
 
 @torch.enable_grad()
-def fitted(image: Tensor, folder: Path, steps: int = TILE_FIT.steps) -> TiledInr:
+def fitted(
+    image: Tensor, folder: Path, steps: int = TILE_FIT.steps, family: str = "siren"
+) -> TiledInr:
     """A fit, kept in a folder by the image's digest."""
-    path = folder / f"{digest(image)[:16]}-{steps}.safetensors"
+    kind = "" if family == "siren" else f"-{family}"
+    path = folder / f"{digest(image)[:16]}-{steps}{kind}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         started = time.process_time()
-        tiled = fit_tiles(image, fit=replace(TILE_FIT, steps=steps))
+        config = photo_config(image.shape[-1], family=family)
+        tiled = fit_tiles(image, config, replace(tile_fit(config), steps=steps))
         save_tiled(path, tiled.with_params(tiled.params, cpu_seconds=_since(started)))
     return load_tiled(path)
 
@@ -111,7 +124,9 @@ def judge_one(
     """
     edit = editor.config.edit
     photo = subject(name, side, edit)
-    tiled, wanted = fitted(photo, folder), edited(_values(photo), edit)
+    family = "siren" if isinstance(editor.inr, SirenConfig) else "grid"
+    tiled = fitted(photo, folder, round(EDITS[edit].longer * TILE_FIT.steps), family)
+    wanted = edited(_values(photo), edit)
     shown, steps = tiled.render(), {}
     for strength in strengths:
         started = time.process_time()
@@ -120,7 +135,7 @@ def judge_one(
     result = steps[f"strength {strengths[-1]:g}"]
     # the floor takes as many steps on pixels as rounds and plain steps do
     count = editor.config.rounds + editor.config.settle
-    floor = fitted(levels(wanted), folder, count).render()
+    floor = fitted(levels(wanted), folder, count, family).render()
     found = {
         "name": name,
         "licence": licence(name),
@@ -186,19 +201,97 @@ def verdict(found: list[dict[str, Any]]) -> dict[str, float]:
     return {k: mean(f[k] for f in found) for k in keys} | worst
 
 
+class Run:
+    """One editor in the making, and the record of it."""
+
+    def __init__(
+        self, name: str, editor: WeightEditor, seed: int, family: str, console: Console
+    ) -> None:
+        self.name, self.editor, self.seed, self.family = name, editor, seed, family
+        self.console = console
+        self.record: dict[str, Any] = {"edit": name, "seed": seed, "family": family, "rounds": None}
+        self._photos: list[Tensor] = []
+
+    @property
+    def photos(self) -> list[Tensor]:
+        """What is trained on, read when it is needed."""
+        self._photos = self._photos or [load_photo(n) for n in names("train")]
+        return self._photos
+
+    def report(self, done: float, step: int, loss: float) -> None:
+        """Say how far it is."""
+        self.console.print(f"{done:4.0%}, step {step}: {loss:.5f}")
+
+    def move(self, seconds: float, tiles: int) -> None:
+        """Train the metanet's rounds, on all edits that ship and this one."""
+        config = PhotoTraining(seconds, batch=8, lr=3e-3)
+        sets = make_tiles(self.photos, tiles, self.seed + 1, family=self.family)
+        edits = _SHIPPED if self.name == ROUNDS else tuple({*_SHIPPED, self.name})
+        made = train_rounds(self.editor, sets, edits, config, self.seed, self.report)
+        made |= {"command": frame.command_line(), "tiles": tiles * len(sets), **asdict(config)}
+        self.record["rounds"] = made
+
+    def take(self, path: Path) -> None:
+        """Take the predictor over from an editor for the same edit."""
+        taken = take_predictor(self.editor, load_editor(path))
+        self.record["predictor"] = taken | {"commit": commit_of(path)}
+
+    def see(self, seconds: float, continued: bool = False) -> None:
+        """Train the predictor; one that was taken over at a lower rate, on other crops."""
+        assert self.editor.refinement is not None
+        mine, before = self.editor.refinement.predictor, self.record.get("predictor")
+        config, seed = PhotoTraining(seconds), self.seed
+        if continued and before is not None:
+            config, seed = replace(config, lr=4e-3, batch=4), seed + before["steps"]
+        made = train_predictor(mine, self.photos, self.name, config, seed, self.report)
+        made |= {"command": frame.command_line(), **asdict(config)}
+        if continued and before is not None:
+            made |= {"began_as": before, "seconds": round(made["seconds"] + before["seconds"], 1)}
+        self.record["predictor"] = made
+
+    def save(self, weights: Path) -> None:
+        """Write the editor, and what it is into the record."""
+        record, editor = self.record, self.editor
+        about = {"size": [TILE, TILE], "rounds": record["rounds"], "seed": self.seed}
+        about["predictor"] = record.get("predictor")
+        save_editor(weights, editor.requires_grad_(False).eval(), about)
+        record |= {
+            "sha256": sha256(weights.read_bytes()).hexdigest(),
+            "parameters": sum(p.numel() for p in editor.parameters()),
+            "editor": asdict(editor.config),
+            "photographs": {p: len(names(p)) for p in ("train", "valid", "test")},
+            "licences": sorted({licence(n).rpartition(", ")[2] for n in names("train")}),
+            "target_range": [-1, 1],
+        }
+
+
+def draw(found: list[dict[str, Any]], path: Path, name: str) -> None:
+    """The gallery of what `judge_one` found, whose images are taken out."""
+    rows = [f.pop("shown") for f in found]
+    columns = {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
+    title = f"{name.removeprefix(PHOTO)}: photographs never seen in training"
+    draw_gallery(columns, path, title)
+
+
 def main(
     edit: Annotated[str, typer.Option(help="A name, package.module:function, or rounds.")],
     out: Annotated[Path | None, typer.Option(help="Default: runs/photo_editing/EDIT.")] = None,
     preset: frame.Preset = "cpu",
     seed: frame.Seed = 0,
     rounds: Annotated[Path | None, typer.Option(help="Take these over from an editor.")] = None,
-    predictor: Annotated[Path | None, typer.Option(help="Take this over from an editor.")] = None,
+    predictor: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take this over from an editor; with --predictor-seconds it is trained on."
+        ),
+    ] = None,
     predictor_only: Annotated[bool, typer.Option(help="Train no rounds, judge nothing.")] = False,
     predictor_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     rounds_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     photos: Annotated[list[str] | None, typer.Option(help="To judge on; default: test.")] = None,
     whole: Annotated[bool, typer.Option(help="Judge at strength 1 alone.")] = False,
     parts: Annotated[bool, typer.Option(help="Judge each part of the editor alone, too.")] = False,
+    family: Annotated[str, typer.Option(help="Of the tiles: siren or grid.")] = "siren",
     threads: frame.Threads = 1,
 ) -> None:
     """Train and judge an editor for photographs."""
@@ -207,62 +300,31 @@ def main(
         frame.choose("preset", preset, PRESETS)
         see, move, tiles, few, side = PRESETS[preset]
         name = ROUNDS if edit == ROUNDS else find_edit(edit, PHOTO).name
-        trains = not (rounds or predictor_only) or not (predictor or edit == ROUNDS)
-        trained = [load_photo(n) for n in names("train")] if trains else []
+        frame.choose("family", family, FAMILIES)
         known = None if rounds is None else load_editor(rounds)
-        editor = new_photo_editor(name, rounds_of=known, seed=seed)
+        editor = new_photo_editor(name, rounds_of=known, seed=seed, family=family)
+        run = Run(name, editor, seed, family, console)
+        run.record["preset"] = preset
         folder = out or Path("runs/photo_editing") / name.removeprefix(PHOTO)
         folder.mkdir(parents=True, exist_ok=True)
-
-    def report(done: float, step: int, loss: float) -> None:
-        console.print(f"{done:4.0%}, step {step}: {loss:.5f}")
-
-    record: dict[str, Any] = {"edit": name, "seed": seed, "preset": preset}
-    record["rounds"] = None
-    if known is not None and rounds is not None:
-        record["rounds"] = known.about["rounds"] | {"commit": commit_of(rounds)}
-    if known is None and not predictor_only:
-        config = PhotoTraining(rounds_seconds or move, batch=8, lr=3e-3)
-        sets = make_tiles(trained, tiles, seed + 1)
-        known_edits = _SHIPPED if name == ROUNDS else tuple({*_SHIPPED, name})
-        made = train_rounds(editor, sets, known_edits, config, seed, report)
-        made |= {"command": frame.command_line(), "tiles": tiles * len(sets), **asdict(config)}
-        record["rounds"] = made
-    if name != ROUNDS:
-        assert editor.refinement is not None
-        mine = editor.refinement.predictor
-        if predictor is None:
-            config = PhotoTraining(predictor_seconds or see)
-            made = train_predictor(mine, trained, name, config, seed, report)
-            record["predictor"] = made | {"command": frame.command_line(), **asdict(config)}
-        else:
-            with frame.refusing(console):
-                taken = take_predictor(editor, load_editor(predictor))
-            record["predictor"] = taken | {"commit": commit_of(predictor)}
-    weights = folder / "editor.safetensors"
-    about = {"size": [TILE, TILE], "rounds": record["rounds"], "seed": seed}
-    about["predictor"] = record.get("predictor")
-    save_editor(weights, editor.eval(), about)
-    record |= {
-        "sha256": sha256(weights.read_bytes()).hexdigest(),
-        "parameters": sum(p.numel() for p in editor.parameters()),
-        "editor": asdict(editor.config),
-        "photographs": {p: len(names(p)) for p in ("train", "valid", "test")},
-        "licences": sorted({licence(n).rpartition(", ")[2] for n in names("train")}),
-        "target_range": [-1, 1],
-    }
+        if known is not None and rounds is not None:
+            run.record["rounds"] = known.about["rounds"] | {"commit": commit_of(rounds)}
+        elif not predictor_only:
+            run.move(rounds_seconds or move, tiles)
+        if predictor is not None:
+            run.take(predictor)
+        if name != ROUNDS and (predictor is None or predictor_seconds):
+            run.see(predictor_seconds or see, continued=predictor is not None)
+    run.save(folder / "editor.safetensors")
     if name != ROUNDS and not predictor_only:
         part: Part = "test"
         strengths = STRENGTHS[-1:] if whole else STRENGTHS
         found = [judge_one(editor, n, side, folder.parent / "fits", strengths, parts)
                  for n in photos or names(part)[:few]]  # fmt: skip
-        rows = [f.pop("shown") for f in found]
-        columns = {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
-        title = f"{name.removeprefix(PHOTO)}: photographs never seen in training"
-        draw_gallery(columns, folder / "gallery.jpg", title)
-        record |= {"side": side, "results": verdict(found), "tests": found}
-        console.print(record["results"])
-    frame.write_record(folder / "result.json", record)
+        draw(found, folder / "gallery.jpg", name)
+        run.record |= {"side": side, "results": verdict(found), "tests": found}
+        console.print(run.record["results"])
+    frame.write_record(folder / "result.json", run.record)
 
 
 if __name__ == "__main__":

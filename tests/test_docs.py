@@ -73,6 +73,7 @@ def photographs(names: Names, printed: str) -> None:
     assert names["brighter"].mean() > names["larger"].mean()
     change = (names["warm"].render() - names["tiled"].render()).mean((0, 1))
     assert change[0] > 0 > change[2]
+    assert float(psnr(names["grids"].render(), names["tiled"].render())) > 20
 
 
 def meta_training(names: Names, printed: str) -> None:
@@ -123,7 +124,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "metanet.md": (7, metanet),
     "optimizer.md": (9, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
-    "photographs.md": (3, photographs),
+    "photographs.md": (4, photographs),
     "predict.md": (6, predict),
 }
 

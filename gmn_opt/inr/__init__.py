@@ -6,6 +6,7 @@ from gmn_opt.inr.edit_training import EditTrainer, TrainConfig
 from gmn_opt.inr.editor import EditorConfig, WeightEditor
 from gmn_opt.inr.editor_files import load_editor, save_editor, shipped_editors
 from gmn_opt.inr.feature_grid import FeatureGrid, GridConfig
+from gmn_opt.inr.feature_pyramid import FeaturePyramid, PyramidConfig
 from gmn_opt.inr.files import load_inr, read_inr, save_inr
 from gmn_opt.inr.fitting import FitConfig, FittedInrs, fit_batch, supersampled
 from gmn_opt.inr.foreign import siren_from_state_dict
@@ -22,6 +23,7 @@ __all__ = [
     "EditTrainer",
     "EditorConfig",
     "FeatureGrid",
+    "FeaturePyramid",
     "FitConfig",
     "FittedInrs",
     "FourierConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "InrConfig",
     "InrSet",
     "Params",
+    "PyramidConfig",
     "Siren",
     "SirenConfig",
     "TiledInr",

@@ -194,8 +194,8 @@ class EditTrainer:
         size = (target.shape[1], target.shape[2])
         refinement = self.editor.refinement
         goal = None if refinement is None else refinement.goal(inr, params)
-        done = self.editor(params, inr.config, goal=goal)
-        objective = loss = mse_loss(render(inr, size, done), target)
+        shown = self.editor.show(params, inr.config, size, goal)
+        objective = loss = mse_loss(shown, target)
         if goal is not None:
             objective = loss + self.config.predicted * mse_loss(goal, target)
         self.optimizer.zero_grad()

@@ -327,6 +327,16 @@ class WeightEditor(nn.Module):
         change = self.delta(known, config, goal)
         return {n: known[n] + strength * change[n] for n in change}
 
+    def show(
+        self, params: Mapping[str, Tensor], config: InrConfig, size: tuple[int, int],
+        goal: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What edited networks show, ``[N, H, W, C]``, differentiable; see `forward`.
+
+        Plain steps after the rounds (`edit_batch`) are no part of it.
+        """
+        return render(self._kind(config), size, self(params, config, goal=goal))
+
     @torch.no_grad()
     def edit_batch(
         self,

@@ -80,12 +80,15 @@ class Edit:
         apply: The edit; returns uint8 of the same shape.
         noise: Most standard deviation, in levels, of the grain that photographs get before they
             are edited when an editor learns it.
+        longer: How many times as many steps a photograph is to be fitted for it, where it enlarges
+            what a fit leaves.
     """
 
     name: str
     title: str
     apply: Callable[[Pixels], Pixels]
     noise: float = 0.0
+    longer: float = 1.0
 
 
 EDITS = {
@@ -107,14 +110,16 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PHOTO = "photo-"
 
 
-def register_edit(name: str, function: Callable[[Pixels], Pixels], *, noise: float = 0.0) -> Edit:
+def register_edit(
+    name: str, function: Callable[[Pixels], Pixels], *, noise: float = 0.0, longer: float = 1.0
+) -> Edit:
     """Make an edit of your own known, so that editors can be trained for it.
 
     Args:
         name: Small letters, digits and hyphens; begin it with ``photo-`` for tiled INRs.
         function: From uint8 ``[H, W, C]`` to uint8 of the same shape. An editor of tiled INRs
             looks eight pixels far: an edit that looks farther is learned approximately.
-        noise: See `Edit`.
+        noise, longer: See `Edit`.
 
     Raises ValueError for another name, or one that is taken by another function.
     """
@@ -123,7 +128,7 @@ def register_edit(name: str, function: Callable[[Pixels], Pixels], *, noise: flo
     if name in EDITS and EDITS[name].apply is not function:
         raise ValueError(f"There is an edit {name!r} already; choose another name.")
     title = (function.__doc__ or name).strip().splitlines()[0]
-    EDITS[name] = Edit(name, title, function, noise)
+    EDITS[name] = Edit(name, title, function, noise, longer)
     return EDITS[name]
 
 
@@ -160,7 +165,10 @@ for _function in (
     photo_edits.sketch, photo_edits.neon,
 ):  # fmt: skip
     register_edit(
-        PHOTO + _function.__name__, _function, noise=30.0 * (_function is photo_edits.denoise)
+        PHOTO + _function.__name__,
+        _function,
+        noise=30.0 * (_function is photo_edits.denoise),
+        longer=2.5 if _function is photo_edits.sharpen else 1.0,
     )
 
 

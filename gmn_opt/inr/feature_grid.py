@@ -90,33 +90,37 @@ class FeatureGrid(Inr):
             out[f"layers.{i}.bias"] = torch.zeros(b)
         return out
 
-    def _interpolation(self, coordinates: Tensor) -> Tensor:
-        """Share of every grid point in the features at ``coordinates`` [..., inputs].
-
-        Hat functions, as a matrix [..., resolution ** inputs]: a plain product with the grid
-        follows, which parameter graphs understand, unlike grid_sample.
-        """
-        last = self.config.resolution - 1
-        place = ((coordinates + 1) * (last / 2)).clamp(0, last)
-        knots = torch.arange(last + 1, dtype=place.dtype, device=place.device)
-        hats = (1 - (place.unsqueeze(-1) - knots).abs()).clamp_min(0)
-        share = hats[..., 0, :]
-        for axis in range(1, self.config.inputs):
-            share = (share.unsqueeze(-1) * hats[..., axis, None, :]).flatten(-2)
-        return share
-
     def forward(self, coordinates: Tensor) -> Tensor:
         """``[..., inputs]`` to ``[..., outputs]``."""
-        x = self._interpolation(coordinates) @ self.grid
+        x = interpolation(coordinates, self.config.resolution) @ self.grid
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
         return self.layers[-1](x)
 
     def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
         """Values of N networks at once; see `Inr.batched`."""
-        x, last = self._interpolation(coordinates) @ params["grid"], len(self.layers) - 1
+        x, last = (
+            interpolation(coordinates, self.config.resolution) @ params["grid"],
+            len(self.layers) - 1,
+        )
         for i in range(last + 1):
             x = batched_linear(x, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
             if i < last:
                 x = torch.relu(x)
         return x
+
+
+def interpolation(coordinates: Tensor, resolution: int) -> Tensor:
+    """Share of every grid point in the features at ``coordinates`` [..., inputs].
+
+    Hat functions, as a matrix [..., resolution ** inputs]: a plain product with the grid follows,
+    which parameter graphs understand, unlike grid_sample.
+    """
+    last = resolution - 1
+    place = ((coordinates + 1) * (last / 2)).clamp(0, last)
+    knots = torch.arange(resolution, dtype=place.dtype, device=place.device)
+    hats = (1 - (place.unsqueeze(-1) - knots).abs()).clamp_min(0)
+    share = hats[..., 0, :]
+    for axis in range(1, coordinates.shape[-1]):
+        share = (share.unsqueeze(-1) * hats[..., axis, None, :]).flatten(-2)
+    return share

@@ -288,13 +288,22 @@ class _Fit:
         parts = theta.split([s.numel() for s in self.shapes.values()], 1)
         return {n: p.unflatten(1, s) for p, (n, s) in zip(parts, self.shapes.items(), strict=True)}
 
+    def _sample(self, step: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Points and values that networks at these steps see."""
+        first = int(step[0])
+        if bool((step == first).all()):
+            # one set of points for all: what depends on these alone is computed once
+            chosen = self.draws[first]
+            return self.points[chosen], image[:, chosen]
+        chosen = self.draws[step]
+        target = image.gather(1, chosen.unsqueeze(-1).expand(-1, -1, image.shape[-1]))
+        return self.points[chosen], target
+
     def _step(self, theta: Tensor, moments: list[Tensor], step: Tensor, image: Tensor) -> None:
         """One step of Adam for every slot, in place."""
         points, target = self.points, image
         if self.sampled:
-            chosen = self.draws[step]
-            points = points[chosen]
-            target = image.gather(1, chosen.unsqueeze(-1).expand(-1, -1, image.shape[-1]))
+            points, target = self._sample(step, image)
         theta.requires_grad_()
         values = self.inr.batched(self._views(theta), points)
         loss = (values - target).square().mean((1, 2)).sum()

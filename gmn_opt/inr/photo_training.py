@@ -25,7 +25,7 @@ from gmn_opt.inr.edits import EDITS, edited
 from gmn_opt.inr.fitting import FitConfig, fit_batch
 from gmn_opt.inr.refining import ImagePredictor
 from gmn_opt.inr.rendering import render
-from gmn_opt.inr.tiled_fitting import TILE_FIT, photo_config
+from gmn_opt.inr.tiled_fitting import photo_config, tile_fit
 
 if TYPE_CHECKING:
     import cv2
@@ -40,8 +40,8 @@ _SIDES = (80, 400)
 _GAIN = 4.0
 #: Rate of kernels relative to that of all else.
 _FASTER = 3.0
-#: Architectures that the rounds learn on.
-ARCHITECTURES = ((48, 48), (32, 32), (40, 40, 40))
+#: Hidden widths of the tiles that the rounds learn on, by family.
+ARCHITECTURES = {"siren": ((48, 48), (32, 32), (40, 40, 40)), "grid": ((32,), (24,))}
 PHOTO_EDITOR = EditorConfig(
     hidden=32, edge_hidden=8, layers=1, rounds=4, grid=TILE, vision=24, places=False, settle=160
 )
@@ -144,9 +144,20 @@ def train_predictor(
         target = edited(shown, edit)
         grain = draw.uniform(0, config.fit_noise)
         shown = shown + grain * torch.from_numpy(draw.standard_normal(shown.shape, np.float32))
-        return mse_loss(predictor(shown)[:, inner, inner], target[:, inner, inner])
+        found, wanted = predictor(shown)[:, inner, inner], target[:, inner, inner]
+        return mse_loss(cut_off_where_wanted(found, wanted), wanted)
 
     return _train(_Both(list(predictor.parameters()), config.lr), loss, config, report)
+
+
+def cut_off_where_wanted(found: Tensor, wanted: Tensor) -> Tensor:
+    """Predictions, of which those beyond black or white count as these where these are wanted.
+
+    In use they are cut off there. A network that may go beyond need not learn where an edit
+    saturates: half the error of glowing lines was there.
+    """
+    found = torch.where(wanted >= 1, found.clamp_max(1), found)
+    return torch.where(wanted <= -1, found.clamp_min(-1), found)
 
 
 @dataclass(frozen=True)
@@ -162,15 +173,19 @@ class TileSet:
 
 
 def make_tiles(
-    photos: Sequence[Tensor], count: int, seed: int, fit: FitConfig = TILE_FIT
+    photos: Sequence[Tensor],
+    count: int,
+    seed: int,
+    fit: FitConfig | None = None,
+    family: str = "siren",
 ) -> list[TileSet]:
-    """``count`` tiles of each of `ARCHITECTURES`, fitted to crops of photographs."""
+    """``count`` tiles of each of a family's `ARCHITECTURES`, fitted to crops of photographs."""
     draw, sets = np.random.default_rng(seed), []
-    for number, widths in enumerate(ARCHITECTURES):
-        config = photo_config(photos[0].shape[-1], widths)
+    for number, widths in enumerate(ARCHITECTURES[family]):
+        config = photo_config(photos[0].shape[-1], widths, family)
         around = crops(photos, count, TILE + 2 * _BORDER, draw)
         inside = around[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
-        found = fit_batch(inside, config, fit, seed=1000 * seed + number)
+        found = fit_batch(inside, config, fit or tile_fit(config), seed=1000 * seed + number)
         sets.append(TileSet(config, found.params, around))
     return sets
 
@@ -292,7 +307,11 @@ def _train(
 
 
 def new_photo_editor(
-    edit: str, channels: int = 3, rounds_of: WeightEditor | None = None, seed: int = 0
+    edit: str,
+    channels: int = 3,
+    rounds_of: WeightEditor | None = None,
+    seed: int = 0,
+    family: str = "siren",
 ) -> WeightEditor:
     """An editor of tiled INRs whose predictor has learned nothing yet.
 
@@ -301,13 +320,14 @@ def new_photo_editor(
         channels: Of the images.
         rounds_of: An editor whose trained rounds it takes over.
         seed: Of the initial weights.
+        family: Of the tiles, see `gmn_opt.inr.tiled_fitting.FAMILIES`.
 
     Raises ValueError when these rounds are of other sizes.
     """
     config = replace(PHOTO_EDITOR, edit=edit)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        editor = WeightEditor(photo_config(channels), config)
+        editor = WeightEditor(photo_config(channels, family=family), config)
     assert editor.refinement is not None
     with torch.no_grad():
         for p in editor.refinement.predictor.layers[0].parameters():

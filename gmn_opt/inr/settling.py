@@ -20,6 +20,8 @@ from gmn_opt.inr.rendering import coordinates
 
 #: Highest rate, for images that are as far apart as two photographs, and how far that is.
 _RATE, _FAR = 4e-3, 0.1
+#: How much faster features of grids move.
+_GRIDS = 20.0
 #: Least rate, relative, for images that are nearly the same.
 _LEAST = 0.1
 _BETAS, _EPS = (0.9, 0.99), 1e-8
@@ -58,5 +60,6 @@ def settle(inr: Inr, params: Mapping[str, Tensor], goal: Tensor, steps: int) -> 
             slow[name].lerp_(slope.square(), 1 - _BETAS[1])
             mean = fast[name] / (1 - _BETAS[0] ** (step + 1))
             root = (slow[name] / (1 - _BETAS[1] ** (step + 1))).sqrt() + _EPS
-            p -= falling * rate.view(-1, *[1] * (p.dim() - 1)) * mean / root
+            faster = _GRIDS if name.startswith("grids.") else 1.0
+            p -= faster * falling * rate.view(-1, *[1] * (p.dim() - 1)) * mean / root
     return now

@@ -10,12 +10,14 @@ images, and never noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gmn_opt.inr.base import InrConfig
 from gmn_opt.inr.editor import WeightEditor
 from gmn_opt.inr.refining import ImagePredictor
 from gmn_opt.inr.settling import settle
@@ -24,6 +26,7 @@ from gmn_opt.inr.tiling import cut
 
 #: Tiles that are edited at once; bounds the memory.
 TILES_AT_ONCE = 64
+_PREDICTOR = ".predictor."
 #: How far a predictor looks, in pixels.
 _MIRRORED = 8
 
@@ -57,6 +60,39 @@ def _predicted(predictor: ImagePredictor, image: Tensor) -> Tensor:
     wide = pad(image.movedim(-1, 0), (across, across, down, down), mode="reflect")
     out: Tensor = predictor(wide.movedim(0, -1).unsqueeze(0))[0]
     return out[down : down + height, across : across + width]
+
+
+def for_family(
+    editor: WeightEditor, config: InrConfig, rounds_of: WeightEditor | None = None
+) -> WeightEditor:
+    """An editor for the same edit on tiles of another family: it predicts the same image.
+
+    Args:
+        editor: For tiles of any family.
+        config: Of the tiles.
+        rounds_of: An editor for tiles of this family, whose trained rounds it takes over; without,
+            its rounds are learned by nobody (small steps along the signs of gradients), and the
+            plain steps after them do the work.
+
+    Raises ValueError for an editor of single INRs, or rounds of other sizes.
+    """
+    if editor.refinement is None or not serves_tiles(editor):
+        raise ValueError(f"This editor ({editor.config.edit}) is for single networks, not tiles.")
+    sizes = editor.config if rounds_of is None else rounds_of.config
+    sizes = replace(sizes, edit=editor.config.edit, vision=editor.config.vision)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = WeightEditor(config if rounds_of is None else rounds_of.inr, sizes)
+    taken = {} if rounds_of is None else {
+        n: t for n, t in rounds_of.state_dict().items() if _PREDICTOR not in n
+    }  # fmt: skip
+    seen = {n: t for n, t in editor.state_dict().items() if _PREDICTOR in n}
+    try:
+        made.load_state_dict({**made.state_dict(), **taken, **seen})
+    except RuntimeError as error:
+        raise ValueError(f"These rounds belong to an editor of other sizes: {error}") from error
+    made.graph_of(config)  # refuse before any work
+    return made.to(editor.scale).requires_grad_(False).eval()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.inr.base import InrConfig, Params
+from gmn_opt.inr.feature_pyramid import PyramidConfig
 from gmn_opt.inr.fitting import FitConfig, as_targets, fit_batch
 from gmn_opt.inr.rendering import psnr
 from gmn_opt.inr.siren import SirenConfig
@@ -26,6 +27,9 @@ WIDTHS = (48, 48)
 #: Steps of 400 pixels: about 40 dB on a photograph of 256 pixels. Values between the pixels need no
 #: care, unlike those of one network for a whole image: tiles are smooth there by themselves.
 TILE_FIT = FitConfig(steps=400, pixels=400, target_psnr=None, check_every=50)
+#: What tiles can be, by the name on the command line.
+FAMILIES: dict[str, type[InrConfig]] = {"siren": SirenConfig, "grid": PyramidConfig}
+_GRID_RATE = 4e-2
 #: Tiles that end below so many dB are fitted anew, for longer.
 LEAST_PSNR = 34.0
 _LONGER = 2.5
@@ -48,9 +52,28 @@ class FitProgress:
         return self.seconds * (1 - self.done) / max(self.done, 1e-9)
 
 
-def photo_config(channels: int, widths: tuple[int, ...] = WIDTHS) -> SirenConfig:
-    """The network of a photograph's tile."""
-    return SirenConfig(2, channels, widths)
+def photo_config(
+    channels: int, widths: tuple[int, ...] | None = None, family: str = "siren"
+) -> InrConfig:
+    """The network of a photograph's tile.
+
+    Args:
+        channels: Of the photograph.
+        widths: Of the hidden layers; by default what serves the family.
+        family: One of `FAMILIES`.
+
+    Raises ValueError for another one.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"There is no family {family!r}; there are {', '.join(FAMILIES)}.")
+    kind = FAMILIES[family]
+    made = kind(2, channels) if family == "grid" else kind(2, channels, WIDTHS)
+    return made if widths is None else replace(made, widths=widths)
+
+
+def tile_fit(config: InrConfig) -> FitConfig:
+    """Settings that serve a family; features of grids learn at higher rates."""
+    return replace(TILE_FIT, lr=_GRID_RATE) if isinstance(config, PyramidConfig) else TILE_FIT
 
 
 def fit_tiles(
@@ -69,7 +92,7 @@ def fit_tiles(
     Args:
         image: uint8 or floating point ``[H, W, C]``, see `as_targets`.
         config: Of the networks; by default `photo_config`.
-        fit: Settings; by default `TILE_FIT`.
+        fit: Settings; by default `tile_fit`.
         core, margin: See `Tiling`.
         seed: Of the initial parameters.
         parts: A file in which finished tiles are kept, so that a fit that was stopped goes on
@@ -83,7 +106,7 @@ def fit_tiles(
     """
     started = time.perf_counter()
     config = config or photo_config(image.shape[-1])
-    fit = fit or TILE_FIT
+    fit = fit or tile_fit(config)
     if image.dim() != 3:
         raise ValueError(f"Expected an image [H, W, C], received {list(image.shape)}.")
     tiling = Tiling(image.shape[0], image.shape[1], core, margin)
@@ -122,7 +145,8 @@ def fit_tiles(
 
 def estimate(image: Tensor, config: InrConfig | None = None, fit: FitConfig | None = None) -> float:
     """Seconds that `fit_tiles` will take, from a few steps on the first tiles."""
-    config, fit = config or photo_config(image.shape[-1]), fit or TILE_FIT
+    config = config or photo_config(image.shape[-1])
+    fit = fit or tile_fit(config)
     tiling = Tiling(image.shape[0], image.shape[1])
     some = cut(as_targets(image.unsqueeze(0), config)[0], tiling)[: fit.slots]
     fit_batch(some, config, replace(fit, steps=1, check_every=1))  # what only first calls cost

@@ -96,9 +96,30 @@ def test_from_photograph_to_edited_picture(run: Run, monkeypatch: pytest.MonkeyP
     assert "there is no file no.png" in run("edit", "no.png", "-o", "y.png").stderr
 
 
+def test_grids_from_photograph_to_edited_picture(run: Run) -> None:
+    args = ("--family", "grid", "--steps", "60")
+    result = run("fit", "cat.png", "-o", "grid.safetensors", *args)
+    assert result.exit_code == 0, result.output
+    assert "each a pyramid of grids 7x7, 14x14, 28x28 with a decoder 12-32-3" in result.stdout
+    assert load_tiled("grid.safetensors").config.family == "feature_pyramid"
+    assert run("render", "grid.safetensors", "-o", "grid.png").exit_code == 0
+    assert abs(picture("grid.png") - picture("cat.png")).mean() < 6
+    result = run("edit", "grid.safetensors", "--edit", "warm", "-o", "warm.png")
+    assert result.exit_code == 0, result.output
+    assert "on family feature_pyramid plain steps do what its metanet learned" in result.stderr
+    before, after = (picture(n).mean((0, 1)) for n in ("grid.png", "warm.png"))
+    assert after[0] - after[2] > before[0] - before[2] + 10
+    assert (
+        "no family 'nerf'"
+        in run("fit", "cat.png", "-o", "y.safetensors", "--family", "nerf").stderr
+    )
+    small = run("fit", "cat.png", "-o", "small.safetensors", "--size", "16", *args)
+    assert "small.safetensors: pyramid of grids" in small.stdout
+
+
 def test_a_gallery_of_ones_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = load_tiled("cat.safetensors")
-    monkeypatch.setattr("gmn_opt.inr.fit_tiles", lambda _: tiled)
+    monkeypatch.setattr("gmn_opt.inr.fit_tiles", lambda _, fit: tiled)
     args = ("--editor", "photo-warm.safetensors", "-o", "g.png", "--size", "72")
     result = run("gallery", "cat.png", *args)
     assert result.exit_code == 0, result.output

@@ -16,6 +16,7 @@ from gmn_opt.inr import (
     FourierConfig,
     GridConfig,
     InrConfig,
+    PyramidConfig,
     Siren,
     SirenConfig,
     config_from_dict,
@@ -38,6 +39,8 @@ CONFIGS: list[InrConfig] = [
     GridConfig(2, 3, (6,), resolution=4, channels=3),
     GridConfig(3, 1, (5,), resolution=3, channels=2),
     GridConfig(1, 1, (5,)),
+    PyramidConfig(2, 3, (6,), resolutions=(2, 5), channels=3),
+    PyramidConfig(1, 1, (5, 4), resolutions=(3, 4, 7), channels=2),
 ]
 
 
@@ -79,6 +82,8 @@ class TestEveryKind:
         inr = config.build()
         graph = trace(inr, torch.rand(5, config.inputs))
         free = len(config.widths) + isinstance(config, GridConfig)
+        if isinstance(config, PyramidConfig):
+            free += len(config.resolutions)  # features of every grid
         assert len(graph.spaces) == free
         sym = graph.random_symmetry(torch.Generator().manual_seed(1))
         inr.double()
@@ -231,6 +236,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (lambda: SirenConfig(value_range=(1.0, 0.0)), "black < white"),
         (lambda: FourierConfig(frequencies=0), "at least one frequency"),
         (lambda: GridConfig(resolution=1), "at least two points"),
+        (lambda: PyramidConfig(resolutions=(1, 4)), "at least two points"),
         (lambda: config_from_dict({"family": "nerf"}), "nerf.*'family' is one of"),
         (
             lambda: config_from_dict({"family": "siren", "hidden": 3}),

@@ -40,11 +40,23 @@ def test_what_ships_edits_a_photograph(name: str, face: TiledInr) -> None:
     # there is nothing to clean in a fit without grain
     assert left < (1 if name.endswith("denoise-colour") else 0.2)
     assert seam_ratio(result, face.tiling) < 1.2 * seam_ratio(wanted, face.tiling)
-    halfway = edit_tiles(editor, face, 0.5).render()
-    mixture = (shown + result) / 2
-    assert float((halfway - mixture).square().mean()) < 0.1 * float(
-        (shown - result).square().mean()
-    )
+
+
+@pytest.mark.parametrize("name", ["inr-photo-neon-colour", "inr-photo-warm-colour"])
+def test_strength_is_smooth_and_never_noise(name: str, face: TiledInr) -> None:
+    """What lies between is a mixture of two pictures; equal steps change the picture equally."""
+    editor = load_editor(name, 3)
+    shown, whole = face.render(), edit_tiles(editor, face).render()
+    far = float((shown - whole).square().mean())
+    before, steps = shown, []
+    for strength in (0.25, 0.5, 0.75):
+        now = edit_tiles(editor, face, strength).render()
+        mixture = shown + strength * (whole - shown)
+        assert float((now - mixture).square().mean()) < 0.02 * far
+        steps.append(float((now - before).square().mean()) ** 0.5)
+        before = now
+    steps.append(float((whole - before).square().mean()) ** 0.5)
+    assert max(steps) < 2 * min(steps)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

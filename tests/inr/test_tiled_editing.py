@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gmn_opt.data import load_photograph
-from gmn_opt.inr import Params, SirenConfig, Tiling, WeightEditor
+from gmn_opt.inr import InrConfig, Params, PyramidConfig, SirenConfig, Tiling, WeightEditor
 from gmn_opt.inr.editor import EditorConfig
 from gmn_opt.inr.fitting import initial_params
 from gmn_opt.inr.photo_training import (
@@ -17,21 +17,23 @@ from gmn_opt.inr.photo_training import (
     PhotoTraining,
     TileSet,
     crops,
+    cut_off_where_wanted,
     new_photo_editor,
     train_predictor,
     train_rounds,
 )
 from gmn_opt.inr.settling import settle
 from gmn_opt.inr.tiled import TiledInr
-from gmn_opt.inr.tiled_editing import aim, edit_tiles, serves_tiles
+from gmn_opt.inr.tiled_editing import aim, edit_tiles, for_family, serves_tiles
 
 TINY = replace(PHOTO_EDITOR, edit="photo-warm", hidden=8, edge_hidden=4, rounds=2, vision=4)
 
 
-def tiny_editor(settle_steps: int = 6) -> WeightEditor:
+def tiny_editor(settle_steps: int = 6, kind: InrConfig | None = None) -> WeightEditor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        editor = WeightEditor(SirenConfig(2, 3, (8, 8)), replace(TINY, settle=settle_steps))
+        made_for = kind or SirenConfig(2, 3, (8, 8))
+        editor = WeightEditor(made_for, replace(TINY, settle=settle_steps))
         with torch.no_grad():
             for p in editor.metanet.parameters():
                 p.add_(torch.randn_like(p) / 4)
@@ -70,6 +72,41 @@ def test_one_editor_for_several_architectures_is_equivariant(widths: tuple[int, 
     assert done.about["edits"] == [{"edit": "photo-warm", "strength": 1.0}]
 
 
+@pytest.mark.parametrize("widths", [(6,), (9,), (5, 7)])
+def test_grids_are_edited_equivariantly(widths: tuple[int, ...]) -> None:
+    """Features of every grid may change places, as neurons may; one editor for several decoders."""
+    made_for = PyramidConfig(2, 3, (6,), resolutions=(2, 5), channels=3)
+    editor, config = tiny_editor(kind=made_for), replace(made_for, widths=widths)
+    tiling = Tiling(18, 29, 10, 2)
+    params = initial_params(config.build(), 0, range(len(tiling)))
+    tiled = TiledInr(config, tiling, {n: p.double() for n, p in params.items()})
+    symmetry = editor.graph_of(config).random_symmetry(torch.Generator().manual_seed(2))
+    moved = editor.graph_of(config).permute(tiled.params, symmetry)
+    assert any(not torch.equal(moved[f"grids.{i}"], tiled.params[f"grids.{i}"]) for i in (0, 1))
+    done = edit_tiles(editor, tiled)
+    other = edit_tiles(editor, tiled.with_params(moved))
+    again = editor.graph_of(config).permute(done.params, symmetry)
+    for name, p in other.params.items():
+        assert torch.allclose(p, again[name], rtol=0, atol=1e-10), name
+    assert float((done.render() - tiled.render()).abs().max()) > 1e-3
+
+
+def test_an_editor_serves_tiles_of_another_family() -> None:
+    """The image that it aims at is the same; plain steps reach it."""
+    editor, config = tiny_editor(80), PyramidConfig(2, 3, (8,), resolutions=(4, 9), channels=3)
+    tiling = Tiling(14, 14, 10, 2)
+    params = initial_params(config.build(), 0, range(len(tiling)))
+    tiled = TiledInr(config, tiling, {n: p.double() for n, p in params.items()})
+    other, shown = for_family(editor, config), tiled.render()
+    goal = aim(editor, shown)
+    assert torch.equal(aim(other, shown), goal)
+    left = (edit_tiles(other, tiled).render() - goal).square().mean()
+    assert float(left) < 0.1 * float((shown - goal).square().mean())
+    assert torch.equal(for_family(editor, config, other).scale, other.scale)
+    with pytest.raises(ValueError, match="was made for SirenConfig"):
+        for_family(editor, config, editor)
+
+
 def test_strength_mixes_images() -> None:
     editor, tiled = tiny_editor(80), tiles()
     assert edit_tiles(editor, tiled, 0) is tiled
@@ -106,6 +143,15 @@ def test_editors_of_single_networks_are_refused() -> None:
             SirenConfig(2, 1, (8, 8)), Tiling(9, 9),
             {n: p.double() for n, p in
              initial_params(SirenConfig(2, 1, (8, 8)).build(), 0, [0]).items()}))  # fmt: skip
+
+
+def test_what_is_cut_off_in_use_is_no_error_of_a_predictor() -> None:
+    wanted = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.5, -0.5])
+    found = torch.tensor([1.3, 0.9, -1.2, -0.7, 1.1, -1.1], requires_grad=True)
+    loss = (cut_off_where_wanted(found, wanted) - wanted).square().sum()
+    loss.backward()
+    assert found.grad is not None
+    assert (found.grad != 0).tolist() == [False, True, False, True, True, True]
 
 
 def test_both_parts_are_trained_and_rounds_are_taken_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +23,11 @@ from gmn_opt.cli.inr.shared import (
     PICTURES,
     SIDES,
     Editor,
+    Family,
     Force,
     Omega,
     Strength,
+    check_family,
     check_image,
     check_network,
     check_out,
@@ -41,9 +44,11 @@ from gmn_opt.cli.inr.shared import (
 from gmn_opt.cli.inr.tiled import (
     LONGEST,
     TileOptions,
+    described,
     edit_photograph,
     fit_photograph,
     load_photograph_network,
+    network_of,
     save_photograph,
     summary,
 )
@@ -92,7 +97,7 @@ def fit_image(
     width: Annotated[
         int | None,
         typer.Option(
-            min=1, max=4096, help="Width of the two hidden layers: 48 for tiles, 32 for one."
+            min=1, max=4096, help="Of the hidden layers: 48 for tiles, 32 for one and for grids."
         ),
     ] = None,
     steps: Annotated[
@@ -101,6 +106,7 @@ def fit_image(
     target: Annotated[
         float | None, typer.Option("--psnr", help="Stop at this many dB: 40 for one network.")
     ] = None,
+    family: Family = "siren",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the initial weights.")] = 0,
     force: Force = False,
 ) -> None:
@@ -110,17 +116,18 @@ def fit_image(
     be rendered at any size. A fit of tiles that was stopped goes on where it was.
     """
     check_out(out, ".safetensors", force=force)
+    check_family(family)
     if target is not None and math.isnan(target):
         fail(f"--psnr takes a number such as 40, received {target}")
     check_image(image)
     photo, name = _photo(image, grey, size)
+    options = TileOptions(width, steps, target, seed, family)
     if max(photo.pixels.shape[:2]) > ONE_NETWORK:
-        options = TileOptions(width, steps, target, seed)
         tiled = fit_photograph(photo.pixels, out, name, options)
         save_photograph(out, tiled)
         typer.echo(f"{out}: {summary(tiled)}")
     else:
-        _fit_one(photo.pixels, out, name, options=TileOptions(width, steps, target, seed))
+        _fit_one(photo.pixels, out, name, options)
 
 
 def _fit_one(pixels: Tensor, out: Path, name: str, options: TileOptions) -> None:
@@ -129,7 +136,6 @@ def _fit_one(pixels: Tensor, out: Path, name: str, options: TileOptions) -> None
 
     from gmn_opt.inr import (
         FitConfig,
-        SirenConfig,
         fit_batch,
         psnr,
         render,
@@ -138,14 +144,16 @@ def _fit_one(pixels: Tensor, out: Path, name: str, options: TileOptions) -> None
         unstack,
     )
     from gmn_opt.inr.fitting import as_targets
+    from gmn_opt.inr.tiled_fitting import tile_fit
 
-    side, count, width = pixels.shape[0], pixels.shape[-1], options.width or 32
+    side, count = pixels.shape[0], pixels.shape[-1]
     steps = options.steps or 1000
     _check_memory(steps, side)
-    config = SirenConfig(2, count, (width, width))
+    config = network_of(replace(options, width=options.width or 32), count)
     targets = as_targets(pixels.unsqueeze(0), config)
     target = 40.0 if options.target is None else options.target
-    fit = FitConfig(steps=steps, target_psnr=target, pixels=side * side)
+    lr = tile_fit(config).lr
+    fit = FitConfig(steps=steps, lr=lr, target_psnr=target, pixels=side * side)
     with Console(stderr=True).status("Fitting"), enough_memory("lower --size or --width"):
         found = fit_batch(supersampled(targets), config, fit, seed=options.seed)
         with torch.no_grad():
@@ -159,7 +167,7 @@ def _fit_one(pixels: Tensor, out: Path, name: str, options: TileOptions) -> None
         fail(f"cannot write {out}: {error.strerror or error}")
     parameters = sum(p.numel() for p in inr.parameters())
     typer.echo(
-        f"{out}: SIREN 2-{width}-{width}-{count}, {parameters:,} parameters, {reached:.1f} dB "
+        f"{out}: {described(config)}, {parameters:,} parameters, {reached:.1f} dB "
         f"after {int(found.steps[0])} steps in {found.seconds:.1f} s"
     )
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from gmn_opt.cli.errors import fail
-from gmn_opt.cli.inr.photo_gallery import photograph_gallery
+from gmn_opt.cli.inr.photo_gallery import photograph_gallery, save_gallery
 from gmn_opt.cli.inr.shared import (
     ONE_NETWORK,
     Editor,
@@ -64,48 +64,51 @@ def make_gallery(
     check_strength(strength)
     for path in images or []:
         check_image(path)
+    if images and (size or _largest(images)) > ONE_NETWORK:
+        photograph_gallery(out, images, edit, editor, size)
+        return
+    chosen, called, pixels = _chosen(images or [], data, count, edit, editor)
+    shown = _versions(chosen, called, pixels, strength)
+    name, note = chosen.config.edit, ""
+    if "reference" in shown:
+        last = shown[f"edited ({strength:g})"]
+        squared = float((last - shown["reference"]).double().square().mean())
+        note = f", mean squared error {squared:.4g} in [-1, 1]"
+    save_gallery(shown, out, name)
+    images_made = "1 image" if len(pixels) == 1 else f"{len(pixels)} images"
+    typer.echo(f"{out}: {images_made}, {name} by {called}{note}")
+
+
+def _versions(
+    editor: WeightEditor, called: str, pixels: Tensor, strength: float
+) -> dict[str, Tensor]:
+    """Columns of a gallery of single networks, ``[N, H, W, C]`` in [-1, 1]."""
     import torch
 
     from gmn_opt.inr import FitConfig, fit_batch, render
     from gmn_opt.inr.edits import EDITS, edited
     from gmn_opt.inr.fitting import as_targets
-    from gmn_opt.inr.gallery import draw_gallery, error_image
+    from gmn_opt.inr.gallery import error_image
 
-    if images and (size or _largest(images)) > ONE_NETWORK:
-        photograph_gallery(out, images, edit, editor, size)
-        return
-    chosen, called, pixels = _chosen(images or [], data, count, edit, editor)
-    config = chosen.inr
+    config = editor.inr
     status = Console(stderr=True)
     with status.status(f"Fitting {len(pixels)} networks"):
         found = fit_batch(pixels, config, FitConfig())
-    shape, inr = (pixels.shape[1], pixels.shape[2]), config.build()
+    shape, inr, title = (pixels.shape[1], pixels.shape[2]), config.build(), f"edited ({strength:g})"
     with status.status("Editing and rendering"), torch.no_grad():
         columns = {
             "image": as_targets(pixels, config),
             "network": render(inr, shape, found.params),
-            f"edited ({strength:g})": render(
-                inr, shape, chosen.edit_batch(found.params, strength=strength)
-            ),
+            title: render(inr, shape, editor.edit_batch(found.params, strength=strength)),
         }
     if not all(bool(values.isfinite().all()) for values in columns.values()):
         fail(f"{called} gives values that are no finite numbers; lower --strength")
     low, high = config.value_range
     shown = {title: (values - low) * (2 / (high - low)) - 1 for title, values in columns.items()}
-    name = chosen.config.edit
-    note = ""
-    if name in EDITS:
-        reference = edited(shown["image"], name)
-        last = shown[f"edited ({strength:g})"]
-        shown |= {"reference": reference, "error": error_image(last, reference)}
-        squared = float((last - reference).double().square().mean())
-        note = f", mean squared error {squared:.4g} in [-1, 1]"
-    try:
-        draw_gallery(shown, out, f"{name}: only the weights were edited")
-    except OSError as error:
-        fail(f"cannot write {out}: {error.strerror or error}")
-    images_made = "1 image" if len(pixels) == 1 else f"{len(pixels)} images"
-    typer.echo(f"{out}: {images_made}, {name} by {called}{note}")
+    if editor.config.edit in EDITS:
+        reference = edited(shown["image"], editor.config.edit)
+        shown |= {"reference": reference, "error": error_image(shown[title], reference)}
+    return shown
 
 
 def _largest(images: list[Path]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,6 @@ def photograph_gallery(
     """Draw a row per photograph; its shorter sides are filled up with white."""
     import torch
 
-    from gmn_opt.inr.gallery import draw_gallery
     from gmn_opt.inr.photos import PhotoError, read_photo
 
     try:
@@ -49,11 +49,18 @@ def photograph_gallery(
         for title in rows[0]
     }
     name = editor.config.edit.removeprefix("photo-")
+    save_gallery(columns, out, name)
+    typer.echo(f"{out}: {len(rows)} photograph{'s' * (len(rows) > 1)}, {name} by {called}")
+
+
+def save_gallery(columns: dict[str, Tensor], out: Path, name: str) -> None:
+    """Draw the columns of an edit, or refuse."""
+    from gmn_opt.inr.gallery import draw_gallery
+
     try:
         draw_gallery(columns, out, f"{name}: only the weights were edited")
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror or error}")
-    typer.echo(f"{out}: {len(rows)} photograph{'s' * (len(rows) > 1)}, {name} by {called}")
 
 
 def _row(pixels: Tensor, editor: WeightEditor) -> dict[str, Tensor]:
@@ -64,9 +71,12 @@ def _row(pixels: Tensor, editor: WeightEditor) -> dict[str, Tensor]:
     from gmn_opt.inr.edits import EDITS, edited
     from gmn_opt.inr.gallery import error_image
     from gmn_opt.inr.tiled_editing import edit_tiles
+    from gmn_opt.inr.tiled_fitting import TILE_FIT
 
     image = pixels.float() / 127.5 - 1
-    tiled = fit_tiles(pixels)
+    longer = EDITS[editor.config.edit].longer if editor.config.edit in EDITS else 1.0
+    fit = replace(TILE_FIT, steps=round(longer * TILE_FIT.steps))
+    tiled = fit_tiles(pixels, fit=fit)
     with torch.no_grad():
         row = {"photograph": image, "its network": tiled.render()}
         for strength in STRENGTHS:

@@ -24,6 +24,9 @@ Strength = Annotated[
     float, typer.Option(help="0 for nothing, 1 for the edit; what lies between is in between.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that are there.")]
+Family = Annotated[
+    str, typer.Option(help="What networks are: siren, or grid (grids of features, and a decoder).")
+]
 #: What files of networks and of images end in.
 NETWORKS, PICTURES = (".safetensors",), (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 #: Largest side of an image that is rendered.
@@ -106,6 +109,12 @@ def check_network(path: Path) -> None:
         fail(f"{path} is a folder; give the file of a network")
     if not path.is_file():
         fail(f"There is no file {path}.")
+
+
+def check_family(family: str) -> None:
+    """Refuse a family that there is not."""
+    if family not in ("siren", "grid"):
+        fail(f"there is no family {family!r}; --family takes siren or grid")
 
 
 def check_strength(strength: float) -> None:

@@ -26,7 +26,7 @@ from gmn_opt.cli.inr.shared import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gmn_opt.inr import TiledInr, WeightEditor
+    from gmn_opt.inr import InrConfig, TiledInr, WeightEditor
 
 #: Seconds between plain lines of progress.
 _BETWEEN = 5.0
@@ -42,6 +42,7 @@ class TileOptions:
     steps: int | None
     target: float | None
     seed: int
+    family: str = "siren"
 
 
 @contextmanager
@@ -66,19 +67,16 @@ def told_progress(what: str) -> Iterator[Callable[[float, str], None]]:
 def fit_photograph(pixels: Tensor, out: Path, source: str, options: TileOptions) -> TiledInr:
     """Fit a tiled INR; says what it will take. What was done of a stopped fit is taken up again."""
     from gmn_opt.inr.tiled_fitting import (
-        TILE_FIT,
-        WIDTHS,
         FitProgress,
         estimate,
         fit_tiles,
-        photo_config,
+        tile_fit,
     )
     from gmn_opt.weights import WeightsError
 
-    width = options.width
-    config = photo_config(pixels.shape[-1], WIDTHS if width is None else (width, width))
-    steps = options.steps or TILE_FIT.steps
-    fit = replace(TILE_FIT, steps=steps, target_psnr=options.target)
+    config = network_of(options, pixels.shape[-1])
+    steps = options.steps or tile_fit(config).steps
+    fit = replace(tile_fit(config), steps=steps, target_psnr=options.target)
     parts = out.with_name(f"{out.name}.part")
     with enough_memory("lower --size or --width"):
         expected = estimate(pixels, config, fit)
@@ -100,6 +98,15 @@ def fit_photograph(pixels: Tensor, out: Path, source: str, options: TileOptions)
     return tiled.with_params(tiled.params, source=source)
 
 
+def network_of(options: TileOptions, channels: int) -> InrConfig:
+    """What a tile is to be."""
+    from gmn_opt.inr.tiled_fitting import photo_config
+
+    made = photo_config(channels, family=options.family)
+    width = options.width
+    return made if width is None else replace(made, widths=(width,) * len(made.widths))
+
+
 def save_photograph(out: Path, tiled: TiledInr) -> None:
     """Write a tiled INR, or refuse."""
     from gmn_opt.inr import save_tiled
@@ -110,14 +117,24 @@ def save_photograph(out: Path, tiled: TiledInr) -> None:
         fail(f"cannot write {out}: {error.strerror or error}")
 
 
+def described(config: InrConfig) -> str:
+    """A network's family and sizes, in words."""
+    from gmn_opt.inr import PyramidConfig
+
+    if isinstance(config, PyramidConfig):
+        grids = ", ".join(f"{n}x{n}" for n in config.resolutions)
+        sizes = "-".join(map(str, config.sizes))
+        return f"pyramid of grids {grids} with a decoder {sizes}"
+    return f"SIREN {'-'.join(map(str, (config.inputs, *config.widths, config.outputs)))}"
+
+
 def summary(tiled: TiledInr) -> str:
     """What was fitted, in a line."""
     rows, columns = tiled.tiling.grid
     parameters = sum(p.numel() for p in tiled.params.values())
-    sizes = (tiled.config.inputs, *tiled.config.widths, tiled.config.outputs)
     about = tiled.about
     return (
-        f"{columns}x{rows} tiles, each a SIREN {'-'.join(map(str, sizes))}; {parameters:,} "
+        f"{columns}x{rows} tiles, each a {described(tiled.config)}; {parameters:,} "
         f"parameters, {about['psnr']:.1f} dB (worst tile {about['worst_tile_psnr']:.1f}) in "
         f"{about['seconds']:.1f} s"
     )
@@ -201,7 +218,9 @@ def _found(
         tiled = load_photograph_network(source)
         if not all(bool(p.isfinite().all()) for p in tiled.params.values()):
             fail(f"{source} holds weights that are no finite numbers")
-        return tiled, *photo_editor(edit, path, tiled.config.outputs)
+        editor, called = photo_editor(edit, path, tiled.config.outputs)
+        _say_if_coarse(tiled, editor)
+        return tiled, _serving(editor, tiled, called), called
     try:
         # editors that ship are for colour
         channels = 3 if path is None else None
@@ -213,10 +232,45 @@ def _found(
         fail(f"{source} is small enough for one network; fit it first with `gmn-opt inr fit`")
     # what is wrong with the edit is to be said before the fit
     editor, called = photo_editor(edit, path, photo.pixels.shape[-1])
-    options = TileOptions(width=None, steps=None, target=None, seed=0)
+    options = TileOptions(width=None, steps=_steps_for(editor), target=None, seed=0)
     tiled = fit_photograph(photo.pixels, out, source.name, options)
     typer.echo(summary(tiled), err=True)
     return tiled, editor, called
+
+
+def _steps_for(editor: WeightEditor) -> int | None:
+    """Steps of a fit that is to be edited; None for the usual ones."""
+    from gmn_opt.inr.edits import EDITS
+    from gmn_opt.inr.tiled_fitting import TILE_FIT
+
+    known = EDITS.get(editor.config.edit)
+    return round(known.longer * TILE_FIT.steps) if known and known.longer > 1 else None
+
+
+def _say_if_coarse(tiled: TiledInr, editor: WeightEditor) -> None:
+    """Say so where an edit enlarges what a short fit left."""
+    fit, wanted = tiled.about.get("fit"), _steps_for(editor)
+    steps = fit.get("steps") if isinstance(fit, dict) else None
+    if wanted and type(steps) is int and steps < wanted:
+        typer.echo(
+            f"note: {editor.config.edit} enlarges what the fit of {steps} steps left; fit with "
+            f"--steps {wanted} for a better picture",
+            err=True,
+        )
+
+
+def _serving(editor: WeightEditor, tiled: TiledInr, called: str) -> WeightEditor:
+    """The editor itself, or what it makes of tiles of another family than its own."""
+    from gmn_opt.inr.tiled_editing import for_family
+
+    if type(editor.inr) is type(tiled.config):
+        return editor
+    typer.echo(
+        f"note: {called} was trained on tiles of family {editor.inr.family}; on family "
+        f"{tiled.config.family} plain steps do what its metanet learned there",
+        err=True,
+    )
+    return for_family(editor, tiled.config)
 
 
 def _write_picture(out: Path, tiled: TiledInr) -> None:

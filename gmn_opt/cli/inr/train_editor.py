@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gmn_opt.cli.errors import fail
-from gmn_opt.cli.inr.shared import Force, check_image, check_out, image_file
+from gmn_opt.cli.inr.shared import Family, Force, check_family, check_image, check_out, image_file
 from gmn_opt.cli.inr.tiled import told_progress
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ def train_editor(
         Path | None,
         typer.Option(help="Take the metanet's rounds over from this editor; trains them else."),
     ] = None,
+    family: Family = "siren",
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     force: Force = False,
 ) -> None:
     """Train an editor of photographs for any edit that is a function on images."""
     check_out(out, ".safetensors", force=force)
+    check_family(family)
     for path in photos:
         check_image(path)
     sys.path.insert(0, str(Path.cwd()))  # where your module is
@@ -51,10 +53,10 @@ def train_editor(
         name = find_edit(edit, PHOTO).name
         images = _colour(photos)
         known = None if rounds_of is None else load_editor(rounds_of, 3)
-        editor = new_photo_editor(name, 3, known, seed)
+        editor = new_photo_editor(name, 3, known, seed, family)
     except (ValueError, WeightsError) as error:
         fail(str(error))
-    about = _train(editor, name, images, seconds, seed, known is None)
+    about = _train(editor, name, images, seconds, seed, None if known else family)
     try:
         save_editor(out, editor, about)
     except OSError as error:
@@ -66,9 +68,10 @@ def train_editor(
 
 
 def _train(
-    editor: WeightEditor, name: str, images: list[Tensor], seconds: float, seed: int, rounds: bool
-) -> dict[str, dict[str, float]]:
-    """Both parts, or the predictor alone; what is kept with the editor."""
+    editor: WeightEditor, name: str, images: list[Tensor], seconds: float, seed: int,
+    family: str | None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Rounds on tiles of a family, or none, and the predictor; what is kept with the editor."""
     from gmn_opt.inr.photo_training import (
         TILE,
         PhotoTraining,
@@ -83,8 +86,8 @@ def _train(
         def report(done: float, step: int, loss: float) -> None:
             tell(done, f"step {step}, loss {loss:.4f}, {seconds * (1 - done):.0f} s left")
 
-        if rounds:
-            sets = make_tiles(images, _TILES, seed + 1)
+        if family is not None:
+            sets = make_tiles(images, _TILES, seed + 1, family=family)
             config = PhotoTraining(seconds, batch=8, lr=3e-3)
             about["rounds"] = train_rounds(editor, sets, [name], config, seed, report)
         assert editor.refinement is not None
