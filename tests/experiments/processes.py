@@ -13,13 +13,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from experiments import meta_train
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.experiments.processes"])
+_SERVER.set_forkserver_preload(["tests.experiments.meta_training"])
 
 
 def _run(arguments: list[str], said: str, environ: dict[str, str]) -> None:
+    from tests.experiments.meta_training import use_two_tasks
+
+    use_two_tasks(pytest.MonkeyPatch())
     os.environ.update(environ)
     with open(said, "w", encoding="utf-8", buffering=1) as out:
         sys.stdout = sys.stderr = out
