@@ -57,7 +57,7 @@ def kill_and_resume(folder: Path, kills: int, steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.long)]
+    ("kills", "steps"), [(2, 16), pytest.param(10, 200, marks=pytest.mark.long)]
 )
 def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path, kills: int, steps: int) -> None:
     """SIGKILL at random moments, resume, and compare with an uninterrupted run."""
