@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from experiments.frame import command_line, environment, refusing
 from gmn_opt.alignment import align, barrier, losses_along_path, renormalize, repair
 from gmn_opt.data import load_bundled, normalize
-from gmn_opt.figures import legend_below, picture
+from gmn_opt.figures import legend_below, log_numbers, picture
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.weights.atomic import write_atomically
 
@@ -223,11 +223,11 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
                     places = torch.linspace(0, 1, losses.shape[1])
                     axis.plot(places, losses.T, color=f"C{number}", alpha=0.25, linewidth=0.7)
                     axis.plot(places, losses.mean(0), color=f"C{number}", label=name)
-                axis.set_yscale("log")
+                log_numbers(axis)
                 axis.set_title(kind)
                 if column == 0:
                     axis.set_ylabel(what.replace("_", " "))
-        figure.supxlabel("from the first network (0) to the second (1)")
+        axes[-1][len(results) // 2].set_xlabel("from the first network (0) to the second (1)")
         legend_below(figure, 4)
 
 

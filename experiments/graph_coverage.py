@@ -32,7 +32,7 @@ from gmn_opt.graph import trace
 from gmn_opt.graph.verify import Checker
 from tests.cases import CASES
 from tests.transformer_cases import BIG, EXPECTED, HUB
-from tests.vision_cases import VISION, has
+from tests.vision_cases import VISION, has, import_torchvision
 
 Model = tuple[str, str, Callable[[], "Made"], int | None]
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -66,6 +66,8 @@ def models() -> Iterator[Model]:
         yield family, case.name, partial(_with_positions, case.make), case.spaces
     if importlib.util.find_spec("transformers") is None:
         return
+    if has("torchvision"):
+        import_torchvision()  # before transformers does
     for hub in HUB:
         make = partial(_with_keywords, hub.make)
         yield hub.family, f"transformers/{hub.name}", make, len(EXPECTED[hub.name])

@@ -85,6 +85,16 @@ def picture(path: Path, width: float, height: float, extra: str = "all") -> Iter
         write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, format=kind))
 
 
+def log_numbers(axes: Any) -> None:
+    """A logarithmic vertical axis with numbers as people write them: 0.2, 0.5, 1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def legend_below(figure: Figure, columns: int = 3) -> None:
     """One legend under all axes: every label once, in the order in which they were drawn."""
     found: dict[str, Any] = {}
@@ -94,4 +104,4 @@ def legend_below(figure: Figure, columns: int = 3) -> None:
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
-__all__ = ["DPI", "PALETTE", "legend_below", "letters", "picture", "style"]
+__all__ = ["DPI", "PALETTE", "legend_below", "letters", "log_numbers", "picture", "style"]
