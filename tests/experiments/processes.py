@@ -56,7 +56,7 @@ class Run:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
-    def end(self, timeout: float = 120.0) -> tuple[int | None, str]:
+    def end(self, timeout: float = 500.0) -> tuple[int | None, str]:
         """Exit code and what was said."""
         self._process.join(timeout)
         return self._process.exitcode, self._said.read_text("utf-8")

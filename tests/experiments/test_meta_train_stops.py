@@ -129,7 +129,7 @@ def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path) -> None:
     process.wait_for_a_new_checkpoint()
     process.wait_for_a_new_checkpoint()
     process.send(signal.SIGTERM)
-    code, output = process.end(60)
+    code, output = process.end()
     assert code == 4, output
     assert "Rank 0 was told to stop. The checkpoint of outer step" in output
     load_checkpoint(tmp_path / "run" / "checkpoint.pt")
