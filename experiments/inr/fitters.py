@@ -94,12 +94,17 @@ def summary(curves: list[list[dict[str, float]]], goal: float) -> dict[str, Any]
 
 def plot(results: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
     """Mean PSNR over steps and over seconds."""
+    rates = sorted({name.partition(" ")[2] for name in results} - {""}, key=float)
     with picture(path, 8, 4) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for name, curves in results.items():
             points = list(zip(*curves, strict=True))
             shown = [mean(c["psnr"] for c in p) for p in points]
-            style = {"linewidth": 2.2, "color": "black"} if name == "gmn" else {"linewidth": 1.0}
+            kind, _, rate = name.partition(" ")
+            style: dict[str, Any] = {"linewidth": 2.2, "color": "black"}
+            if rate:
+                line = "--" if kind.endswith("cosine") else "-"
+                style = {"linewidth": 1.2, "color": f"C{rates.index(rate)}", "linestyle": line}
             for axis, key in zip(axes, ("step", "seconds"), strict=True):
                 axis.plot([mean(c[key] for c in p) for p in points], shown, label=name, **style)
         for axis, label in zip(axes, ("steps", "CPU seconds"), strict=True):
