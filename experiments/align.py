@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from experiments.frame import command_line, environment, refusing
 from gmn_opt.alignment import align, barrier, losses_along_path, renormalize, repair
 from gmn_opt.data import load_bundled, normalize
+from gmn_opt.figures import legend_below, log_numbers, picture
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.weights.atomic import write_atomically
 
@@ -212,25 +213,22 @@ def renewal(
 
 def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Test and train loss along the path: mean over the pairs, and each pair faintly."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.6 * len(results), 5.6))
-    axes = figure.subplots(2, len(results), squeeze=False, sharex=True)
-    for column, (kind, pairs) in enumerate(results.items()):
-        for row, what in enumerate(MEASURES[:2]):
-            axis = axes[row][column]
-            for number, name in enumerate(CURVES):
-                losses = torch.tensor([p["curves"][name][what] for p in pairs])
-                places = torch.linspace(0, 1, losses.shape[1])
-                axis.plot(places, losses.T, color=f"C{number}", alpha=0.25, linewidth=0.7)
-                axis.plot(places, losses.mean(0), color=f"C{number}", label=name)
-            axis.set_yscale("log")
-            axis.set_title(f"{kind}: {what.replace('_', ' ')}", fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("first network (0) to second (1)", fontsize=8)
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=120, format="png"))
+    with picture(path, 3.2 * len(results), 6) as figure:
+        axes = figure.subplots(2, len(results), squeeze=False, sharex=True)
+        for column, (kind, pairs) in enumerate(results.items()):
+            for row, what in enumerate(MEASURES[:2]):
+                axis = axes[row][column]
+                for number, name in enumerate(CURVES):
+                    losses = torch.tensor([p["curves"][name][what] for p in pairs])
+                    places = torch.linspace(0, 1, losses.shape[1])
+                    axis.plot(places, losses.T, color=f"C{number}", alpha=0.25, linewidth=0.7)
+                    axis.plot(places, losses.mean(0), color=f"C{number}", label=name)
+                log_numbers(axis)
+                axis.set_title(kind)
+                if column == 0:
+                    axis.set_ylabel(what.replace("_", " "))
+        axes[-1][len(results) // 2].set_xlabel("from the first network (0) to the second (1)")
+        legend_below(figure, 4)
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> Table:

@@ -26,6 +26,7 @@ from gmn_opt.cli.environment import cpu_model
 from gmn_opt.cli.machine import choose, keep_freed_memory
 from gmn_opt.cli.machine import choose_device as choose_device
 from gmn_opt.data import DatasetError
+from gmn_opt.figures import DPI
 from gmn_opt.metanet import native
 from gmn_opt.weights.atomic import write_atomically
 
@@ -108,7 +109,7 @@ def write_record(path: Path, facts: dict[str, Any], indent: int = 1) -> dict[str
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format="png"))
+    write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, format="png"))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

@@ -32,7 +32,7 @@ from gmn_opt.graph import trace
 from gmn_opt.graph.verify import Checker
 from tests.cases import CASES
 from tests.transformer_cases import BIG, EXPECTED, HUB
-from tests.vision_cases import VISION, has
+from tests.vision_cases import VISION, has, import_torchvision
 
 Model = tuple[str, str, Callable[[], "Made"], int | None]
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -66,6 +66,8 @@ def models() -> Iterator[Model]:
         yield family, case.name, partial(_with_positions, case.make), case.spaces
     if importlib.util.find_spec("transformers") is None:
         return
+    if has("torchvision"):
+        import_torchvision()  # before transformers does
     for hub in HUB:
         make = partial(_with_keywords, hub.make)
         yield hub.family, f"transformers/{hub.name}", make, len(EXPECTED[hub.name])
@@ -120,7 +122,7 @@ def examine(
     )
 
 
-def markdown(rows: list[Row], env: dict[str, Any], peak: int) -> str:
+def markdown(rows: list[Row], env: dict[str, Any], peak: int, note: str = "") -> str:
     """The rows as one table per family."""
     lines = ["# What tracing finds", ""]
     lines += [
@@ -135,6 +137,8 @@ def markdown(rows: list[Row], env: dict[str, Any], peak: int) -> str:
         f"torch {env['torch']}, Python {env['python']}, {env['processor']}, "
         f"{env['threads']} thread(s); {_sources()}; at most {peak / 2**30:.1f} GiB of memory.",
     ]
+    if note:
+        lines += ["", note]
     for family in dict.fromkeys(r.family for r in rows):
         lines += [
             "",
@@ -172,6 +176,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights and symmetries.")] = 0,
     threads: frame.Threads = 1,
     only: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
+    note: Annotated[str, typer.Option(help="What one must know of this run.")] = "",
     big: Annotated[bool, typer.Option(help="Also models of real size, on the meta device.")] = True,
 ) -> None:
     """Trace all models and write result.json and README.md."""
@@ -191,9 +196,14 @@ def main(
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
-    record = {"environment": env, "peak_memory_bytes": peak, "rows": [asdict(r) for r in rows]}
+    record = {
+        "environment": env,
+        "peak_memory_bytes": peak,
+        "note": note,
+        "rows": [asdict(r) for r in rows],
+    }
     frame.write_json(out / "result.json", record)
-    frame.write_text(out / "README.md", markdown(rows, env, peak))
+    frame.write_text(out / "README.md", markdown(rows, env, peak, note))
     console.print(f"{len(rows)} models in {out / 'README.md'}")
 
 

@@ -21,13 +21,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from matplotlib.figure import Figure
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from experiments import frame
 from gmn_opt.cli import contest
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.meta import InnerState, Task, train_inner
 from gmn_opt.meta.unroll import flat_gradients
 from gmn_opt.metanet import blocked
@@ -182,27 +182,28 @@ def table(results: dict[str, Any]) -> Table:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Training loss over steps, one panel per task."""
-    shown = {"gmn": "C0", "gmn, total_steps": "C2", "gmn, frozen": "C7"}
-    columns = min(4, len(results))
+    gmn = [*OURS, "gmn, frozen"]
+    columns = min(3, len(results))
     rows = -(-len(results) // columns)
-    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for unused in axes.flat[len(results) :]:
-        unused.set_axis_off()
-    for axis, (name, facts) in zip(axes.flat, results.items(), strict=False):
-        best = f"adamw {facts['summary']['best_rate']:g}"
-        colours = {**shown, f"adamw {DEFAULT_RATE:g}": "C1", best: "C3"}
-        for who, colour in colours.items():
-            curve = torch.tensor(facts["outcomes"][who]["curve_every_10_steps"])
-            smooth = curve.unfold(0, 5, 1).mean(1) if len(curve) > 10 else curve
-            steps = 10 * torch.arange(len(smooth)) + (20 if len(curve) > 10 else 0)
-            axis.semilogy(steps, smooth, colour, label=who, linewidth=1.2)
-        axis.set_title(name, fontsize=8)
-        axis.set_xlabel("step")
-        axis.legend(fontsize=6)
-    for row in axes:
-        row[0].set_ylabel("training loss (minibatch)")
-    frame.save_picture(figure, path)
+    with picture(path, 3.4 * columns, 2.8 * rows + 0.6) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for unused in axes.flat[len(results) :]:
+            unused.set_axis_off()
+        for axis, (name, facts) in zip(axes.flat, results.items(), strict=False):
+            best, default = f"adamw {facts['summary']['best_rate']:g}", f"adamw {DEFAULT_RATE:g}"
+            shown = {who: (who, f"C{k}") for who, k in zip(gmn, (0, 5, 6), strict=True)}
+            shown[f"{default}, default"] = (default, "C3")
+            shown["adamw, best rate"] = (best, "C1")
+            for label, (who, colour) in shown.items():
+                curve = torch.tensor(facts["outcomes"][who]["curve_every_10_steps"])
+                smooth = curve.unfold(0, 5, 1).mean(1) if len(curve) > 10 else curve
+                steps = 10 * torch.arange(len(smooth)) + (20 if len(curve) > 10 else 0)
+                axis.semilogy(steps, smooth, colour, label=label, linewidth=1.2)
+            axis.set_title(name)
+            axis.set_xlabel("step")
+        for row in axes:
+            row[0].set_ylabel("training loss")
+        legend_below(figure)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

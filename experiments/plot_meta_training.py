@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import frame
+from gmn_opt.figures import picture
 
 app = typer.Typer(add_completion=False)
 
@@ -59,31 +57,28 @@ def plot(log: Path, out: Path) -> bool:
     steps = [r["step"] for r in records]
     scores = [(r["step"], r["validation"]) for r in records if r.get("validation") is not None]
     window = max(1, len(records) // 40)
-    figure = Figure(figsize=(7.0, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 1))
-    if scores:
-        _draw_scores(axes[0], scores)
-    else:
-        _draw_smoothed(axes[0], records, "meta_loss", "meta-loss", "C1", window)
-    _draw_smoothed(axes[1], records, "loss", "mean inner loss", "C0", window)
-    axes[1].set_yscale("log")  # one run that explodes would flatten all others
-    figure.suptitle(f"meta-training, moving averages over {window} outer steps", fontsize=10)
-    for event, color in (("diverged", "C3"), ("non-finite", "k")):
-        at = [r["step"] for r in records if r["event"] == event]
-        for i, step in enumerate(at):
-            named = f"{event} ({len(at)})" if i == 0 else None
-            axes[1].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=named)
-        if at:
-            axes[1].legend()
-    _draw_smoothed(axes[2], records, "grad_norm", "gradient norm", "C4", window)
-    if any((r["grad_norm"] or 0) > 0 for r in records):
-        axes[2].set_yscale("log")
-    axes[3].plot(steps, [r["lr"] for r in records], color="C2")
-    axes[3].set_ylabel("learning rate")
-    axes[3].set_xlabel("outer step")
-    axes[3].grid(alpha=0.3)
-    frame.save_picture(figure, out)
+    with picture(out, 7.0, 7.5) as figure:
+        axes = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 1))
+        if scores:
+            _draw_scores(axes[0], scores)
+        else:
+            _draw_smoothed(axes[0], records, "meta_loss", "meta-loss", "C1", window)
+        _draw_smoothed(axes[1], records, "loss", "mean inner loss", "C0", window)
+        axes[1].set_yscale("log")  # one run that explodes would flatten all others
+        figure.suptitle(f"meta-training, moving averages over {window} outer steps")
+        for event, color in (("diverged", "C3"), ("non-finite", "k")):
+            at = [r["step"] for r in records if r["event"] == event]
+            for i, step in enumerate(at):
+                named = f"{event} ({len(at)})" if i == 0 else None
+                axes[1].axvline(step, color=color, alpha=0.5, linewidth=0.8, label=named)
+            if at:
+                axes[1].legend()
+        _draw_smoothed(axes[2], records, "grad_norm", "gradient norm", "C4", window)
+        if any((r["grad_norm"] or 0) > 0 for r in records):
+            axes[2].set_yscale("log")
+        axes[3].plot(steps, [r["lr"] for r in records], color="C2")
+        axes[3].set_ylabel("learning rate")
+        axes[3].set_xlabel("outer step")
     return True
 
 
@@ -93,7 +88,6 @@ def _draw_scores(axis: Any, scores: list[tuple[int, float]]) -> None:
     axis.plot(*zip(*scores, strict=True), "o-", color="C1", markersize=3)
     axis.plot(*best, "*", color="C3", markersize=11, label=f"best: {best[1]:.3f} at {best[0]}")
     axis.set_ylabel("validation:\nln(loss / untrained)")
-    axis.grid(alpha=0.3)
     axis.legend()
 
 
@@ -105,7 +99,6 @@ def _draw_smoothed(
     axis.plot(steps, raw, ".", color=color, alpha=0.25, markersize=2)
     axis.plot(steps, smooth(values, window), color=color)
     axis.set_ylabel(label)
-    axis.grid(alpha=0.3)
 
 
 @app.command()

@@ -9,7 +9,6 @@ comparison (:mod:`experiments.compare_optimizers`), a held-out evaluation, a rec
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from datetime import date
 from enum import StrEnum
@@ -82,25 +81,22 @@ def _stability(record: dict[str, Any]) -> dict[str, Any]:
     return {"task": record["task"], "runs": runs}
 
 
-def _comparison(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """The card's part of a comparison: final losses by length, task and optimizer.
+def _comparison(record: dict[str, Any]) -> dict[str, Any]:
+    """The card's part of a comparison: mean final losses by length, task and optimizer.
 
-    Of an optimizer with a grid, the rate of the lowest mean training loss.
+    Every optimizer at the rate that the comparison chose; those that diverged are left out.
     """
-    runs: dict[tuple[str, str, str], dict[float, list[dict[str, Any]]]] = {}
-    for cell in cells:
-        if not cell["diverged"]:
-            key = str(cell["length"]), cell["task"], cell["method"]
-            runs.setdefault(key, {}).setdefault(cell["rate"], []).append(cell)
     found: dict[str, Any] = {}
-    for (length, task, method), by_rate in sorted(runs.items()):
-        means = {
-            rate: [round(fmean(c[k] for c in same), 5) for k in ("train_loss", "test_loss")]
-            for rate, same in by_rate.items()
-        }
-        rate, (train, test) = min(means.items(), key=lambda item: item[1][0])
-        facts = {"rate": rate, "train_loss": train, "test_loss": test, "seeds": len(by_rate[rate])}
-        found.setdefault(length, {}).setdefault(task, {})[method] = facts
+    for row in record["workloads"]:
+        of_task = found.setdefault(str(row["steps"]), {}).setdefault(row["task"], {})
+        for name, facts in row["contestants"].items():
+            losses = {key: facts[key] for key in ("train_loss", "test_loss")}
+            if None not in [x for values in losses.values() for x in values]:
+                of_task[name] = {
+                    "rate": facts["rate"],
+                    **{key: round(fmean(values), 5) for key, values in losses.items()},
+                    "seeds": len(losses["train_loss"]),
+                }
     return found
 
 
@@ -219,8 +215,7 @@ def main(
                 _same(found, weights, source)
                 results[label] = part(found)
         if comparison is not None:
-            cells = (comparison / "cells.jsonl").read_text("utf-8").splitlines()
-            results["comparison"] = _comparison([json.loads(line) for line in cells])
+            results["comparison"] = _comparison(frame.read_json(comparison / "result.json"))
         compared: dict[str, Any] = {}
         if validated is not None:
             compared = {"compared": _compared(frame.read_json(validated / "result.json"))}

@@ -18,6 +18,7 @@ import typer
 from torch import Tensor
 
 from experiments import frame
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.meta import Task, train_inner
 from gmn_opt.optim import LearnedRule, load_rule
 from tasks.classification import ImageClassification
@@ -64,20 +65,17 @@ def measure(
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Smoothed training loss over steps, one panel per length of run."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(results), 3.4))
-    axes = figure.subplots(1, len(results), squeeze=False)[0]
-    for axis, (steps, modes) in zip(axes, results.items(), strict=True):
-        for mode, facts in modes.items():
-            curve = facts["curve_every_10_steps"]
-            axis.semilogy([SMOOTH + 10 * i for i in range(len(curve))], curve, label=mode)
-        axis.set_title(f"{TASK.name}, {steps} steps", fontsize=8)
-        axis.set_xlabel("step")
-        axis.set_ylabel("training loss (mean of 50 steps)")
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    frame.save_picture(figure, path)
+    with picture(path, 5 * len(results), 3.8) as figure:
+        axes = figure.subplots(1, len(results), squeeze=False)[0]
+        for axis, (steps, modes) in zip(axes, results.items(), strict=True):
+            for mode, facts in modes.items():
+                curve = facts["curve_every_10_steps"]
+                axis.semilogy([SMOOTH + 10 * i for i in range(len(curve))], curve, label=mode)
+            axis.set_title(f"{steps} steps")
+            axis.set_xlabel("step")
+        axes[0].set_ylabel("training loss (mean of 50 steps)")
+        figure.suptitle(TASK.name)
+        legend_below(figure)
 
 
 def main(

@@ -59,14 +59,21 @@ class VisionCase:
     def meta(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The model in evaluation mode and an image, both without numbers."""
         import_torchvision()
-        with torch.device("meta"):
-            if self.library == "timm":
-                made = importlib.import_module("timm").create_model(self.name, **self.settings)
-            else:
-                models = importlib.import_module("torchvision.models")
-                made = models.get_model(self.name, weights=None, **self.settings)
-            model: nn.Module = made.eval()
-            return model, (torch.zeros(2, 3, self.size, self.size),)
+        try:
+            with torch.device("meta"):
+                model = self._build()
+        except NotImplementedError:  # its sizes are computed with tensors (RegNet)
+            model = self._build().to("meta")
+        return model.eval(), (torch.zeros(2, 3, self.size, self.size, device="meta"),)
+
+    def _build(self) -> nn.Module:
+        if self.library == "timm":
+            made = importlib.import_module("timm").create_model(self.name, **self.settings)
+        else:
+            models = importlib.import_module("torchvision.models")
+            made = models.get_model(self.name, weights=None, **self.settings)
+        model: nn.Module = made
+        return model
 
 
 def tv(name: str, spaces: int | None = None, size: int = 64, **settings: Any) -> VisionCase:
@@ -102,7 +109,8 @@ VISION: list[VisionCase] = [
     tv("efficientnet_b0", 1 + 15 + 16 + 7 + 1),
     tv("mobilenet_v3_small"),
     tv("mnasnet0_5"),
-    tv("regnet_y_400mf"),
+    # Streams; groups, channels within each before and behind, and a squeezed layer per block.
+    tv("regnet_y_400mf", 5 + 16 * 4),
     tv("shufflenet_v2_x0_5"),
     tv("convnext_tiny", 4 + 18),
     # A stream; heads, two kinds of dims and a hidden layer per layer.

@@ -33,6 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from experiments import frame
 from experiments.benchmarks.executions import EdgeList, dense, gather, preprojected
 from gmn_opt import GraphMetanet, trace
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import SirenConfig
 
@@ -266,20 +267,17 @@ def show(record: dict[str, Any], console: Console) -> None:
 
 def plot(record: dict[str, Any], path: Path) -> None:
     """Times over the number of parameters."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axis = figure.subplots()
-    rows = record["large"]["rows"]
-    sizes = [r["parameters"] for r in rows]
-    for mode in MODES:
-        axis.loglog(sizes, [min(r[mode]["seconds"]) for r in rows], "o-", label=mode)
-    last = rows[-1]["forward"]["seconds"]
-    axis.loglog(sizes, [min(last) * s / sizes[-1] for s in sizes], "k:", label="linear")
-    axis.set_xlabel("parameters of the input network")
-    axis.set_ylabel("processor seconds")
-    axis.legend(frameon=False)
-    frame.save_picture(figure, path)
+    with picture(path, 5, 3.8) as figure:
+        axis = figure.subplots()
+        rows = record["large"]["rows"]
+        sizes = [r["parameters"] for r in rows]
+        for mode in MODES:
+            axis.loglog(sizes, [min(r[mode]["seconds"]) for r in rows], "o-", label=mode)
+        last = rows[-1]["forward"]["seconds"]
+        axis.loglog(sizes, [min(last) * s / sizes[-1] for s in sizes], "k:", label="linear")
+        axis.set_xlabel("parameters of the input network")
+        axis.set_ylabel("processor seconds")
+        legend_below(figure)
 
 
 def main(

@@ -34,6 +34,7 @@ from experiments.inr.runs import (
     runs_before,
     summary_table,
 )
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import InrSet, Params
 from gmn_opt.inr.augmentation import Moves, moved
 from gmn_opt.inr.editor import traced
@@ -136,22 +137,19 @@ def train_classifier(
 
 def plot(runs: Runs, path: Path) -> None:
     """Test accuracy over epochs, and over seconds; one line per seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for number, (name, records) in enumerate(runs.items()):
-        for i, record in enumerate(records):
-            values = [100 * p["test_accuracy"] for p in record["curve"]]
-            for axis, key in zip(axes, ("epoch", "seconds"), strict=True):
-                at = [p[key] for p in record["curve"]]
-                axis.plot(at, values, f"C{number}", linewidth=1, label=None if i else name)
-    axes[0].set_xlabel("epoch")
-    axes[1].set_xlabel("seconds of training")
-    axes[1].set_xscale("log")
-    axes[0].set_ylabel("test accuracy (%)")
-    axes[0].legend(fontsize=7)
-    frame.save_picture(figure, path)
+    with picture(path, 8, 3.8) as figure:
+        axes = figure.subplots(1, 2, sharey=True)
+        for number, (name, records) in enumerate(runs.items()):
+            for i, record in enumerate(records):
+                values = [100 * p["test_accuracy"] for p in record["curve"]]
+                for axis, key in zip(axes, ("epoch", "seconds"), strict=True):
+                    at = [p[key] for p in record["curve"]]
+                    axis.plot(at, values, f"C{number}", linewidth=1, label=None if i else name)
+        axes[0].set_xlabel("epoch")
+        axes[1].set_xlabel("seconds of training")
+        axes[1].set_xscale("log")
+        axes[0].set_ylabel("test accuracy (%)")
+        legend_below(figure, 4)
 
 
 def main(

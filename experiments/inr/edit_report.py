@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from experiments import frame
 from experiments.inr.editors import some_of
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import FitConfig, InrSet, WeightEditor, fit_batch, render
 from gmn_opt.inr.edit_training import rendered_edits
 from gmn_opt.inr.edits import edited
@@ -44,20 +44,16 @@ def judge(editor: WeightEditor, data: InrSet, edit: str) -> float:
 
 def plot_curve(curve: list[dict[str, float]], marks: dict[str, float], path: Path) -> None:
     """Validation error over minutes of training, with the bounds as lines."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.4))
-    axis = figure.subplots()
-    minutes = [c["seconds"] / 60 for c in curve]
-    axis.semilogy(minutes, [c["valid_mse"] for c in curve], label="validation")
-    axis.semilogy(minutes, [c["train_mse"] for c in curve], alpha=0.5, label="training")
-    for name, colour in (("identity", "C3"), ("floor", "C2")):
-        axis.axhline(marks[name], color=colour, linestyle="--", linewidth=1, label=name)
-    axis.set_xlabel("minutes of training")
-    axis.set_ylabel("mean squared error in [-1, 1]")
-    axis.legend(fontsize=7)
-    figure.tight_layout()
-    frame.save_picture(figure, path)
+    with picture(path, 5, 3.8) as figure:
+        axis = figure.subplots()
+        minutes = [c["seconds"] / 60 for c in curve]
+        axis.semilogy(minutes, [c["valid_mse"] for c in curve], label="validation")
+        axis.semilogy(minutes, [c["train_mse"] for c in curve], alpha=0.5, label="training")
+        for name, colour in (("identity", "C3"), ("floor", "C2")):
+            axis.axhline(marks[name], color=colour, linestyle="--", linewidth=1, label=name)
+        axis.set_xlabel("minutes of training")
+        axis.set_ylabel("mean squared error in [-1, 1]")
+        legend_below(figure, 4)
 
 
 def plot_gallery(editor: WeightEditor, data: InrSet, edit: str, path: Path) -> None:

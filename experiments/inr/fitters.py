@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments import frame
 from gmn_opt.data import load_bundled
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import SirenConfig, coordinates, psnr
 from gmn_opt.inr.fitting import as_targets, initial_params
 from gmn_opt.optim import GMNOptimizer
@@ -93,22 +94,23 @@ def summary(curves: list[list[dict[str, float]]], goal: float) -> dict[str, Any]
 
 def plot(results: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
     """Mean PSNR over steps and over seconds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for name, curves in results.items():
-        points = list(zip(*curves, strict=True))
-        shown = [mean(c["psnr"] for c in p) for p in points]
-        style = {"linewidth": 2.2, "color": "black"} if name == "gmn" else {"linewidth": 1.0}
-        for axis, key in zip(axes, ("step", "seconds"), strict=True):
-            axis.plot([mean(c[key] for c in p) for p in points], shown, label=name, **style)
-    for axis, label in zip(axes, ("steps", "CPU seconds"), strict=True):
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("PSNR in dB, mean over images")
-    axes[0].legend(fontsize=7)
-    frame.save_picture(figure, path)
+    rates = sorted({name.partition(" ")[2] for name in results} - {""}, key=float)
+    with picture(path, 8, 4) as figure:
+        axes = figure.subplots(1, 2, sharey=True)
+        for name, curves in results.items():
+            points = list(zip(*curves, strict=True))
+            shown = [mean(c["psnr"] for c in p) for p in points]
+            kind, _, rate = name.partition(" ")
+            style: dict[str, Any] = {"linewidth": 2.2, "color": "black"}
+            if rate:
+                line = "--" if kind.endswith("cosine") else "-"
+                style = {"linewidth": 1.2, "color": f"C{rates.index(rate)}", "linestyle": line}
+            for axis, key in zip(axes, ("step", "seconds"), strict=True):
+                axis.plot([mean(c[key] for c in p) for p in points], shown, label=name, **style)
+        for axis, label in zip(axes, ("steps", "CPU seconds"), strict=True):
+            axis.set_xlabel(label)
+        axes[0].set_ylabel("PSNR in dB, mean over images")
+        legend_below(figure, 4)
 
 
 def main(

@@ -38,6 +38,7 @@ from experiments.inr.data import folder_of
 from experiments.inr.runs import Normalizer, compare, epochs, plain, runs_before, summary_table
 from gmn_opt import ParameterGraph
 from gmn_opt.cli.settings import with_settings
+from gmn_opt.figures import picture
 from gmn_opt.inr import FitConfig, InrSet, Params, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded
@@ -214,20 +215,20 @@ def train_encoder(
 
 def plot(embeddings: Mapping[str, Tensor], coefficients: Tensor, path: Path) -> None:
     """The first two principal components of the test embeddings, coloured by a and by b."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3 * len(embeddings), 5.4), layout="constrained")
-    axes = figure.subplots(2, len(embeddings), squeeze=False)
-    for column, (name, z) in enumerate(embeddings.items()):
-        z = z - z.mean(0)
-        plane = z @ torch.linalg.svd(z, full_matrices=False).Vh[:2].mT
-        for row, what in enumerate(("amplitude", "frequency")):
-            axis = axes[row][column]
-            axis.scatter(plane[:, 0], plane[:, 1], c=coefficients[:, row], s=6, cmap="viridis")
-            axis.set_title(f"{name}, {what}", fontsize=8)
-            axis.set_xticks([])
-            axis.set_yticks([])
-    frame.save_picture(figure, path)
+    with picture(path, 3 * len(embeddings), 5.4) as figure:
+        axes = figure.subplots(2, len(embeddings), squeeze=False)
+        for column, (name, z) in enumerate(embeddings.items()):
+            z = z - z.mean(0)
+            plane = z @ torch.linalg.svd(z, full_matrices=False).Vh[:2].mT
+            for row, what in enumerate(("amplitude", "frequency")):
+                axis = axes[row][column]
+                of = {"c": coefficients[:, row], "s": 6, "cmap": "viridis"}
+                dots = axis.scatter(plane[:, 0], plane[:, 1], **of)
+                axis.set_title(name)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                if column == len(embeddings) - 1:
+                    figure.colorbar(dots, ax=axes[row].tolist(), label=what)
 
 
 def main(

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from gmn_opt.alignment.checks import State
 from gmn_opt.alignment.merging import average
-from gmn_opt.extras import needs
-from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.figures import legend_below, picture
 
 Renew = Callable[[dict[str, Tensor], float], Mapping[str, Tensor]]
 
@@ -73,22 +72,15 @@ def plot_paths(curves: Mapping[str, Sequence[float]], path: Path, label: str = "
         ValueError: For another suffix.
         OSError: If the file cannot be written.
     """
-    with needs("align"):
-        from matplotlib.figure import Figure
-
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"Cannot draw to {path}: the name must end in .png, .svg or .pdf.")
-    figure = Figure(figsize=(4.6, 3.2))
-    axes = figure.subplots()
-    for name, losses in curves.items():
-        places = [k / (len(losses) - 1) for k in range(len(losses))]
-        axes.plot(places, losses, marker="o", markersize=3, label=name)
-    axes.set_xlabel("from the first network (0) to the second (1)")
-    axes.set_ylabel(label)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    kind = path.suffix[1:].lower()
-    write_atomically(path, lambda p: figure.savefig(p, dpi=130, format=kind))
+    with picture(path, 5.0, 3.6, "align") as figure:
+        axes = figure.subplots()
+        for name, losses in curves.items():
+            places = [k / (len(losses) - 1) for k in range(len(losses))]
+            axes.plot(places, losses, marker="o", markersize=3, label=name)
+        axes.set_xlabel("from the first network (0) to the second (1)")
+        axes.set_ylabel(label)
+        if curves:
+            legend_below(figure)
 
 
 __all__ = ["barrier", "losses_along_path", "plot_paths"]

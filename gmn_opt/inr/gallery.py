@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gmn_opt.extras import needs
+from gmn_opt.figures import DPI
 from gmn_opt.weights.atomic import write_atomically
 
 #: Of JPEG.
@@ -45,7 +46,7 @@ def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> 
     rows = counts.pop()
     height, width = next(iter(columns.values())).shape[1:3]
     # large images at about their own size
-    inches = max(1.2, max(height, width) / 150)
+    inches = max(1.2, max(height, width) / DPI)
     high, wide = (max(0.3 * inches, inches * n / max(height, width)) for n in (height, width))
     size = ((wide + 0.05) * len(columns), high * rows + 0.3 + 0.3 * bool(title))
     figure = Figure(figsize=size, layout="constrained")
@@ -63,7 +64,7 @@ def draw_gallery(columns: Mapping[str, Tensor], path: Path, title: str = "") -> 
         figure.suptitle(title, fontsize=9)
     suffix = path.suffix.removeprefix(".").lower() or "png"
     more = {"quality": _QUALITY} if suffix == "jpg" else None
-    write_atomically(path, lambda p: figure.savefig(p, dpi=150, format=suffix, pil_kwargs=more))
+    write_atomically(path, lambda p: figure.savefig(p, dpi=DPI, format=suffix, pil_kwargs=more))
 
 
 def error_image(images: Tensor, reference: Tensor) -> Tensor:

@@ -13,13 +13,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from experiments import meta_train
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.experiments.processes"])
+_SERVER.set_forkserver_preload(["tests.experiments.meta_training"])
 
 
 def _run(arguments: list[str], said: str, environ: dict[str, str]) -> None:
+    from tests.experiments.meta_training import use_two_tasks
+
+    use_two_tasks(pytest.MonkeyPatch())
     os.environ.update(environ)
     with open(said, "w", encoding="utf-8", buffering=1) as out:
         sys.stdout = sys.stderr = out
@@ -51,7 +56,7 @@ class Run:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
-    def end(self, timeout: float = 120.0) -> tuple[int | None, str]:
+    def end(self, timeout: float = 500.0) -> tuple[int | None, str]:
         """Exit code and what was said."""
         self._process.join(timeout)
         return self._process.exitcode, self._said.read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -94,35 +95,49 @@ def moving(graph: ParameterGraph, space: int, generator: torch.Generator) -> Sym
     return Symmetry.random(graph, generator, moving=True).only(space)
 
 
-# Fixed by caution: in what the model computes, their order does not count.
+#: Fixed by caution, though any order of theirs would do, by name and size of the index set: tensors
+#: that such a model does not use (``gain``, ``codes``), channels that are read out of sight yet
+#: move as a whole, rows of a codebook of which the nearest is taken, two halves that are summed.
 IN_VAIN = {
-    "soft_moe": {"the order of a stack"},  # all members of it are summed
-    "trap_if_first": {"single indices are selected"},  # both branches are alike on these inputs
-    "trap_weight_data": {"memory is written to out of sight of the trace"},
-    "trap_argmax_embedding": {"positions found by argmax"},
-    "trap_list_of_data": {"positions found by argmax"},
-    "trap_vq_codebook": {"aten::_cdist_forward has no rule"},
-    "trap_two_views": {"view regroups axes that do not fit"},
+    "trap_weight_data": {("gain", 6), ("codes", 5), ("codes", 6), ("a", 6)},
+    "trap_argmax_embedding": {("a", 6)},
+    "trap_list_of_data": {("a", 6)},
+    "trap_vq_codebook": {("codes", 5)},
+    "trap_two_views": {("a", 2)},
 }
 UNREAD = "not read by the traced pass"
 
 
+def checkers(name: str) -> Iterator[Checker]:
+    """The usual one, and then some on other inputs, on which another branch may be taken."""
+    yield checker_of(name)
+    _, model, inputs, _ = made(name)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        drawn = tuple(torch.randn_like(x) if x.is_floating_point() else x for x in inputs)
+        yield Checker(model, drawn, {}, seed=seed)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrongly_freed_axis_is_caught(name: str) -> None:
-    """The check has power: every axis that is fixed for a reason changes the outputs when moved."""
-    graph, checker = made(name)[-1], checker_of(name)
+    """The check has power: every axis that is fixed for a reason changes the outputs when moved.
+
+    But for those that are known to be fixed in vain, of which none does.
+    """
+    graph = made(name)[-1]
     generator = torch.Generator().manual_seed(4)
     used = {f for b in graph.blocks for dim in b.dims for f in dim}
-    tried = 0
+    tried, vain = 0, set()
     for factor in graph.factors:
         if factor.id not in used or factor.size < 2 or factor.fixed in (None, UNREAD):
             continue
-        if factor.fixed in IN_VAIN.get(name, ()):
-            continue
         tried += 1
         factors = tuple(replace(f, fixed=None) if f is factor else f for f in graph.factors)
-        wrong = moving(replace(graph, factors=factors), factor.id, generator)
-        assert checker.change(wrong) > TOLERANCE, factor
+        freed = replace(graph, factors=factors)
+        changes = (c.change(moving(freed, factor.id, generator)) for c in checkers(name))
+        if not any(change > TOLERANCE for change in changes):
+            vain.add((factor.name, factor.size))
+    assert vain == IN_VAIN.get(name, set())
     assert tried or all(1 in shape for shape in graph.shapes.values() if len(shape) > 1)
 
 

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from gmn_opt import GMNOptimizer
 from gmn_opt.graph import ParameterGraph, TraceError, trace
-from tests.graph.models.hidden import HIDDEN, MODES, STATE, Case, Hidden
+from tests.graph.models.hidden import HIDDEN, MEMORY, MODES, OUTPUTS, STATE, UNSEEN, Case, Hidden
+
+
+def test_every_kind_has_several_models() -> None:
+    for kind in (OUTPUTS, STATE, MODES, MEMORY, UNSEEN):
+        assert len({case.name for case in kind}) >= 4
 
 
 def picture(value: Any, seen: tuple[int, ...] = ()) -> Any:

@@ -12,6 +12,9 @@ from gmn_opt.meta import Batch, InnerState, Split, Task
 from gmn_opt.meta.estimators import GradientEstimator, Window
 from gmn_opt.optim import StepInputs, StepOutputs
 
+#: 1 / smallest loss that counts: the weight of every loss in an absolute window.
+SCALE = 500.0
+
 
 class Weights(nn.Module):
     """Two numbers that start at 1 and 2, whatever the seed."""

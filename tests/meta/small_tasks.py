@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.meta import Batch, InnerState, Split
+from gmn_opt.meta.estimators import Window
 from gmn_opt.optim import LearnedRule, RuleConfig
 from tasks.classification import ImageClassification
 
@@ -158,3 +159,15 @@ def double_state(task: ImageClassification, count: int, seed: int = 3) -> InnerS
 def named(parameters: Mapping[str, Tensor]) -> Tensor:
     """Tensors as one vector."""
     return torch.cat([p.flatten() for p in parameters.values()])
+
+
+def window(
+    task: Any, state: InnerState, steps: int, memory: dict[str, Tensor] | None = None, seed: int = 5
+) -> Window:
+    """So many steps of a run of 30."""
+    return Window(task, state, steps, torch.Generator().manual_seed(seed), 30, memory=memory or {})
+
+
+def shared_batch(task: Any) -> SameBatch:
+    """The task with one batch for all networks and steps."""
+    return like(SameBatch, task)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gmn_opt.meta import Batch, InnerState, MetaTrainer, Split, Task, TaskError, check_task
 from tests.meta.small_tasks import SMALL
-from tests.meta.test_trainer import TINY
+from tests.meta.trainers import TINY
 
 
 class Line(Task):

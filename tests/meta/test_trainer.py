@@ -1,17 +1,14 @@
-"""The meta-training loop: resume bit by bit, counting of what goes wrong, bad states."""
+"""The meta-training loop: resume bit by bit, averages, validation, schedule."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gmn_opt.meta import (
     Constant,
@@ -19,7 +16,6 @@ from gmn_opt.meta import (
     FullES,
     GradientEstimator,
     MetaConfig,
-    MetaStep,
     MetaTrainer,
     Mixture,
     PersistentES,
@@ -34,45 +30,8 @@ from gmn_opt.meta.validation import score
 from gmn_opt.optim import RuleConfig
 from tasks.classification import ImageClassification
 from tasks.suites import MetaTrainSuite, validation
-from tests.meta.small_tasks import Explosive, OneTask
-
-TINY = MetaConfig(
-    meta_steps=7,
-    runs=2,
-    meta_batch=1,
-    max_networks=2,
-    edges_per_batch=4000,
-    estimator=TruncatedBackprop(Uniform(1, 3)),
-    horizon=(3, 8),
-    warmup=3,
-    rule=RuleConfig(hidden=4, edge_hidden=2, layers=1, every=1),
-)
-
-
-def everything(trainer: MetaTrainer) -> dict[str, Any]:
-    """The state as a flat dictionary of copies."""
-    flat: dict[str, Any] = {}
-
-    def walk(path: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{path}/{key}", inner)
-        elif isinstance(value, list | tuple):
-            for i, inner in enumerate(value):
-                walk(f"{path}/{i}", inner)
-        else:
-            flat[path] = value.clone() if isinstance(value, Tensor) else value
-
-    walk("", trainer.state_dict())
-    return flat
-
-
-def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        same = torch.equal(value, b[key]) if isinstance(value, Tensor) else value == b[key]
-        assert same, key
-
+from tests.meta.small_tasks import OneTask
+from tests.meta.trainers import TINY, assert_same, everything
 
 ALL: dict[str, GradientEstimator] = {
     "first_order": TruncatedBackprop(Uniform(1, 3)),
@@ -209,30 +168,6 @@ def test_progress_is_shown_and_changes_nothing(
     assert "meta-loss" in printed.err
 
 
-def test_a_bad_window_does_not_spoil_the_others() -> None:
-    config = replace(TINY, runs=3, meta_batch=3)
-    whole, spoilt = (MetaTrainer(MetaTrainSuite(("mlp", "tabular")), config) for _ in range(2))
-    run = spoilt.runs[1]
-    run.state = replace(run.state, theta=run.state.theta * math.nan)
-    gradient, reports = spoilt.meta_gradient()
-    assert [r.used for r in reports] == [True, False, True]
-    assert reports[1].event == "non-finite"
-    expected, _ = whole.meta_gradient()
-    assert gradient is not None
-    assert expected is not None
-    assert all(bool(g.isfinite().all()) for g in gradient.values())
-    assert any(not torch.equal(g, expected[n]) for n, g in gradient.items())
-    spoilt.runs[0].state = replace(
-        spoilt.runs[0].state, theta=spoilt.runs[0].state.theta * math.nan
-    )
-    step = spoilt.meta_step()
-    assert math.isfinite(step.grad_norm)
-    assert (spoilt.counts["skipped"], spoilt.counts["non-finite"]) == (1, 1)
-    assert step.event == "non-finite"
-    assert step.to_dict()["loss"] is None
-    assert spoilt.runs[0].number == 1
-
-
 def test_small_rules_train_too() -> None:
     config = replace(TINY, rule=SmallRuleConfig(8), estimator=PersistentES(windows=Uniform(1, 3)))
     assert MetaConfig.from_dict(config.to_dict()) == config
@@ -317,130 +252,6 @@ def test_learning_rate_schedule() -> None:
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10:60] == [1.0] * 50
     assert rates[60:] == pytest.approx([(100 - i) / 40 for i in range(60, 100)])
-
-
-def run_explosive(cure: str, steps: int = 15) -> tuple[MetaTrainer, list[MetaStep]]:
-    config = replace(
-        TINY,
-        meta_steps=steps,
-        runs=1,
-        horizon=(9, 9),
-        estimator=TruncatedBackprop(Uniform(3, 3)),
-    )
-    task = Explosive("mnist", 8, (4,), batch_size=4, cure=cure)
-
-    class Source(OneTask):
-        def sample(self, generator: torch.Generator) -> ImageClassification:
-            super().sample(generator)
-
-            class Single(Explosive):
-                def batch(self, split, count, generator):  # type: ignore[no-untyped-def]
-                    batch = super().batch(split, count, generator)
-                    return {n: t.float() if n != "y" else t for n, t in batch.items()}
-
-            return Single("mnist", 8, (4,), batch_size=4, cure=cure)
-
-    trainer = MetaTrainer(Source(task), config)
-    return trainer, [trainer.meta_step() for _ in range(steps)]
-
-
-def test_non_finite_losses_are_counted_and_skipped() -> None:
-    trainer, steps = run_explosive("nan")
-    bad = [s for s in steps if not math.isfinite(s.loss)]
-    assert len(bad) >= 3
-    assert trainer.counts["skipped"] == len(bad)
-    assert trainer.counts["non-finite"] == sum(s.event == "non-finite" for s in steps) >= 1
-    # the meta-parameters have seen none of it
-    for p in trainer.rule.parameters():
-        assert bool(p.isfinite().all())
-    assert all(bool(t.isfinite().all()) for t in trainer.average.values())
-    for s in bad:
-        assert math.isnan(s.grad_norm)
-
-
-def test_a_skipped_step_leaves_the_meta_parameters_untouched() -> None:
-    trainer, _ = run_explosive("nan", steps=3)
-    before = {n: p.detach().clone() for n, p in trainer.rule.named_parameters()}
-    while math.isfinite(trainer.meta_step().loss):
-        before = {n: p.detach().clone() for n, p in trainer.rule.named_parameters()}
-    assert all(torch.equal(before[n], p) for n, p in trainer.rule.named_parameters())
-
-
-def test_divergence_is_counted_and_ends_the_run() -> None:
-    trainer, steps = run_explosive("large")
-    ended = [s for s in steps if s.event == "diverged"]
-    assert trainer.counts["diverged"] == len(ended) >= 2
-    for one, following in itertools.pairwise(steps):
-        if one.event != "ok":
-            assert following.windows[0].inner_step == 0
-
-
-def test_every_event_is_counted_once() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
-    events = [s.event for s in trainer.train()]
-    assert {e: events.count(e) for e in ("finished", "diverged", "non-finite")} == {
-        e: n for e, n in trainer.counts.items() if e != "skipped"
-    }
-    assert "finished" in events
-
-
-def test_a_state_of_another_version_is_refused() -> None:
-    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
-    state = copy.deepcopy(trainer.state_dict())
-    state["config"]["version"] = 7
-    with pytest.raises(ValueError, match="version 7, this package reads version 4"):
-        trainer.load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("outer"), r"lacks \['outer'\]"),
-        (lambda s: s["config"].update(colour="red"), r"Unknown settings \['colour'\]"),
-        (lambda s: s["config"]["rule"].update(colour=1), r"Unknown settings \['colour'\]"),
-        (lambda s: s["config"]["rule"].update(hidden=5), "sizes RuleConfig\\(hidden=5"),
-        (lambda s: s["average"].popitem(), "other names or shapes"),
-        (lambda s: s["runs"][1]["task"].update(kind="rnn"), "does not describe a task"),
-        (lambda s: s["runs"][0]["layout"].reverse(), "another order of blocks"),
-        (lambda s: s["config"]["estimator"].update(name="Guess"), "Unknown estimator"),
-        (lambda s: s["config"].update(runs=3), "open runs to the number of 3, this run asks for 2"),
-        (lambda s: s["config"].update(dtype="float64"), "numbers in float64"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
-    change: Any, message: str
-) -> None:
-    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
-    trainer.meta_step()
-    state = copy.deepcopy(trainer.state_dict())
-    trainer.meta_step()
-    before = everything(trainer)
-    change(state)
-    with pytest.raises(ValueError, match=message):
-        trainer.load_state_dict(state)
-    assert_same(everything(trainer), before)
-
-
-def test_the_configuration_survives_json_and_stays_ones_own() -> None:
-    assert MetaConfig.from_dict(TINY.to_dict()) == TINY
-    trainer = MetaTrainer(MetaTrainSuite(("mlp", "tabular")), TINY)
-    other = MetaTrainer(
-        MetaTrainSuite(("mlp", "tabular")), replace(TINY, lr=1e-4, weight_decay=0.3)
-    )
-    other.load_state_dict(trainer.state_dict())
-    assert other.outer.param_groups[0]["weight_decay"] == 0.3
-    assert other.meta_step().lr == pytest.approx(1e-4 / 3)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [{"horizon": (5, 3)}, {"horizon": (0, 9)}, {"runs": 0}, {"max_networks": 0},
-     {"meta_batch": 3}, {"meta_batch": 0}, {"validation_steps": 0}, {"dtype": "int8"},
-     {"run_clip": -1.0}],
-)  # fmt: skip
-def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="received"):
-        replace(TINY, **bad)
 
 
 @pytest.mark.gpu

@@ -65,7 +65,7 @@ def hidden_matrices(graph: ParameterGraph) -> set[str]:
     """Names of the weights and kernels that lead to hidden neurons, embeddings left out.
 
     A tensor with several uses belongs to them if every use does: a table that is the output layer
-    as well does not.
+    as well does not. Weights of input layers do, unlike in :func:`gmn_opt.optim.groups.is_hidden`.
     """
     into: dict[str, bool] = {}
     for block in graph.blocks:

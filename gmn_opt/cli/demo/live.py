@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gmn_opt.cli.bars import Bars
 from gmn_opt.cli.contest import LEARNED
 from gmn_opt.cli.demo.jobs import Job
 from gmn_opt.cli.demo.models import MODELS
@@ -27,8 +19,8 @@ from gmn_opt.cli.demo.verdict import format_loss
 _GRID = "AdamW, rates of the grid"
 
 
-class View:
-    """Shows how the contest goes; used as a context manager.
+class View(Bars):
+    """Shows how the contest goes.
 
     In a terminal that can take it, a bar for everything and one per model and contestant (all
     AdamW rates share one) with its lowest mean final loss, or the loss of the moment. Elsewhere a
@@ -37,38 +29,21 @@ class View:
 
     def __init__(self, console: Console, steps: int) -> None:
         """``steps``: of every run."""
-        self._console, self._steps = console, steps
-        self.live = console.is_terminal and not console.is_dumb_terminal
-        self.bars = Progress(
+        super().__init__(
+            console,
             TextColumn("{task.description}"),
             BarColumn(12),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[loss]}", justify="right"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not self.live,
         )
+        self._steps = steps
         self._all = self.bars.add_task("all runs", total=0.0, loss="")
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._losses: dict[tuple[str, str], dict[str, list[float]]] = {}
         self._done: dict[tuple[str, str, int], int] = {}
         self._runs = self._runs_done = 0
-
-    def __enter__(self) -> Self:
-        """Start showing."""
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Clear the bars; what remains is printed by the report."""
-        self.bars.stop()
 
     def expect(self, jobs: Sequence[Job]) -> None:
         """These runs are to come."""
@@ -105,7 +80,7 @@ class View:
                 f"seed {result.seed}  train {format_loss(result.final_loss):>8}  "
                 f"test {result.test_accuracy:5.1%}  {result.seconds:5.1f} s"
             )
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _advance(self, model: str, contestant: str, seed: int, step: int) -> None:
         run = model, contestant, seed

@@ -10,16 +10,14 @@ from typing import Any
 from gmn_opt.cli.contest import GMN, GMN_HORIZON, GMN_INITIAL
 from gmn_opt.cli.demo.summary import BEST, DEFAULT, ModelSummary, Standing
 from gmn_opt.cli.demo.training import RunResult
-from gmn_opt.extras import needs
-from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.figures import legend_below, picture
 
-# Okabe and Ito's colours, which people with the common kinds of colour blindness tell apart.
 _STYLES = {
-    GMN.name: ("#0072B2", "-", "o"),
-    GMN_HORIZON.name: ("#56B4E9", "-", "s"),
-    GMN_INITIAL.name: ("#999999", "--", "v"),
-    DEFAULT: ("#D55E00", "--", "^"),
-    BEST: ("#E69F00", "-", "D"),
+    GMN.name: ("C0", "-", "o"),
+    GMN_HORIZON.name: ("C5", "-", "s"),
+    GMN_INITIAL.name: ("C6", "--", "v"),
+    DEFAULT: ("C3", "--", "^"),
+    BEST: ("C1", "-", "D"),
 }
 
 
@@ -29,41 +27,31 @@ def plot_curves(summaries: Sequence[ModelSummary], path: Path) -> None:
     The loss is that over the fixed slice of training images, averaged over the seeds, with a band
     from the least to the greatest. The dotted line is where the tuned AdamW ends.
     """
-    with needs("demo"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = Figure(figsize=(5.2 * len(summaries), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(summaries), squeeze=False)[0]
-    for panel, summary in zip(panels, summaries, strict=True):
-        for standing in summary.standings:
-            runs = [run for run in summary.runs if run.contestant == standing.contestant]
-            _draw(panel, standing, runs)
-        panel.axhline(summary.target, color="#E69F00", linewidth=0.8, linestyle=":", zorder=1)
-        panel.set_yscale("log")
-        panel.set_ylim(*_limits(summary))
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.set_yticks(_ticks(*_limits(summary)))
-        panel.set_xlim(0, summary.steps)
-        panel.set_title(f"{summary.title}, {summary.parameters:,} parameters", fontsize=11)
-        panel.set_xlabel("step")
-        panel.grid(True, which="major", color="#DDDDDD", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("training loss (cross entropy)")
-    handles, _ = panels[0].get_legend_handles_labels()
-    labels = [_label(standing, summaries) for standing in summaries[0].standings]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    seeds = len(summaries[0].seeds)
-    band = f"mean of {seeds} seeds, band from least to greatest" if seeds > 1 else "one seed"
-    figure.suptitle(f"Fashion-MNIST, batch 128: {band}", fontsize=11)
-    kind = path.suffix[1:].lower() or "png"
-    write_atomically(path, lambda p: figure.savefig(p, dpi=150, format=kind))
+    with picture(path, 5.2 * len(summaries), 4.8, "demo") as figure:
+        panels = figure.subplots(1, len(summaries), squeeze=False)[0]
+        for panel, summary in zip(panels, summaries, strict=True):
+            for standing in summary.standings:
+                runs = [run for run in summary.runs if run.contestant == standing.contestant]
+                _draw(panel, standing, runs, _label(standing, summaries))
+            panel.axhline(summary.target, color=_STYLES[BEST][0], linewidth=0.8, linestyle=":")
+            panel.set_yscale("log")
+            panel.set_ylim(*_limits(summary))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.set_yticks(_ticks(*_limits(summary)))
+            panel.set_xlim(0, summary.steps)
+            panel.set_title(f"{summary.title}, {summary.parameters:,} parameters")
+            panel.set_xlabel("step")
+        panels[0].set_ylabel("training loss (cross entropy)")
+        legend_below(figure)
+        seeds = len(summaries[0].seeds)
+        band = f"mean of {seeds} seeds, band from least to greatest" if seeds > 1 else "one seed"
+        figure.suptitle(f"Fashion-MNIST, batch 128: {band}")
 
 
-def _draw(panel: Any, standing: Standing, runs: list[RunResult]) -> None:
+def _draw(panel: Any, standing: Standing, runs: list[RunResult], label: str) -> None:
     colour, line, mark = _STYLES[standing.role]
     steps = runs[0].probe_steps
     losses = list(zip(*(run.probe_losses for run in runs), strict=True))
@@ -78,7 +66,7 @@ def _draw(panel: Any, standing: Standing, runs: list[RunResult]) -> None:
         linewidth=1.8,
         marker=mark,
         markersize=4,
-        label=standing.title,
+        label=label,
     )
 
 

@@ -64,7 +64,7 @@ def caveats(summaries: list[ModelSummary], *, quick: bool) -> list[str]:
         some = "1 seed" if seeds == 1 else f"{seeds} seeds"
         notes.append(f"Quick run: {some} and {steps} steps. Leave out --quick for real figures.")
     if seeds == 1:
-        notes.append("One seed: no spread was measured.")
+        notes.append("One seed: no spread was measured; --seeds 3 measures one.")
     for summary in summaries:
         if summary.tuning.at_edge or summary.tuning.added:
             notes.append(f"! {summary.title}: {summary.tuning.describe()}.")
