@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.generate.conditions import Condition, Conditions
+from gmn_opt.generate.neurons import Neurons
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
@@ -169,6 +170,8 @@ class Generator:
         }
         tensors = dict(self.field.state_dict())
         tensors |= {_UNITS + n: t for n, t in kept.items() if t is not None}
+        if units.neurons is not None:
+            tensors |= {_UNITS + n: t for n, t in units.neurons.tensors().items()}
         save(path, WeightSet(Path(path).stem, KIND, config, tensors))
 
     @staticmethod
@@ -187,7 +190,7 @@ class Generator:
         try:
             config, tensors = found.config, found.tensors
             graph = ParameterGraph.from_json(config["graph"])
-            units = Units(config["scale"], *_kept(tensors))
+            units = Units(config["scale"], *_kept(tensors), Neurons.read(_units(tensors)))
             lists: Mapping[str, list[Any]] = config["conditions"]
             conditions = Conditions(**{n: tuple(v) for n, v in lists.items()})
             sizes = FieldConfig(**config["field"])
@@ -208,6 +211,10 @@ class Generator:
         except RuntimeError as error:
             raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
         return Generator(graph, field.requires_grad_(False).eval(), conditions, config["about"])
+
+
+def _units(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(_UNITS): t for n, t in tensors.items() if n.startswith(_UNITS)}
 
 
 def _kept(tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
