@@ -31,9 +31,11 @@ from experiments.frame import (
     Threads,
     begin,
     choose,
+    read_json,
     refusing,
     save_picture,
     table,
+    write_json,
     write_record,
 )
 from experiments.generation.flat import fit_flat, sample_flat
@@ -47,7 +49,6 @@ from experiments.generation.populations import (
     predictions,
     train,
 )
-from gmn_opt.alignment import align_many
 from gmn_opt.generate import (
     FieldConfig,
     FlowConfig,
@@ -71,21 +72,21 @@ class Sizes:
     """How much is done."""
 
     networks: int = 100
-    width: int = 64
-    size: int = 14
+    width: int = 32
+    size: int = 10
     steps: int = 1500
     rate: float = 4e-3
     images: int | None = None
-    judged: int = 40
-    sampling: int = 20
+    judged: int = 20
+    sampling: int = 10
     fine_steps: tuple[int, ...] = (0, 1, 10, 100)
     fine_rate: float = 1e-3
-    field: FieldConfig = FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32)
+    field: FieldConfig = FieldConfig(hidden=48, edge_hidden=4, layers=1, probes=48, carried=24)
     flow: FlowConfig = FlowConfig(
-        steps=1500, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=100
+        steps=700, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=50
     )
-    flat_widths: tuple[int, ...] = (64, 256)
-    flat_steps: int = 1000
+    flat_widths: tuple[int, ...] = (64,)
+    flat_steps: int = 700
     added: tuple[float, ...] = (0.1, 0.3)
 
 
@@ -97,6 +98,11 @@ PRESETS = {
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
+    "long": Sizes(
+        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=4000,
+        field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32),
+        flow=FlowConfig(steps=8000, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=250),
+    ),
 }  # fmt: skip
 
 
@@ -120,7 +126,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     images = Images.of("mnist", sizes.size, sizes.images)
     pixels = images.train.shape[1]
     graph = graph_of(pixels, sizes.width)
-    clock = _Clock()
+    clock = _Clock(out / "seconds.json", resume)
     training = _training(sizes, images, seed, out / "training.safetensors", resume)
     clock.lap("training networks")
     kinds: dict[str, Stacked] = {TRAINING: {n: t[: sizes.judged] for n, t in training.items()}}
@@ -142,7 +148,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     for name, made in kinds.items():
         facts["kinds"][name] = judge(name, made, training, graph, images, errors, sizes, seed)
     clock.lap("judging")
-    facts["cpu_seconds_this_run"] = clock.seconds
+    facts["cpu_seconds"] = clock.seconds
     record = write_record(out / "result.json", facts)
     picture(facts, out / "accuracy_and_novelty.png")
     tell(facts, console)
@@ -168,7 +174,7 @@ def fit(
     folder = out / ("paired" if pair else "unpaired")
     generator = fit_generator(
         training, graph, field=sizes.field, flow=replace(sizes.flow, pair=pair),
-        model=network(images.train.shape[1], sizes.width), example=images.train[: sizes.field.probes],
+        model=network(images.train.shape[1], sizes.width), example=images.train[:2],
         seed=seed, out=folder, resume=resume and (folder / CHECKPOINT).is_file(),
         progress=console.is_terminal,
     )  # fmt: skip
@@ -218,18 +224,24 @@ def _drawn(training: Stacked, count: int, random: torch.Generator) -> Stacked:
     }
 
 
+def in_common_order(graph: ParameterGraph, flat: Tensor, rounds: int = 3) -> Tensor:
+    """Networks ``[N, P]``, each permuted to be near to the mean of all; begun from the first."""
+    moved, center = flat, flat[:1]
+    for _ in range(rounds):
+        moved = paired(graph, flat, center.expand_as(flat))
+        center = moved.mean(0, keepdim=True)
+    return moved
+
+
 def flattened(
     training: Stacked, graph: ParameterGraph, sizes: Sizes, seed: int
 ) -> list[tuple[str, Stacked, int]]:
     """Flows on flattened weights, of networks as they are and after all were aligned."""
-    states = [{n: t[i] for n, t in training.items()} for i in range(len(training["0.weight"]))]
-    symmetries = align_many(graph, states, seed=seed)
-    moved = [graph.permute(s, by) for s, by in zip(states, symmetries, strict=True)]
-    aligned = {n: torch.stack([m[n] for m in moved]) for n in training}
+    plain_order = blocked(graph).flatten(training)
+    aligned = in_common_order(graph, plain_order)
     found = []
     for width in sizes.flat_widths:
-        for name, networks in (("", training), (", aligned", aligned)):
-            flat = blocked(graph).flatten(networks)
+        for name, flat in (("", plain_order), (", aligned", aligned)):
             units = Units.of([(graph, flat)], shared_order=True)
             values = units.into(graph, flat)
             field = fit_flat(values, graph, width, sizes.flat_steps, seed)
@@ -256,7 +268,7 @@ def judge(
     if own:
         shared.fill_diagonal_(0)
     others = len(errors) - own
-    apart = audit(made, training, graph)
+    apart = audit(made, training, graph, candidates=4)
     # a training network is its own nearest: the nearest other one is meant
     nearest = apart.among if own else apart.nearest
     return {
@@ -273,16 +285,21 @@ def judge(
 
 
 class _Clock:
-    """Processor seconds of each part."""
+    """Processor seconds of each part, those of resumed runs together."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
         self.seconds: dict[str, float] = {}
+        if resume and path.is_file():
+            self.seconds = read_json(path)
         self.last = time.process_time()
 
     def lap(self, name: str) -> None:
         """Since the last one."""
         now = time.process_time()
-        self.seconds[name], self.last = round(now - self.last, 1), now
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self.last, 1)
+        self.last = now
+        write_json(self.path, self.seconds)
 
 
 def picture(facts: dict[str, Any], path: Path) -> None:

@@ -85,7 +85,7 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
     step = seconds / (len(curves) * len(sizes.rates) * sizes.steps * sizes.networks)
     target = curves[DEFAULT]["mean"][-1]
     found = {name: judged(c, target, sizes) for name, c in curves.items()}
-    parts = record["cpu_seconds_this_run"]
+    parts = record["cpu_seconds"]
     cost = parts["training networks"] + parts[PAIRED] + sampled
     saved = found[DEFAULT]["steps"] - (found["generated"]["steps"] or sizes.steps)
     facts = {
