@@ -66,6 +66,9 @@ from gmn_opt.metanet import blocked
 PAIRED, UNPAIRED = "graph metanet, noise paired", "graph metanet, noise not paired"
 TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
+FIELD = FieldConfig(hidden=48, edge_hidden=4, layers=1, probes=48, carried=24)
+FLOW = FlowConfig(steps=700, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=50)
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -81,10 +84,8 @@ class Sizes:
     sampling: int = 10
     fine_steps: tuple[int, ...] = (0, 1, 10, 100)
     fine_rate: float = 1e-3
-    field: FieldConfig = FieldConfig(hidden=48, edge_hidden=4, layers=1, probes=48, carried=24)
-    flow: FlowConfig = FlowConfig(
-        steps=700, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=50
-    )
+    field: FieldConfig = FIELD
+    flow: FlowConfig = FLOW
     flat_widths: tuple[int, ...] = (64,)
     flat_steps: int = 700
     added: tuple[float, ...] = (0.1, 0.3)

@@ -102,9 +102,7 @@ def main(
         path = out / f"{NAME}.safetensors"
         calibrated.save(path)
         results = judge(calibrated, test)
-        frame.write_json(
-            path.with_suffix(".json"), card(made, path, zoo, data, seed, results)
-        )
+        frame.write_json(path.with_suffix(".json"), card(made, path, zoo, data, seed, results))
     for name, found in results.items():
         console.print(
             f"{name}: R² {found['r2']:.3f}, tau {found['tau']:.3f}, coverage of 90 % intervals "

@@ -158,7 +158,7 @@ def fit_generator(
 
 
 def shares(graph: ParameterGraph, balance: float) -> Tensor:
-    """``[P]``, of mean 1: how much each weight counts where tensors count ``size^(1 - balance)``."""
+    """``[P]``, of mean 1: what each weight counts where a tensor counts ``size^(1 - balance)``."""
     counts = torch.tensor([float(n) for n in blocked(graph).edge_counts])
     each = counts**-balance
     each = each * counts.sum() / (counts * each).sum()

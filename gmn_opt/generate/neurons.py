@@ -5,8 +5,8 @@ order that nothing permutes: pixels are pixels in every network. Its row of such
 vector, and the neurons of all training networks are samples of one distribution, whatever their
 order. Its mean and covariance say what first layers look like (smooth, blind to corners); networks
 are generated in units in which they are 0 and 1, so that white noise there is already made of
-independent neurons of the right shape, and the flow is left with what neurons of one network know of
-each other. Equivariant, since every neuron of a space is treated alike.
+independent neurons of the right shape, and the flow is left with what neurons of one network know
+of each other. Equivariant, since every neuron of a space is treated alike.
 """
 
 from __future__ import annotations

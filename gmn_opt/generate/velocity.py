@@ -54,7 +54,8 @@ class FieldConfig:
 
     def __post_init__(self) -> None:
         """See the class."""
-        if min(self.hidden, self.edge_hidden, self.layers) < 1 or min(self.probes, self.carried) < 0:
+        sizes = (self.hidden, self.edge_hidden, self.layers)
+        if min(sizes) < 1 or min(self.probes, self.carried) < 0:
             raise ValueError(
                 f"Sizes must be at least 1, probes and carried at least 0, received {self}."
             )

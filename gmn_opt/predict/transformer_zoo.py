@@ -1,10 +1,10 @@
 """The Small Transformer Zoo (Tran et al. 2025, arXiv 2410.04209), in the format it is published in.
 
-A folder has ``metadata/NAME.csv`` with a row per checkpoint (the settings of its run, ``ckpt_epoch``,
-``ckpt_file`` and an accuracy) and the state dicts in ``NAME/*.pt``. Those of images have a
-convolution of patches in front; those of texts share a frozen embedding, which is left out of their
-state dicts, and so they are networks on sequences of embeddings here. Nothing that could run code is
-ever unpickled.
+A folder has ``metadata/NAME.csv`` with a row per checkpoint (the settings of its run,
+``ckpt_epoch``, ``ckpt_file`` and an accuracy) and the state dicts in ``NAME/*.pt``. Those of images
+have a convolution of patches in front; those of texts share a frozen embedding, which is left out
+of their state dicts, and so they are networks on sequences of embeddings here. Nothing that could
+run code is ever unpickled.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
         raise NetworkError(f"{folder} has no metadata/{name}.csv; there are {known}.")
     try:
         text = path.read_text("utf-8")
-        rows = [{k: plain_value(v) for k, v in r.items()} for r in csv.DictReader(text.splitlines())]
+        read = csv.DictReader(text.splitlines())
+        rows = [{k: plain_value(v) for k, v in row.items()} for row in read]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise NetworkError(f"{path} is cut off or damaged ({error}). Copy it again.") from error
     needed = ("ckpt_file", "ckpt_epoch", "n_attention_heads")

@@ -62,7 +62,9 @@ def test_a_flattened_flow_learns_where_networks_are() -> None:
     graph = graph_of(4, 3)
     center = initial(1, 4, 3, seed=3)
     random = torch.Generator().manual_seed(0)
-    near = {n: t + 0.01 * torch.randn(40, *t.shape[1:], generator=random) for n, t in center.items()}
+    near = {
+        n: t + 0.01 * torch.randn(40, *t.shape[1:], generator=random) for n, t in center.items()
+    }
     flat = blocked(graph).flatten(near)
     units = Units.of([(graph, flat)])
     field = fit_flat(units.into(graph, flat), graph, 32, 300, seed=0)

@@ -55,7 +55,9 @@ def gap(field: VelocityField, graph: ParameterGraph, moved_units: Units | None =
     return float((moved - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize(("probes", "carried", "neurons"), [(0, 0, False), (5, 0, True), (5, 3, True)])
+@pytest.mark.parametrize(
+    ("probes", "carried", "neurons"), [(0, 0, False), (5, 0, True), (5, 3, True)]
+)
 def test_field_is_equivariant_for_an_mlp(probes: int, carried: int, neurons: bool) -> None:
     graph = mlp_graph()
     units = Units.of([(graph, stacked(mlps(4), graph))], neurons=neurons)

@@ -85,7 +85,8 @@ def test_the_architecture_computes_what_is_published() -> None:
     kept = state(5)
     model = SmallTransformer(kept, 2)
     model.load_state_dict(kept)
-    image = torch.randn(1, 1, SIDE * PATCH, SIDE * PATCH, generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 1, SIDE * PATCH, SIDE * PATCH, generator=random)
     patches = F.unfold(image, PATCH, stride=PATCH)[0].T
     weight = kept["embedding.conv1.weight"].flatten(1)
     x = patches @ weight.T + kept["embedding.conv1.bias"] + kept["embedding.pos_embedding"]
@@ -110,7 +111,7 @@ def test_the_architecture_computes_what_is_published() -> None:
 
 
 def test_damaged_zoos(zoo: Path) -> None:
-    with pytest.raises(NetworkError, match=r"no metadata/svhn.csv; there are \['ag_news', 'mnist'\]"):
+    with pytest.raises(NetworkError, match=r"svhn.csv; there are \['ag_news', 'mnist'\]"):
         read_transformer_zoo(zoo, "svhn")
     with pytest.raises(NetworkError, match="no checkpoint of epoch 20"):
         read_transformer_zoo(zoo, epoch=20)
