@@ -5,7 +5,8 @@
 beside torch's default initialization, the generator's own noise and the training networks
 themselves, all with their output layer and with a fresh one. Every kind has the learning rate at
 which it ends lowest. The target is the test loss at which the default initialization ends. What the
-generator has cost is set against the steps that it saves. Writes ``result.json`` and ``losses.png``.
+generator has cost is set against the steps that it saves. Writes ``result.json`` and
+``losses.png``.
 """
 
 from __future__ import annotations
