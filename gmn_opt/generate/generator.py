@@ -190,7 +190,7 @@ class Generator:
         try:
             config, tensors = found.config, found.tensors
             graph = ParameterGraph.from_json(config["graph"])
-            units = Units(config["scale"], *_kept(tensors), Neurons.read(_units(tensors)))
+            units = _units(config["scale"], tensors)
             lists: Mapping[str, list[Any]] = config["conditions"]
             conditions = Conditions(**{n: tuple(v) for n, v in lists.items()})
             sizes = FieldConfig(**config["field"])
@@ -213,12 +213,9 @@ class Generator:
         return Generator(graph, field.requires_grad_(False).eval(), conditions, config["about"])
 
 
-def _units(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(_UNITS): t for n, t in tensors.items() if n.startswith(_UNITS)}
-
-
-def _kept(tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
-    return tuple(tensors.get(_UNITS + n) for n in _TENSORS)
+def _units(scale: dict[str, float], tensors: Mapping[str, Tensor]) -> Units:
+    kept = {n.removeprefix(_UNITS): t for n, t in tensors.items() if n.startswith(_UNITS)}
+    return Units(scale, **{n: kept.get(n) for n in _TENSORS}, neurons=Neurons.read(kept))
 
 
 __all__ = ["KIND", "Generator"]

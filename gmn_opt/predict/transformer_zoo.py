@@ -32,6 +32,8 @@ _LENGTH = 16
 class _Patches(nn.Module):
     """Patches of an image as a sequence, and fixed codes of their places."""
 
+    pos_embedding: Tensor
+
     def __init__(self, channels: int, width: int, patch: int, count: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, patch, patch)

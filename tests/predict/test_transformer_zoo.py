@@ -57,8 +57,8 @@ def zoo(tmp_path: Path) -> Path:
     header = ["optimizer", "n_attention_heads", "embed_dim", "ckpt_epoch", "ckpt_file",
               "test_top1_accuracy"]  # fmt: skip
     for name, some in (("mnist", rows), ("ag_news", text)):
-        with (tmp_path / "metadata" / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([header, *some])
+        with (tmp_path / "metadata" / f"{name}.csv").open("w", newline="") as metadata:
+            csv.writer(metadata).writerows([header, *some])
     return tmp_path
 
 
