@@ -12,7 +12,7 @@ Every kind is audited. Writes ``result.json``, the generators, ``training.safete
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -236,11 +236,10 @@ def in_common_order(graph: ParameterGraph, flat: Tensor, rounds: int = 3) -> Ten
 
 def flattened(
     training: Stacked, graph: ParameterGraph, sizes: Sizes, seed: int
-) -> list[tuple[str, Stacked, int]]:
+) -> Iterator[tuple[str, Stacked, int]]:
     """Flows on flattened weights, of networks as they are and after all were aligned."""
     plain_order = blocked(graph).flatten(training)
     aligned = in_common_order(graph, plain_order)
-    found = []
     for width in sizes.flat_widths:
         for name, flat in (("", plain_order), (", aligned", aligned)):
             units = Units.of([(graph, flat)], shared_order=True)
@@ -248,8 +247,7 @@ def flattened(
             field = fit_flat(values, graph, width, sizes.flat_steps, seed)
             made = sample_flat(field, units, graph, sizes.judged, sizes.sampling, seed + 1)
             count = sum(p.numel() for p in field.parameters())
-            found.append((f"flattened, width {width}{name}", blocked(graph).unflatten(made), count))
-    return found
+            yield f"flattened, width {width}{name}", blocked(graph).unflatten(made), count
 
 
 def judge(
@@ -269,7 +267,7 @@ def judge(
     if own:
         shared.fill_diagonal_(0)
     others = len(errors) - own
-    apart = audit(made, training, graph, candidates=4)
+    apart = audit(made, training, graph, candidates=len(errors))
     # a training network is its own nearest: the nearest other one is meant
     nearest = apart.among if own else apart.nearest
     return {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gmn_opt.generate import FlowConfig, Generator, Units, fit_generator
+from gmn_opt.generate.fitting import shares
 from gmn_opt.generate.neurons import rows_of
 from gmn_opt.generate.units import stacked
 from gmn_opt.metanet import blocked
@@ -51,6 +52,15 @@ def test_files_keep_them(tmp_path: object) -> None:
     first, second = generator.sample(3, steps=2), again.sample(3, steps=2)
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name])
+
+
+def test_balanced_losses_count_tensors() -> None:
+    graph = mlp_graph()
+    each = blocked(graph).unflatten(shares(graph, 1.0).unsqueeze(0))
+    sums = [float(t.sum()) for t in each.values()]
+    assert sums == pytest.approx([sums[0]] * 4)
+    assert float(shares(graph, 0.5).mean()) == pytest.approx(1)
+    assert torch.equal(shares(graph, 0.0), torch.ones(5 * 3 + 5 + 2 * 5 + 2))
 
 
 def test_refused_settings() -> None:
