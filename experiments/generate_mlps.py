@@ -129,13 +129,13 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     graph = graph_of(pixels, sizes.width)
     clock = _Clock(out / "seconds.json", resume)
     training = _training(sizes, images, seed, out / "training.safetensors", resume)
-    clock.lap("training networks")
+    clock.lap("training networks", goes_on=True)
     kinds: dict[str, Stacked] = {TRAINING: {n: t[: sizes.judged] for n, t in training.items()}}
     parameters = {}
     for name, pair in ((PAIRED, True), (UNPAIRED, False)):
         generator = fit(training, graph, images, sizes, pair, seed, out, resume, console)
         kinds[name] = generator.sample(sizes.judged, steps=sizes.sampling, seed=seed + 1)
-        clock.lap(name)
+        clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
     kinds |= plain(training, generator.units, graph, sizes, seed)
     for name, made, count in flattened(training, graph, sizes, seed):
@@ -284,7 +284,7 @@ def judge(
 
 
 class _Clock:
-    """Processor seconds of each part, those of resumed runs together."""
+    """Processor seconds of each part."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
@@ -293,10 +293,11 @@ class _Clock:
             self.seconds = read_json(path)
         self.last = time.process_time()
 
-    def lap(self, name: str) -> None:
-        """Since the last one."""
+    def lap(self, name: str, goes_on: bool = False) -> None:
+        """Since the last one; what ``goes_on`` where an earlier run was counts both."""
         now = time.process_time()
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self.last, 1)
+        before = self.seconds.get(name, 0.0) if goes_on else 0.0
+        self.seconds[name] = round(before + now - self.last, 1)
         self.last = now
         write_json(self.path, self.seconds)
 
@@ -309,8 +310,9 @@ def picture(facts: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, kind in facts["kinds"].items():
-        axes.scatter(kind["nearest"], [100 * a for a in kind["each"]], s=9, label=name, alpha=0.7)
+    for i, (name, kind) in enumerate(facts["kinds"].items()):
+        percent = [100 * a for a in kind["each"]]
+        axes.scatter(kind["nearest"], percent, s=9, label=name, color=plt.get_cmap("tab20")(i % 20))
     axes.set(xlabel="distance to the nearest training network, aligned", ylabel="accuracy, %")
     axes.set_xscale("log")
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
