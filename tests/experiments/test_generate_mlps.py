@@ -67,10 +67,12 @@ def test_a_flattened_flow_learns_where_networks_are() -> None:
     }
     flat = blocked(graph).flatten(near)
     units = Units.of([(graph, flat)])
-    field = fit_flat(units.into(graph, flat), graph, 32, 300, seed=0)
-    made = sample_flat(field, units, graph, 16, 10, seed=1)
-    apart = (made.mean(0) - flat.mean(0)).norm() / flat.mean(0).norm()
-    assert float(apart) < 0.2
+    apart = []
+    for steps in (1, 300):
+        field = fit_flat(units.into(graph, flat), graph, 32, steps, seed=0)
+        made = sample_flat(field, units, graph, 16, 10, seed=1)
+        apart.append(float((made.mean(0) - flat.mean(0)).norm() / flat.mean(0).norm()))
+    assert apart[1] < 0.4 * apart[0]
 
 
 def test_steps_to_a_target() -> None:
