@@ -333,6 +333,52 @@ def digits() -> str:
 
 
 @table
+def inr_classes() -> str:
+    """What networks show, read from their weights alone."""
+    record = read("inr_classification/result.json")
+    rows = [
+        [name, f"{100 * found['test_accuracy_mean']:.1f} ± {100 * found['test_accuracy_std']:.1f}",
+         f"{found['parameters']:,}", f"{found['seconds_mean']:.0f}"]
+        for name, found in record["summary"].items()
+    ]  # fmt: skip
+    return grid(["", "Test accuracy, %", "Parameters", "Seconds"], rows)
+
+
+@table
+def mlps() -> str:
+    """Generated MLPs: accuracy after some steps of training, and how new they are."""
+    record = read("generate_mlps/result.json")
+    steps = record["sizes"]["fine_steps"]
+    rows = [
+        [
+            name,
+            f"{record['parameters'][name]:,}" if name in record["parameters"] else "",
+            *(f"{100 * kind['accuracy'][str(s)]['mean']:.1f}" for s in steps),
+            f"{kind['novelty']:.2f}",
+            f"{kind['shared_errors']['most']:.2f}",
+        ]
+        for name, kind in record["kinds"].items()
+    ]
+    return grid(
+        ["", "Parameters", *(f"{s} steps" for s in steps), "Nearest", "Shared errors"], rows
+    )
+
+
+@table
+def starts() -> str:
+    """Generated networks as initializations."""
+    record = read("generate_starts/result.json")
+    rows = [
+        [name, f"{kind['rate']:g}", "never" if kind["steps"] is None else str(kind["steps"]),
+         f"{kind['last_loss']:.3f}"]
+        for name, kind in record["kinds"].items()
+    ]  # fmt: skip
+    title = f"Steps to a loss of {record['target_loss']:.3f}"
+    last = f"Loss after {record['sizes']['steps']}"
+    return grid(["", "Rate", title, last], rows)
+
+
+@table
 def meta_training() -> str:
     """Inner steps per second of meta-training."""
     record = read("meta_training_benchmark/result.json")

@@ -97,7 +97,8 @@ def audit(
         shared_order: Whether all have their neurons in one order: then there is nothing to align,
             and all pairs are compared.
         candidates: Otherwise, training networks that are aligned with each; the nearest by sorted
-            values.
+            values. These find copies; an average of two networks has other values than both, and
+            is seen for what it is only where all networks are candidates.
         exact: Align by :func:`gmn_opt.align` instead of one assignment per space.
         seed: Of the pairs of training networks.
 
@@ -143,23 +144,27 @@ class _Aligned:
             apart[torch.arange(len(new)), left_out] = torch.inf
         chosen = apart.topk(self.candidates, largest=False).indices
         found = torch.stack(
-            [
-                torch.stack([self.distance(x, self.old[j]) for j in row])
-                for x, row in zip(new, chosen, strict=True)
-            ]
+            [self.distances(x, self.old[row]) for x, row in zip(new, chosen, strict=True)]
         )
         values, at = found.min(1)
         return values, chosen.gather(1, at.unsqueeze(1)).squeeze(1)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Of two networks ``[P]``, aligned."""
-        if self.exact:
-            layout = blocked(self.graph)
-            first, second = layout.unflatten(a), layout.unflatten(b)
+        return self.distances(a, b.unsqueeze(0))[0]
+
+    def distances(self, a: Tensor, others: Tensor) -> Tensor:
+        """Of a network ``[P]`` to others ``[k, P]``, aligned: ``[k]``."""
+        if not self.exact:
+            moved_flat = paired(self.graph, others, a.expand_as(others), sweeps=3)
+            return (moved_flat - a).norm(dim=1)
+        layout = blocked(self.graph)
+        first, found = layout.unflatten(a), []
+        for other in others:
+            second = layout.unflatten(other)
             moved = self.graph.permute(second, align(self.graph, first, second, restarts=1))
-            return (layout.flatten(moved) - a).norm()
-        moved_flat = paired(self.graph, b.unsqueeze(0), a.unsqueeze(0), sweeps=3)
-        return (moved_flat[0] - a).norm()
+            found.append((layout.flatten(moved) - a).norm())
+        return torch.stack(found)
 
 
 def shared_errors(first: Tensor, second: Tensor, labels: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from gmn_opt.generate.training_set import Graphs, Networks, training_sets
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
+from gmn_opt.metanet import blocked
 from gmn_opt.weights.atomic import write_atomically
 
 CHECKPOINT = "generator-checkpoint.pt"
@@ -51,6 +52,10 @@ class FlowConfig:
             one start; see :mod:`gmn_opt.generate.units`.
         rank: With ``shared_order``, noise is drawn from the Gaussian of the training networks in
             so many directions, per class where there are classes; 0 for white noise.
+        neurons: Whether noise is made of neurons with the mean and covariance of those of the
+            training networks; see :mod:`gmn_opt.generate.neurons`.
+        balance: How much the loss makes up for the sizes of tensors: 0 counts every weight alike, 1
+            every tensor.
         check_every: Steps between checkpoints.
 
     Raises ValueError for settings with which nothing could be fitted.
@@ -66,6 +71,8 @@ class FlowConfig:
     pair: bool = True
     shared_order: bool = False
     rank: int = 0
+    neurons: bool = False
+    balance: float = 0.0
     check_every: int = 500
 
     def __post_init__(self) -> None:
@@ -79,6 +86,10 @@ class FlowConfig:
                 "rank > 0 takes the covariance of networks in a shared order: set "
                 "shared_order=True, or rank=0."
             )
+        if self.neurons and self.shared_order:
+            raise ValueError("neurons=True is for networks in no order; set shared_order=False.")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance must be from 0 to 1, received {self.balance}.")
         if not (0 <= self.drop < 1 and 0 <= self.average < 1):
             raise ValueError(f"drop and average must be in [0, 1), received {self}.")
 
@@ -146,6 +157,14 @@ def fit_generator(
     return run.generator()
 
 
+def shares(graph: ParameterGraph, balance: float) -> Tensor:
+    """``[P]``, of mean 1: what each weight counts where a tensor counts ``size^(1 - balance)``."""
+    counts = torch.tensor([float(n) for n in blocked(graph).edge_counts])
+    each = counts**-balance
+    each = each * counts.sum() / (counts * each).sum()
+    return each.repeat_interleave(counts.long())
+
+
 class _Run:
     """A fit in progress."""
 
@@ -170,7 +189,7 @@ class _Run:
         if flow.rank and self.conditions.classes:
             labels = known[:, :-1].argmax(1)
         self.labels = labels
-        units = Units.of(sets, flow.shared_order, flow.rank, labels)
+        units = Units.of(sets, flow.shared_order, flow.rank, labels, flow.neurons)
         self.values = [units.into(g, flat) for g, flat in sets]
         self.generator_state = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -194,7 +213,7 @@ class _Run:
         labels = None if self.labels is None else self.labels[chosen]
         noise = self.field.units.noise(graph, flow.batch, random, labels)
         if flow.pair and not flow.shared_order:
-            noise = paired(graph, noise, data)
+            noise = self._paired(graph, noise, data)
         drop = 0.0 if self.field.classes else flow.drop  # its noise says the class anyway
         kept = torch.rand(flow.batch, 1, generator=random) >= drop
         # every part of the way in every batch
@@ -202,7 +221,9 @@ class _Run:
         time = (torch.arange(flow.batch) / flow.batch + shift) % 1
         at = noise + time.unsqueeze(1) * (data - noise)
         velocity = self.field(graph, at, time, condition * kept)
-        loss = (velocity - self.field.units.within(data - noise)).square().mean()
+        units = self.field.units
+        apart = units.colored(graph, velocity - units.within(data - noise), shift=False)
+        loss = (apart.square() * shares(graph, flow.balance)).mean()
         if not bool(loss.isfinite()):
             raise RuntimeError(f"The loss is {loss.item()} at step {self.done}. Lower lr.")
         for group in self.optimizer.param_groups:
@@ -219,6 +240,16 @@ class _Run:
             ):
                 averaged.lerp_(own, 1 - weight)
         return loss.item()
+
+    def _paired(self, graph: ParameterGraph, noise: Tensor, data: Tensor) -> Tensor:
+        if self.field.units.neurons is None:
+            return paired(graph, noise, data)
+        # near in weights, of which white neurons show the many that are noise as large as the few
+        # that matter
+        units, layout = self.field.units, blocked(graph)
+        moved = paired(graph, units.colored(graph, noise), units.colored(graph, data))
+        assert units.neurons is not None
+        return layout.flatten(units.neurons.whiten(graph, layout.unflatten(moved)))
 
     def _schedule(self) -> float:
         begun = max(1.0, self.flow.warmup * self.flow.steps)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.generate.conditions import Condition, Conditions
+from gmn_opt.generate.neurons import Neurons
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
@@ -169,6 +170,8 @@ class Generator:
         }
         tensors = dict(self.field.state_dict())
         tensors |= {_UNITS + n: t for n, t in kept.items() if t is not None}
+        if units.neurons is not None:
+            tensors |= {_UNITS + n: t for n, t in units.neurons.tensors().items()}
         save(path, WeightSet(Path(path).stem, KIND, config, tensors))
 
     @staticmethod
@@ -187,7 +190,7 @@ class Generator:
         try:
             config, tensors = found.config, found.tensors
             graph = ParameterGraph.from_json(config["graph"])
-            units = Units(config["scale"], *_kept(tensors))
+            units = _units(config["scale"], tensors)
             lists: Mapping[str, list[Any]] = config["conditions"]
             conditions = Conditions(**{n: tuple(v) for n, v in lists.items()})
             sizes = FieldConfig(**config["field"])
@@ -210,8 +213,9 @@ class Generator:
         return Generator(graph, field.requires_grad_(False).eval(), conditions, config["about"])
 
 
-def _kept(tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
-    return tuple(tensors.get(_UNITS + n) for n in _TENSORS)
+def _units(scale: dict[str, float], tensors: Mapping[str, Tensor]) -> Units:
+    kept = {n.removeprefix(_UNITS): t for n, t in tensors.items() if n.startswith(_UNITS)}
+    return Units(scale, **{n: kept.get(n) for n in _TENSORS}, neurons=Neurons.read(kept))
 
 
 __all__ = ["KIND", "Generator"]

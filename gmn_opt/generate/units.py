@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmn_opt.generate.neurons import Neurons
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 
@@ -34,6 +35,7 @@ class Units:
         directions: ``[r, P]`` orthonormal in units, or None: where training networks differ.
         means: ``[classes, r]`` of the networks of each class (or all, as one) in these directions.
         factors: ``[classes, r, r]`` lower triangular roots of their covariances.
+        neurons: Mean and covariance of the neurons of every space, or None.
     """
 
     scale: dict[str, float]
@@ -41,6 +43,7 @@ class Units:
     directions: Tensor | None = None
     means: Tensor | None = None
     factors: Tensor | None = None
+    neurons: Neurons | None = None
 
     @staticmethod
     def of(
@@ -48,6 +51,7 @@ class Units:
         shared_order: bool = False,
         rank: int = 0,
         labels: Tensor | None = None,
+        neurons: bool = False,
     ) -> Units:
         """Of training networks ``[N, P]`` per graph.
 
@@ -56,6 +60,7 @@ class Units:
             shared_order: Whether neurons have the same order in all of them; one graph only.
             rank: How many directions of the networks' covariance noise has; 0 for white noise.
             labels: int64 ``[N]``, positions of classes: with a rank, noise is drawn per class.
+            neurons: Whether neurons are white in these units; see :mod:`gmn_opt.generate.neurons`.
         """
         center = sets[0][1].mean(0) if shared_order else None
         squares: dict[str, list[Tensor]] = {}
@@ -68,6 +73,9 @@ class Units:
                 squares.setdefault(layout.block.tensor, []).append(square)
         scale = {n: max(float(torch.stack(s).mean().sqrt()), _SMALLEST) for n, s in squares.items()}
         units = Units(scale, center)
+        if neurons:
+            named = [(g, blocked(g).unflatten(units.into(g, flat))) for g, flat in sets]
+            units.neurons = Neurons.of(named)
         if shared_order and rank:
             graph, flat = sets[0]
             values = units.into(graph, flat)
@@ -88,12 +96,23 @@ class Units:
     def into(self, graph: ParameterGraph, flat: Tensor) -> Tensor:
         """Weights ``[..., P]`` in units."""
         known = flat if self.center is None else flat - self.center.to(flat)
-        return known / self._row(graph, flat)
+        values = known / self._row(graph, flat)
+        if self.neurons is None:
+            return values
+        layout = blocked(graph)
+        return layout.flatten(self.neurons.whiten(graph, layout.unflatten(values)))
 
     def back(self, graph: ParameterGraph, values: Tensor) -> Tensor:
         """The inverse of :meth:`into`."""
-        flat = values * self._row(graph, values)
+        flat = self.colored(graph, values) * self._row(graph, values)
         return flat if self.center is None else flat + self.center.to(flat)
+
+    def colored(self, graph: ParameterGraph, values: Tensor, shift: bool = True) -> Tensor:
+        """``[B, P]`` in units of tensors alone; without ``shift``, of differences of networks."""
+        if self.neurons is None:
+            return values
+        layout = blocked(graph)
+        return layout.flatten(self.neurons.color(graph, layout.unflatten(values), shift))
 
     def center_in_units(self, graph: ParameterGraph, like: Tensor) -> Tensor | None:
         """``[P]`` the mean network, each tensor at a root mean square of 1."""

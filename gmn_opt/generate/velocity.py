@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.generate.carry import carried
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import Inr, SirenConfig
 from gmn_opt.inr.probing import SirenProbes, features_per_node
 from gmn_opt.metanet import GraphMetanet, Probes, blocked
 from gmn_opt.metanet.execution import at_ends
+from gmn_opt.metanet.features import NODE_FEATURES, structural
 from gmn_opt.metanet.layers.states import TwoLayer
 
 _FREQUENCIES = 4
@@ -37,6 +39,8 @@ class FieldConfig:
         gain: Of the metanet's first layer at initialization.
         probes: Inputs at which activations are read; 0 to read weights alone. A model must be given
             then.
+        carried: Features that weights carry between their ends before the metanet; 0 for none. See
+            :mod:`gmn_opt.generate.carry`.
 
     Raises ValueError for sizes below 1, or fewer than no probes.
     """
@@ -46,11 +50,15 @@ class FieldConfig:
     layers: int = 3
     gain: float = 2.0
     probes: int = 0
+    carried: int = 0
 
     def __post_init__(self) -> None:
         """See the class."""
-        if min(self.hidden, self.edge_hidden, self.layers) < 1 or self.probes < 0:
-            raise ValueError(f"Sizes must be at least 1 and probes at least 0, received {self}.")
+        sizes = (self.hidden, self.edge_hidden, self.layers)
+        if min(sizes) < 1 or min(self.probes, self.carried) < 0:
+            raise ValueError(
+                f"Sizes must be at least 1, probes and carried at least 0, received {self}."
+            )
 
 
 def time_features(time: Tensor) -> Tensor:
@@ -122,13 +130,14 @@ class VelocityField(nn.Module):
             told = config.probes * sum(_output_sizes(graph))
         told += 0 if units.directions is None else len(units.directions)
         self.told = TwoLayer(TIME_FEATURES + conditions + told, c, c)
+        self.said = nn.Linear(NODE_FEATURES + own + c, config.carried) if config.carried else None
         self.metanet = GraphMetanet(
             1 + (units.center is not None),
             1,
             hidden=c,
             edge_hidden=config.edge_hidden,
             layers=config.layers,
-            node_inputs=own + c,
+            node_inputs=own + c + 2 * config.carried,
         )
         with torch.no_grad():
             self.metanet.edge_encoder.weight.mul_(config.gain)
@@ -158,7 +167,12 @@ class VelocityField(nn.Module):
         center = self.units.center_in_units(graph, values)
         if center is not None:
             edges = torch.cat([edges, center.expand_as(values).unsqueeze(-2)], -2)
-        states = self.metanet.states(graph, edges, node_inputs=torch.cat([*heard, told], -1))
+        inputs = torch.cat([*heard, told], -1)
+        if self.said is not None:
+            places = structural(graph, values)[0].expand(*inputs.shape[:2], -1)
+            said = self.said(torch.cat([places, inputs], -1))
+            inputs = torch.cat([inputs, carried(graph, values, said)], -1)
+        states = self.metanet.states(graph, edges, node_inputs=inputs)
         ends = self.node_norm(states.nodes)
         pairs = torch.cat([self.rows(ends), self.columns(ends)], -1)
         products = [(rows.mT @ columns).flatten(-2) for rows, columns in at_ends(graph, pairs)]

@@ -11,6 +11,7 @@ from gmn_opt.predict.public import read_model_zoo, read_small_cnn_zoo
 from gmn_opt.predict.shipped import predict_accuracy
 from gmn_opt.predict.store import Store
 from gmn_opt.predict.training import Recipe
+from gmn_opt.predict.transformer_zoo import read_transformer_zoo
 from gmn_opt.predict.trees import TreePredictor
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "r2_score",
     "read_model_zoo",
     "read_small_cnn_zoo",
+    "read_transformer_zoo",
 ]

@@ -66,14 +66,8 @@ def fit_predictor(
             a state of training that was begun with other settings.
     """
     recipe = recipe or Recipe()
-    if kind not in KINDS:
-        raise ValueError(f"Unknown kind {kind!r}; choose one of {', '.join(KINDS)}.")
     goal_type, count = objective(loss), len(networks)
-    if not 0 < valid < 1 or count < _LEAST or (minutes is not None and minutes <= 0):
-        raise ValueError(
-            f"fit_predictor needs at least {_LEAST} networks, valid between 0 and 1 and minutes "
-            f"above 0; received {count} networks, valid={valid}, minutes={minutes}."
-        )
+    _check(kind, count, valid, minutes)
     values = as_targets(targets, count)
     goal = goal_type.fitted(values)
     found = as_networks(networks, example_inputs)
@@ -94,6 +88,16 @@ def fit_predictor(
             )
     predictor.record = {**record, "members": state.done}
     return predictor.eval()
+
+
+def _check(kind: str, count: int, valid: float, minutes: float | None) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"Unknown kind {kind!r}; choose one of {', '.join(KINDS)}.")
+    if not 0 < valid < 1 or count < _LEAST or (minutes is not None and minutes <= 0):
+        raise ValueError(
+            f"fit_predictor needs at least {_LEAST} networks, valid between 0 and 1 and minutes "
+            f"above 0; received {count} networks, valid={valid}, minutes={minutes}."
+        )
 
 
 def _sizes(

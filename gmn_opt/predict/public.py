@@ -135,7 +135,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
             content = path.read_bytes()
             text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
             rows = csv.DictReader(text.splitlines())
-            return [{k: _plain(v) for k, v in row.items()} for row in rows]
+            return [{k: plain_value(v) for k, v in row.items()} for row in rows]
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise NetworkError(f"{path} is cut off or damaged ({error}). Copy it again.") from error
     raise NetworkError(f"{folder} is no Small CNN Zoo: there is no metrics.csv or metrics.csv.gz.")
@@ -170,7 +170,7 @@ def _layout(folder: Path) -> dict[str, _Variable]:
     return made
 
 
-def _plain(text: str | None) -> Any:
+def plain_value(text: str | None) -> Any:
     """A number where it is one."""
     try:
         return float(text) if text else text

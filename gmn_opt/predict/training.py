@@ -163,9 +163,12 @@ class MemberFit:
         bar.skip(self.recipe.epochs - now["epoch"])
         self.member.load_state_dict(now["weights"])
         state.finish(
-            {"epochs": now["epoch"], "best_epoch": now["best_epoch"], "valid_loss": now["best"]},
+            {
+                "epochs": now["epoch"], "best_epoch": now["best_epoch"],
+                "valid_loss": now["best"], "seconds": now["seconds"],
+            },
             now["weights"],
-        )
+        )  # fmt: skip
 
     def _over(self, now: dict[str, Any]) -> bool:
         tired = now["epoch"] - now["best_epoch"] > self.recipe.patience

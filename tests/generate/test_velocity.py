@@ -55,11 +55,13 @@ def gap(field: VelocityField, graph: ParameterGraph, moved_units: Units | None =
     return float((moved - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("probes", [0, 5])
-def test_field_is_equivariant_for_an_mlp(probes: int) -> None:
+@pytest.mark.parametrize(
+    ("probes", "carried", "neurons"), [(0, 0, False), (5, 0, True), (5, 3, True)]
+)
+def test_field_is_equivariant_for_an_mlp(probes: int, carried: int, neurons: bool) -> None:
     graph = mlp_graph()
-    units = Units.of([(graph, stacked(mlps(4), graph))])
-    config = FieldConfig(hidden=8, edge_hidden=4, layers=2, probes=probes)
+    units = Units.of([(graph, stacked(mlps(4), graph))], neurons=neurons)
+    config = FieldConfig(hidden=8, edge_hidden=4, layers=2, probes=probes, carried=carried)
     model = mlp()
     field = VelocityField(config, units, 4, model=model, graph=graph, example=torch.randn(2, 3))
     assert gap(randomized(field), graph) < 1e-10

@@ -112,6 +112,7 @@ def test_it_stops_when_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert isinstance(made, Predictor)
     (member,) = made.record["members"]
+    assert member.pop("seconds") > 0
     assert member == {"epochs": 4, "best_epoch": 1, "valid_loss": 0.5}
 
 
