@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from statistics import mean, median
 from typing import Any
 
-from docs.tools import training_figures  # noqa: F401 - registers its tables
-from docs.tools.registry import RESULTS, ROOT, TABLES, grid, loss, read, spread, table
+from docs.tools import image_figures, training_figures  # noqa: F401 - they register tables
+from docs.tools.registry import ROOT, TABLES, grid, loss, read, spread, table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -260,122 +260,6 @@ def regimes() -> str:
         count = str(next(iter(found.values()))["train"])
         rows.append([title, count, *(f"{f['r2']:.3f} / {f['tau']:.3f}" for f in found.values())])
     return grid(["R² / τ", "Training networks", *fits["all"]], rows)
-
-
-@table
-def editors() -> str:
-    """Test errors of the editors that ship."""
-    rows = []
-    for folder in sorted(RESULTS.glob("inr_editing/inr-*")):
-        record = read(f"inr_editing/{folder.name}/result.json")
-        for test in record["tests"]:
-            bounds = test["bounds"]
-            values = (bounds["identity"], test["test_mse"], bounds["floor"])
-            rows.append([folder.name, test["data"], *(f"{v:#.2g}" for v in values)])
-    header = ["Editor", "Images", "No edit", "Edited", "Fitted to the edited image itself"]
-    return grid(header, rows, words=2)
-
-
-@table
-def widths() -> str:
-    """One editor for several architectures."""
-    rows = []
-    for test in read("inr_editing/many/result.json")["tests"]:
-        before, after = test["bounds"]["identity"], test["test_mse"]
-        seen = "yes" if test["seen"] else "no"
-        name = ", ".join(map(str, test["widths"]))
-        rows.append(
-            [name, seen, f"{before:.3f}", f"{after:.3f}", f"{100 * (1 - after / before):.1f}"]
-        )
-    return grid(
-        ["Hidden layers", "In training", "No edit", "Edited", "Error gone, %"], rows, words=2
-    )
-
-
-@table
-def short_editors() -> str:
-    """Editors of several kinds after 100 seconds of training each."""
-    found = read("inr_editing/short/table.json")["rows"]
-    rows = [[f"`{r['kind']}`", str(len(r["seeds"])), spread(r["test_mse"])] for r in found]
-    return grid(["Kind", "Seeds", "Test MSE"], rows)
-
-
-@table
-def fitters() -> str:
-    """GMNOptimizer and Adam as fitters of images."""
-    rows = []
-    for name, found in read("inr_fitters/result.json")["summary"].items():
-        steps, seconds = found["steps_to_goal"], found["seconds_to_goal"]
-        ends = ["–", "–"] if steps is None else [f"{steps:g}", f"{seconds:.2f}"]
-        rows.append([name, f"{found['psnr']:.1f}", *ends])
-    return grid(["", "dB at the end", "Steps to 30 dB", "Seconds to 30 dB"], rows)
-
-
-@table
-def sines() -> str:
-    """Embeddings of sine networks, learned without labels."""
-    found = read("inr_ssl/result.json")["summary"]
-    rows = [
-        [k, f"{v['test_mse_mean']:.2f} ± {v['test_mse_std']:.2f}", f"{v['parameters']:,}"]
-        for k, v in found.items()
-    ]
-    return grid(["", "Test MSE", "Parameters"], rows)
-
-
-@table
-def digits() -> str:
-    """Generated digits."""
-    kinds = read("generate_digits/result.json")["kinds"]
-    rows = [
-        [k, f"{100 * v['recognized']:.1f} %", f"{abs(v['frechet']):.1f}"] for k, v in kinds.items()
-    ]
-    return grid(["", "Recognized", "Fréchet distance"], rows)
-
-
-@table
-def inr_classes() -> str:
-    """What networks show, read from their weights alone."""
-    record = read("inr_classification/result.json")
-    rows = [
-        [name, f"{100 * found['test_accuracy_mean']:.1f} ± {100 * found['test_accuracy_std']:.1f}",
-         f"{found['parameters']:,}", f"{found['seconds_mean']:.0f}"]
-        for name, found in record["summary"].items()
-    ]  # fmt: skip
-    return grid(["", "Test accuracy, %", "Parameters", "Seconds"], rows)
-
-
-@table
-def mlps() -> str:
-    """Generated MLPs: accuracy after some steps of training, and how new they are."""
-    record = read("generate_mlps/result.json")
-    steps = record["sizes"]["fine_steps"]
-    rows = [
-        [
-            name,
-            f"{record['parameters'][name]:,}" if name in record["parameters"] else "",
-            *(f"{100 * kind['accuracy'][str(s)]['mean']:.1f}" for s in steps),
-            f"{kind['novelty']:.2f}",
-            f"{kind['shared_errors']['most']:.2f}",
-        ]
-        for name, kind in record["kinds"].items()
-    ]
-    return grid(
-        ["", "Parameters", *(f"{s} steps" for s in steps), "Nearest", "Shared errors"], rows
-    )
-
-
-@table
-def starts() -> str:
-    """Generated networks as initializations."""
-    record = read("generate_starts/result.json")
-    rows = [
-        [name, f"{kind['rate']:g}", "never" if kind["steps"] is None else str(kind["steps"]),
-         f"{kind['last_loss']:.3f}"]
-        for name, kind in record["kinds"].items()
-    ]  # fmt: skip
-    title = f"Steps to a loss of {record['target_loss']:.3f}"
-    last = f"Loss after {record['sizes']['steps']}"
-    return grid(["", "Rate", title, last], rows)
 
 
 @table
