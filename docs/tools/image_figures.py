@@ -119,3 +119,16 @@ def starts() -> str:
     title = f"Steps to a loss of {record['target_loss']:.3f}"
     last = f"Loss after {record['sizes']['steps']}"
     return grid(["", "Rate", title, last], rows)
+
+
+@table
+def photo_editors() -> str:
+    """Test errors of the editors of photographs."""
+    rows = []
+    for edit in ("warm", "contrast", "sharpen", "denoise", "sketch", "neon"):
+        found = read(f"photo_editing/inr-photo-{edit}-colour/result.json")["results"]
+        errors = [f"{found['no_edit']:.4f}", f"{found['test_mse']:.5f}", f"{found['floor']:.5f}"]
+        worst = [f"{found['share_of_no_edit']:.3f}", f"{found['times_floor']:.2f}"]
+        rows.append([edit, *errors, *worst, f"{found['seam_ratio']:.3f}"])
+    header = ["Edit", "No edit", "Edited", "Floor", "Share of no edit", "Times floor", "Seams"]
+    return grid(header, rows)
