@@ -20,6 +20,7 @@ from rich.progress import Progress
 from experiments import frame
 from experiments.comparison.cells import Cell
 from experiments.comparison.running import Settings, run_cell
+from gmn_opt.figures import legend_below, log_numbers, picture
 from tasks.classification import ImageClassification
 
 #: Method, its rate, and what people read.
@@ -46,23 +47,20 @@ def tasks_of(widths: Sequence[int], depths: Sequence[int]) -> list[tuple[str, in
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Final training loss over width and over depth."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axis, what in zip(figure.subplots(1, 2), ("width", "depth"), strict=True):
-        for _, title in CONTESTANTS.values():
-            own = [r for r in rows if r["what"] == what and r["optimizer"] == title]
-            axis.loglog(
-                [r["value"] for r in own], [r["train_loss"] for r in own], "o-", label=title
-            )
-        values = sorted({r["value"] for r in rows if r["what"] == what})
-        axis.set_xticks(values, [str(v) for v in values], minor=False)
-        axis.minorticks_off()
-        axis.set_xlabel("width of two hidden layers" if what == "width" else "hidden layers of 64")
-        axis.set_ylabel("final training loss")
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    frame.save_picture(figure, path)
+    with picture(path, 9, 4) as figure:
+        for axes, what in zip(figure.subplots(1, 2), ("width", "depth"), strict=True):
+            for _, title in CONTESTANTS.values():
+                own = [r for r in rows if r["what"] == what and r["optimizer"] == title]
+                losses = [r["train_loss"] for r in own]
+                axes.plot([r["value"] for r in own], losses, "o-", label=title)
+            values = sorted({r["value"] for r in rows if r["what"] == what})
+            axes.set_xscale("log")
+            axes.set_xticks(values, [str(v) for v in values])
+            axes.set_xticks([], minor=True)
+            axes.set_xlabel("width of two layers" if what == "width" else "layers of width 64")
+            axes.set_ylabel("final training loss")
+            log_numbers(axes)
+        legend_below(figure)
 
 
 def main(
