@@ -4,7 +4,7 @@
 3000 steps, knowing the number of steps and not. A run *diverges* when a loss is not finite or the
 smoothed loss ends above where it began; its *worst rise* is the largest factor by which the
 smoothed loss (mean of 50 steps) ever stood above its lowest value until then, after the first
-tenth of the run. Writes ``result.json`` and ``curves.png`` to --out.
+tenth of the run; losses below 1e-4 count as that. Writes ``result.json`` and ``curves.png`` to --out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from gmn_opt.optim import LearnedRule, load_rule
 from tasks.classification import ImageClassification
 
 SMOOTH = 50
+#: Below this a loss is as good as none, and what it rises by says nothing.
+LEAST = 1e-4
 TASK = ImageClassification("fashion_mnist", 28, (128, 128), batch_size=128)
 
 
@@ -35,8 +37,9 @@ def smoothed(losses: Tensor) -> Tensor:
 def judge(losses: Tensor) -> dict[str, list[float] | list[bool]]:
     """Per network: final smoothed loss, worst rise, and whether it diverged."""
     smooth = smoothed(losses)
-    late = smooth[len(smooth) // 10 :]
-    rise = late / smooth.cummin(0).values[-len(late) :]
+    bounded = smooth.clamp(min=LEAST)
+    late = bounded[len(smooth) // 10 :]
+    rise = late / bounded.cummin(0).values[-len(late) :]
     bad = ~losses.isfinite().all(0) | (smooth[-1] > losses[0])
     return {
         "final_train_loss": [round(x, 6) for x in smooth[-1].tolist()],
