@@ -16,7 +16,7 @@ from gmn_opt.inr.sets import InrSet, fit_images, load_inr_set
 from gmn_opt.inr.siren import Siren, SirenConfig
 from gmn_opt.inr.tiled import TiledInr, load_tiled, save_tiled
 from gmn_opt.inr.tiled_editing import edit_tiles
-from gmn_opt.inr.tiled_fitting import fit_tiles
+from gmn_opt.inr.tiled_fitting import fit_tiles, photo_config
 from gmn_opt.inr.tiling import Tiling
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "load_inr",
     "load_inr_set",
     "load_tiled",
+    "photo_config",
     "psnr",
     "read_inr",
     "render",

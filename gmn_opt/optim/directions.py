@@ -80,9 +80,14 @@ def _make_constants(layout: BlockedGraph, like: Tensor) -> _Constants:
     )
 
 
+def _is_plain() -> bool:
+    """Whether results may be written in place: nothing is recorded or transformed."""
+    return not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+
+
 def update_moments(layout: BlockedGraph, moments: Tensor, grad: Tensor) -> Tensor:
     """``moments`` [..., len(MOMENTS), P] after one more gradient [..., P]."""
-    if not torch.is_grad_enabled():  # without copies of the size of all moments
+    if _is_plain():  # without copies of the size of all moments
         after = torch.empty_like(moments)
         for i, (decay, seen) in enumerate(zip(DECAYS, (grad, grad, grad.square()), strict=True)):
             torch.lerp(moments[..., i, :], seen, 1 - decay, out=after[..., i, :])
@@ -102,7 +107,7 @@ def channels(
     c_fast, c_slow, c_second = (1 / (1 - d**step) for d in DECAYS)
     scale = (second * c_second + EPS**2).rsqrt()
     ahead = torch.add(fast * (DECAYS[0] * c_fast), grad, alpha=1 - DECAYS[0])
-    if not torch.is_grad_enabled():  # each where it belongs, without copies
+    if _is_plain():  # each where it belongs, without copies
         out = theta.new_empty(*theta.shape[:-1], len(CHANNELS), theta.shape[-1])
         out[..., 0, :] = theta
         torch.mul(grad, scale, out=out[..., 1, :])

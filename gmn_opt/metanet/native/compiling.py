@@ -114,7 +114,8 @@ def build() -> list[Path]:
         for text, code in said:
             if code:
                 raise CompilerError(
-                    f"{shlex.join(command)} failed with exit status {code}:\n{text.strip()[-4000:]}"
+                    f"{command[0]} failed with exit status {code}:\n{text.strip()[-4000:]}\n"
+                    f"The command was {shlex.join(command)}"
                 )
         for _, made, _ in running:
             _check_library(made, command)
