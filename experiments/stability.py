@@ -4,7 +4,8 @@
 3000 steps, knowing the number of steps and not. A run *diverges* when a loss is not finite or the
 smoothed loss ends above where it began; its *worst rise* is the largest factor by which the
 smoothed loss (mean of 50 steps) ever stood above its lowest value until then, after the first
-tenth of the run; losses below 1e-4 count as that. Writes ``result.json`` and ``curves.png`` to --out.
+tenth of the run; losses below 1e-4 count as that. Writes ``result.json`` and ``curves.png`` to
+--out.
 """
 
 from __future__ import annotations
