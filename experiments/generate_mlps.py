@@ -33,7 +33,6 @@ from experiments.frame import (
     choose,
     read_json,
     refusing,
-    save_picture,
     table,
     write_json,
     write_record,
@@ -49,6 +48,7 @@ from experiments.generation.populations import (
     predictions,
     train,
 )
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.generate import (
     FieldConfig,
     FlowConfig,
@@ -151,7 +151,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     clock.lap("judging")
     facts["cpu_seconds"] = clock.seconds
     record = write_record(out / "result.json", facts)
-    picture(facts, out / "accuracy_and_novelty.png")
+    draw(facts, out / "accuracy_and_novelty.png")
     tell(facts, console)
     return record
 
@@ -302,22 +302,17 @@ class _Clock:
         write_json(self.path, self.seconds)
 
 
-def picture(facts: dict[str, Any], path: Path) -> None:
+def draw(facts: dict[str, Any], path: Path) -> None:
     """Accuracy of every network against its distance to the nearest training network."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for i, (name, kind) in enumerate(facts["kinds"].items()):
-        percent = [100 * a for a in kind["each"]]
-        axes.scatter(kind["nearest"], percent, s=9, label=name, color=plt.get_cmap("tab20")(i % 20))
-    axes.set(xlabel="distance to the nearest training network, aligned", ylabel="accuracy, %")
-    axes.set_xscale("log")
-    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    save_picture(figure, path)
-    plt.close(figure)
+    with picture(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        for i, (name, kind) in enumerate(facts["kinds"].items()):
+            percent = [100 * a for a in kind["each"]]
+            look = {"color": f"C{i % 8}", "marker": "o^"[i // 8 % 2]}
+            axes.scatter(kind["nearest"], percent, s=14, label=name, **look)
+        axes.set(xlabel="distance to the nearest training network, aligned", ylabel="accuracy, %")
+        axes.set_xscale("log")
+        legend_below(figure, columns=2)
 
 
 def tell(facts: dict[str, Any], console: Console) -> None:

@@ -31,12 +31,12 @@ from experiments.frame import (
     choose,
     read_json,
     refusing,
-    save_picture,
     table,
     write_record,
 )
 from experiments.generate_mlps import PAIRED
 from experiments.generation.populations import Images, Stacked, initial, losses, network, train
+from gmn_opt.figures import legend_below, picture
 from gmn_opt.generate import Generator
 from gmn_opt.metanet import blocked
 
@@ -96,7 +96,7 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
         "trainings_until_the_generator_pays": cost / (saved * step) if saved > 0 else None,
     }  # fmt: skip
     made = write_record(out / "result.json", facts)
-    picture(facts, out / "losses.png")
+    draw(facts, out / "losses.png")
     tell(facts, console)
     return made
 
@@ -161,24 +161,18 @@ def judged(found: dict[str, Any], target: float, sizes: Sizes) -> dict[str, Any]
     }  # fmt: skip
 
 
-def picture(facts: dict[str, Any], path: Path) -> None:
+def draw(facts: dict[str, Any], path: Path) -> None:
     """Loss by step, of every kind."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     every = facts["sizes"]["every"]
-    for name, kind in facts["kinds"].items():
-        steps = [i * every for i in range(len(kind["losses"]))]
-        style = "--" if name.endswith(FRESH) else "-"
-        axes.plot(steps, kind["losses"], style, label=name)
-    axes.axhline(facts["target_loss"], color="grey", linewidth=0.5)
-    axes.set(xlabel="steps on Fashion-MNIST", ylabel="test loss", ylim=(None, 2.5))
-    axes.legend(fontsize=7)
-    save_picture(figure, path)
-    plt.close(figure)
+    with picture(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        for i, (name, kind) in enumerate(facts["kinds"].items()):
+            steps = [j * every for j in range(len(kind["losses"]))]
+            style = "--" if name.endswith(FRESH) else "-"
+            axes.plot(steps, kind["losses"], style, color=f"C{i % 8}", label=name)
+        axes.axhline(facts["target_loss"], color="grey", linewidth=0.5)
+        axes.set(xlabel="steps on Fashion-MNIST", ylabel="test loss", ylim=(None, 2.5))
+        legend_below(figure, columns=2)
 
 
 def tell(facts: dict[str, Any], console: Console) -> None:
