@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
 from gmn_opt.optim.base import ROLES, base_constants, schedule
+from gmn_opt.optim.block_reader import BlockReader
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -60,6 +61,11 @@ class RuleConfig:
         hidden, edge_hidden, layers: of the metanet.
         every: steps for which one thought serves.
         neurons: whether neurons have gains.
+        messages: whether the graph is read: neurons, edges, and messages between them. Without,
+            the rule sees statistics of blocks only (:class:`~gmn_opt.optim.block_reader.
+            BlockReader`), which is what messages are compared with.
+
+    Raises ValueError for gains of neurons without messages.
     """
 
     hidden: int = 16
@@ -67,6 +73,11 @@ class RuleConfig:
     layers: int = 2
     every: int = 10
     neurons: bool = False
+    messages: bool = True
+
+    def __post_init__(self) -> None:
+        if self.neurons and not self.messages:
+            raise ValueError("Neurons have states, and so gains, only with messages=True.")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -129,9 +140,14 @@ class LearnedRule(nn.Module):
         self.config = config or RuleConfig()
         c = self.config.hidden
         inputs = BLOCK_SCALARS + len(ROLES) + TIME_FEATURES
-        self.metanet = GraphMetanet(
-            len(CHANNELS), 0, c, self.config.edge_hidden, self.config.layers, inputs
-        )
+        layers = self.config.layers
+        self.metanet: GraphMetanet | BlockReader
+        if self.config.messages:
+            self.metanet = GraphMetanet(
+                len(CHANNELS), 0, c, self.config.edge_hidden, layers, inputs
+            )
+        else:
+            self.metanet = BlockReader(inputs, c, layers)
         self.block_head = nn.Linear(c, 1 + len(CHANNELS))
         self.node_head = nn.Linear(c, 2) if self.config.neurons else None
         for head in (self.block_head, self.node_head):
@@ -162,11 +178,16 @@ class LearnedRule(nn.Module):
             # a direction that rests now may be as large as ever long before the next thought
             usual = torch.maximum(seen.rms, seen.rms.new_tensor(NOISE_RMS))
             ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) / usual
-        states = self.metanet.states(
-            inputs.graph, values, block_inputs, 1 / seen.rms, keep_edges=False
-        )
+        nodes = None
+        if isinstance(self.metanet, BlockReader):
+            blocks = self.metanet(inputs.graph, block_inputs)
+        else:
+            states = self.metanet.states(
+                inputs.graph, values, block_inputs, 1 / seen.rms, keep_edges=False
+            )
+            blocks, nodes = states.blocks, states.nodes
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
-        out = ramp * self.block_head(states.blocks)
+        out = ramp * self.block_head(blocks)
         size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
         weights = _bounded(out[..., 1:], MAX_WEIGHT)
         orthogonal = base.is_orthogonal.to(weights.dtype)
@@ -175,8 +196,8 @@ class LearnedRule(nn.Module):
         mixed[FAST] = mixed[FAST] + (1 - orthogonal)
         mixed[ORTHOGONAL] = (mixed[ORTHOGONAL] + 1) * orthogonal
         gains = None
-        if self.node_head is not None:
-            gains = torch.exp(_bounded(ramp * self.node_head(states.nodes), MAX_LOG_GAIN))
+        if self.node_head is not None and nodes is not None:
+            gains = torch.exp(_bounded(ramp * self.node_head(nodes), MAX_LOG_GAIN))
         return Thought(size.unsqueeze(-1) * torch.stack(mixed, -1), gains)
 
     def flat_update(self, inputs: StepInputs) -> StepOutputs:
