@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from torch.optim import AdamW
 
 from experiments import frame
+from experiments.comparison.running import evaluate
 from gmn_opt import GMNOptimizer
 from gmn_opt.cli.bench.contestants import Driver
 from gmn_opt.cli.bench.schedules import warmup_cosine
@@ -71,16 +72,9 @@ def with_lora(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def loss_on(task: DataTask, model: nn.Module, limit: int = 1000) -> float:
+def loss_on(task: DataTask, model: nn.Module) -> float:
     """Mean over test examples."""
-    examples = task.examples("test", limit)
-    total, count = 0.0, len(next(iter(examples.values())))
-    for first in range(0, count, 250):
-        batch = {name: t[first : first + 250] for name, t in examples.items()}
-        size = len(next(iter(batch.values())))
-        total += float(task.judge(model(*task.inputs(batch)), batch)) * size
-    return total / count
+    return evaluate(task, model, task.examples("test", 1000))[0]
 
 
 def train(

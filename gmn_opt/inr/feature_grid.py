@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -19,11 +18,11 @@ from gmn_opt.inr.base import (
     Inr,
     InrConfig,
     Params,
-    batched_linear,
     mlp_shapes,
     register,
     uniform,
 )
+from gmn_opt.inr.decoder import decode, decode_batched, decoder, draw_decoder
 from gmn_opt.weights.plain import is_count
 
 
@@ -78,36 +77,23 @@ class FeatureGrid(Inr):
         c = self.config
         self.grid = nn.Parameter(torch.empty(c.resolution**c.inputs, c.channels))
         sizes = (c.channels, *c.widths, c.outputs)
-        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(sizes))
+        self.layers = decoder(sizes)
         self.reset(generator)
 
     def draw(self, generator: torch.Generator | None) -> Params:
         """Fresh initial parameters of one network: U(-1, 1) features, He et al. 2015 in the MLP."""
-        out: Params = {"grid": uniform(tuple(self.grid.shape), 1.0, generator)}
-        for i, layer in enumerate(self.layers):
-            b, a = layer.weight.shape  # type: ignore[misc]
-            out[f"layers.{i}.weight"] = uniform((b, a), math.sqrt(6 / a), generator)
-            out[f"layers.{i}.bias"] = torch.zeros(b)
-        return out
+        grid = uniform(tuple(self.grid.shape), 1.0, generator)
+        return {"grid": grid, **draw_decoder(self.layers, generator)}
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """``[..., inputs]`` to ``[..., outputs]``."""
-        x = interpolation(coordinates, self.config.resolution) @ self.grid
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-        return self.layers[-1](x)
+        features = interpolation(coordinates, self.config.resolution) @ self.grid
+        return decode(self.layers, features)
 
     def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
         """Values of N networks at once; see `Inr.batched`."""
-        x, last = (
-            interpolation(coordinates, self.config.resolution) @ params["grid"],
-            len(self.layers) - 1,
-        )
-        for i in range(last + 1):
-            x = batched_linear(x, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
-            if i < last:
-                x = torch.relu(x)
-        return x
+        features = interpolation(coordinates, self.config.resolution) @ params["grid"]
+        return decode_batched(params, features, len(self.layers))
 
 
 def interpolation(coordinates: Tensor, resolution: int) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -20,11 +19,11 @@ from gmn_opt.inr.base import (
     Inr,
     InrConfig,
     Params,
-    batched_linear,
     mlp_shapes,
     register,
     uniform,
 )
+from gmn_opt.inr.decoder import decode, decode_batched, decoder, draw_decoder
 from gmn_opt.inr.feature_grid import interpolation
 from gmn_opt.weights.plain import is_count
 
@@ -93,9 +92,7 @@ class FeaturePyramid(Inr):
         self.grids = nn.ParameterList(
             nn.Parameter(torch.empty(n**c.inputs, c.channels)) for n in c.resolutions
         )
-        self.layers = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(c.sizes)
-        )
+        self.layers = decoder(c.sizes)
         self.reset(generator)
 
     def draw(self, generator: torch.Generator | None) -> Params:
@@ -103,27 +100,16 @@ class FeaturePyramid(Inr):
         out: Params = {}
         for i, grid in enumerate(self.grids):
             out[f"grids.{i}"] = uniform(tuple(grid.shape), _FEATURES, generator)
-        for i, layer in enumerate(self.layers):
-            b, a = layer.weight.shape  # type: ignore[misc]
-            out[f"layers.{i}.weight"] = uniform((b, a), math.sqrt(6 / a), generator)
-            out[f"layers.{i}.bias"] = torch.zeros(b)
-        return out
+        return out | draw_decoder(self.layers, generator)
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """``[..., inputs]`` to ``[..., outputs]``."""
         levels = zip(self.config.resolutions, self.grids, strict=True)
-        x = torch.cat([interpolation(coordinates, n) @ grid for n, grid in levels], -1)
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-        return self.layers[-1](x)
+        features = [interpolation(coordinates, n) @ grid for n, grid in levels]
+        return decode(self.layers, torch.cat(features, -1))
 
     def batched(self, params: Mapping[str, Tensor], coordinates: Tensor) -> Tensor:
         """Values of N networks at once; see `Inr.batched`."""
         levels = enumerate(self.config.resolutions)
         features = [interpolation(coordinates, n) @ params[f"grids.{i}"] for i, n in levels]
-        x, last = torch.cat(features, -1), len(self.layers) - 1
-        for i in range(last + 1):
-            x = batched_linear(x, params[f"layers.{i}.weight"], params[f"layers.{i}.bias"])
-            if i < last:
-                x = torch.relu(x)
-        return x
+        return decode_batched(params, torch.cat(features, -1), len(self.layers))

@@ -82,18 +82,19 @@ def advance(
     pieces, deltas = _pieces(layout, tensors)
     rows, factor = _coefficients(thought), -schedule(step, horizon)
     bias = [1 / (1 - d ** (step + 1)) for d in DECAYS]
-    native, ahead = kernel(), []
-    for piece in pieces:
-        row = [factor * c for c in rows[piece.block]]
-        arrays = [piece.value, piece.grad, *piece.moments, piece.delta]
-        if native is not None and native.step.serves(arrays):
-            ahead.append(torch.empty_like(piece.grad))
-            native.step.advance([*arrays[:-1], ahead[-1], piece.delta], _factors(row, bias))
-        else:
-            ahead.append(_look_ahead(piece, bias))
-            _add_scaled(piece, ahead[-1], row, bias)
+    scaled = [[factor * c for c in rows[piece.block]] for piece in pieces]
+    ahead = _advance_native(pieces, scaled, bias)
+    left = [i for i, made in enumerate(ahead) if made is None]
+    if left:
+        looks = _advance_plain([pieces[i] for i in left], [scaled[i] for i in left], bias)
+        for i, look in zip(left, looks, strict=True):
+            ahead[i] = look
     orthogonal = set(base_constants(layout, thought).orthogonal)
-    chosen = [(p, look) for p, look in zip(pieces, ahead, strict=True) if p.block in orthogonal]
+    chosen = [
+        (piece, look)
+        for piece, look in zip(pieces, ahead, strict=True)
+        if look is not None and piece.block in orthogonal
+    ]
     matrices = [layout.blocks[p.block].arrange(look) for p, look in chosen]
     for (piece, _), made in zip(chosen, orthogonalize_all(matrices, fast=True), strict=True):
         direction = layout.blocks[piece.block].from_edges(made)
@@ -126,26 +127,54 @@ def _factors(row: Sequence[float], bias: Sequence[float]) -> list[float]:
     ]
 
 
-def _look_ahead(piece: _Piece, bias: Sequence[float]) -> Tensor:
-    """Moments one gradient on, in place, and the fast one's look-ahead."""
-    fast, slow, second = piece.moments
-    fast.lerp_(piece.grad, 1 - DECAYS[0])
-    slow.lerp_(piece.grad, 1 - DECAYS[1])
-    second.mul_(DECAYS[2]).addcmul_(piece.grad, piece.grad, value=1 - DECAYS[2])
-    return torch.mul(fast, DECAYS[0] * bias[0]).add_(piece.grad, alpha=1 - DECAYS[0])
+def _advance_native(
+    pieces: Sequence[_Piece], rows: Sequence[Sequence[float]], bias: Sequence[float]
+) -> list[Tensor | None]:
+    """The look-ahead of every piece that native code serves, after its pass; None for others."""
+    native = kernel()
+    ahead: list[Tensor | None] = []
+    for piece, row in zip(pieces, rows, strict=True):
+        arrays = [piece.value, piece.grad, *piece.moments, piece.delta]
+        look = None
+        if native is not None and native.step.serves(arrays):
+            look = torch.empty_like(piece.grad)
+            native.step.advance([*arrays[:-1], look, piece.delta], _factors(row, bias))
+        ahead.append(look)
+    return ahead
 
 
-def _add_scaled(piece: _Piece, ahead: Tensor, row: Sequence[float], bias: Sequence[float]) -> None:
-    """The directions over the root of the second moment, and the weights; ``row``: times what."""
-    mixed = ahead * row[FAST]
-    if row[_GRADIENT]:
-        mixed.add_(piece.grad, alpha=row[_GRADIENT])
-    if row[_SLOW]:
-        mixed.add_(piece.moments[1], alpha=row[_SLOW] * bias[1])
-    scale = (piece.moments[2] * bias[2]).add_(EPS**2).rsqrt_()
-    torch.mul(mixed, scale, out=piece.delta)
-    if row[_WEIGHT]:
-        piece.delta.add_(piece.value, alpha=row[_WEIGHT])
+def _advance_plain(
+    pieces: Sequence[_Piece], rows: Sequence[Sequence[float]], bias: Sequence[float]
+) -> list[Tensor]:
+    """The same pass in torch, over all pieces at once: a few kernels on a GPU, however many."""
+    grads, deltas = [p.grad for p in pieces], [p.delta for p in pieces]
+    fast, slow, second = ([p.moments[i] for p in pieces] for i in range(len(DECAYS)))
+    torch._foreach_lerp_(fast, grads, 1 - DECAYS[0])
+    torch._foreach_lerp_(slow, grads, 1 - DECAYS[1])
+    torch._foreach_mul_(second, DECAYS[2])
+    torch._foreach_addcmul_(second, grads, grads, 1 - DECAYS[2])
+    ahead = torch._foreach_mul(fast, DECAYS[0] * bias[0])
+    torch._foreach_add_(ahead, grads, alpha=1 - DECAYS[0])
+    torch._foreach_add_(deltas, torch._foreach_mul(ahead, [row[FAST] for row in rows]))
+    _add_multiples(deltas, grads, [row[_GRADIENT] for row in rows])
+    _add_multiples(deltas, slow, [row[_SLOW] * bias[1] for row in rows])
+    scale = torch._foreach_mul(second, bias[2])
+    torch._foreach_add_(scale, EPS**2)
+    torch._foreach_rsqrt_(scale)
+    torch._foreach_mul_(deltas, scale)
+    values = [p.value.to(p.delta.dtype) for p in pieces]
+    _add_multiples(deltas, values, [row[_WEIGHT] for row in rows])
+    return list(ahead)
+
+
+def _add_multiples(
+    to: Sequence[Tensor], tensors: Sequence[Tensor], factors: Sequence[float]
+) -> None:
+    """Add every tensor times its factor in place; those times zero cost nothing."""
+    some = [i for i, factor in enumerate(factors) if factor]
+    if some:
+        multiples = torch._foreach_mul([tensors[i] for i in some], [factors[i] for i in some])
+        torch._foreach_add_([to[i] for i in some], multiples)
 
 
 def _coefficients(thought: Tensor) -> list[list[float]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 
 from gmn_opt.metanet import blocked
 from gmn_opt.optim.constants import layout_constants
@@ -47,6 +49,27 @@ def test_channels_are_adam_directions_and_an_orthogonalized_one() -> None:
     for part, block in zip(parts, layout.blocks_of_flat(ahead), strict=True):
         if part.any():
             assert torch.allclose(part.view(block.shape), orthogonalize(block), atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["cnn", "attention_packed", "stacked_experts"])
+def test_numbers_are_the_same_whether_recorded_or_written_in_place(case: str) -> None:
+    graph = traced(case, contracted=True)[1]
+    layout = blocked(graph)
+    theta, grad, *moments = (layout.flatten(random_tensors(graph, seed=s)) for s in range(5))
+    before = torch.stack([*moments[:2], moments[2].square()], -2)
+
+    def run(grad: Tensor) -> tuple[Tensor, Tensor]:
+        after = update_moments(layout, before, grad)
+        return after, channels(layout, theta, grad, after, 5)
+
+    with torch.no_grad():
+        in_place = run(grad)
+        transformed = torch.func.vmap(run)(grad.unsqueeze(0))
+    recorded = run(grad.clone().requires_grad_())
+    for plain, other, mapped in zip(in_place, recorded, transformed, strict=True):
+        assert other.requires_grad
+        torch.testing.assert_close(plain, other.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(plain, mapped.squeeze(0), rtol=1e-12, atol=1e-12)
 
 
 def test_statistics_are_finite_and_do_not_see_the_scale_of_the_loss() -> None:

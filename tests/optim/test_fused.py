@@ -124,9 +124,8 @@ def test_the_native_pass_is_torchs(
     moments[2].abs_()
     before = [m.clone() for m in moments]
     row, bias = [0.3, -0.2, 0.5, 0.7, 0.0], [2.0, 3.0, 4.0]
-    piece = fused._Piece(0, value, grad, before, torch.empty_like(grad))
-    look = fused._look_ahead(piece, bias)
-    fused._add_scaled(piece, look, row, bias)
+    piece = fused._Piece(0, value, grad, before, torch.zeros_like(grad))
+    (look,) = fused._advance_plain([piece], [row], bias)
     ahead, delta = torch.empty_like(grad), torch.empty_like(grad)
     arrays = [value, grad, *moments, ahead, delta]
     assert native.step.serves(arrays)
@@ -134,6 +133,30 @@ def test_the_native_pass_is_torchs(
     pairs = zip([*moments, ahead, delta], [*before, look, piece.delta], strict=True)
     for made, expected in pairs:
         torch.testing.assert_close(made, expected)
+
+
+def test_pieces_side_by_side_are_those_one_by_one() -> None:
+    """Some directions rest in some pieces: they are left out there, and only there."""
+    generator = torch.Generator().manual_seed(2)
+    rows = [[0.3, 0.0, 0.5, 0.7, 0.1], [0.0, 0.2, 1.0, 0.0, 0.0], [0.1, 0.1, 0.0, 0.0, 0.2]]
+
+    def pieces() -> list[fused._Piece]:
+        generator.manual_seed(2)
+        made = []
+        for size in (7, 1, 12):
+            value, grad, *moments = torch.randn(5, size, generator=generator).double().unbind(0)
+            moments[2].abs_()
+            made.append(fused._Piece(0, value, grad, moments, torch.zeros_like(grad)))
+        return made
+
+    together, alone = pieces(), pieces()
+    looks = fused._advance_plain(together, rows, [2.0, 3.0, 4.0])
+    for piece, other, look, row in zip(together, alone, looks, rows, strict=True):
+        (expected,) = fused._advance_plain([other], [row], [2.0, 3.0, 4.0])
+        torch.testing.assert_close(look, expected, rtol=0, atol=0)
+        torch.testing.assert_close(piece.delta, other.delta, rtol=0, atol=0)
+        for mine, theirs in zip(piece.moments, other.moments, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
