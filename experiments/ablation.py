@@ -1,8 +1,8 @@
 """What every part of the learned rule earns: ``python -m experiments.ablation --preset cpu``.
 
 Every variant is meta-trained from nothing for the same time on the same tasks, with several
-meta-seeds, and then trains the validation tasks (:mod:`gmn_opt.meta.validation`) at twice the
-horizon and more. A cell that is done stands in ``--out``/cells and is not made again, so the
+meta-seeds, and then trains the validation tasks (:mod:`gmn_opt.meta.validation`) at the
+longest horizon. A cell that is done stands in ``--out``/cells and is not made again, so the
 command can be stopped and repeated; ``result.json`` and ``table.md`` are written at the end of
 every call from what is there.
 """
@@ -31,11 +31,10 @@ from gmn_opt.meta import (
 from gmn_opt.meta.small_rule import SmallRuleConfig
 from gmn_opt.meta.validation import METRIC, Validation, score
 from gmn_opt.meta.windows import Uniform
-from gmn_opt.optim.rule import LearnedRule, RuleConfig
+from gmn_opt.optim import LearnedRule, RuleConfig, save_rule
 from tasks.suites import MetaTrainSuite, validation
 
-#: Sizes of the shipped rule.
-_RULE = RuleConfig(every=20)
+_RULE = RuleConfig()
 _WHOLE = MetaConfig(
     meta_steps=100_000, horizon=(100, 700), first_horizon=None, known_horizon=0.75, ema=0.95,
     cooldown=1e-9, validate_every=0, rule=_RULE,
@@ -45,6 +44,8 @@ VARIANTS = {
     "graph": _WHOLE,
     "blocks": replace(_WHOLE, rule=replace(_RULE, messages=False)),
     "gains": replace(_WHOLE, rule=replace(_RULE, neurons=True)),
+    "mixture-adam": replace(_WHOLE, rule=replace(_RULE, mixture="adam")),
+    "mixture-all": replace(_WHOLE, rule=replace(_RULE, mixture="all")),
     "second-order": replace(_WHOLE, estimator=FullBackprop(second_order=True, chunk=10)),
     "truncated": replace(_WHOLE, estimator=TruncatedBackprop(windows=Uniform(16, 36))),
     "small-pes": replace(
@@ -52,9 +53,11 @@ VARIANTS = {
     ),
 }  # fmt: skip
 TITLES = {
-    "graph": "blocks of the graph, with messages",
-    "blocks": "blocks only, no messages",
+    "graph": "step and decay per block, with messages",
+    "blocks": "the same, no messages: blocks and their statistics only",
     "gains": "with messages, and a gain per neuron",
+    "mixture-adam": "with messages, and Adam's directions mixed where the base takes one of them",
+    "mixture-all": "with messages, and Adam's directions mixed into every block",
     "second-order": "with messages, second-order meta-gradients",
     "truncated": "with messages, windows of 16 to 36 steps in place of whole runs",
     "small-pes": "per parameter, no graph, no base; persistent evolution strategies",
@@ -74,15 +77,17 @@ PRESETS = {"smoke": Size(0.05, 10, 1), "cpu": Size(15, 700, 2), "gpu": Size(15, 
 
 
 def cell(
-    name: str, seed: int, size: Size, shares: tuple[float, ...], measure: Validation
+    name: str, seed: int, size: Size, shares: tuple[float, ...], measure: Validation, path: Path
 ) -> dict[str, Any]:
-    """Meta-train one variant and judge it."""
+    """Meta-train one variant, keep its weights beside ``path``, and judge it."""
     trainer = MetaTrainer(MetaTrainSuite(), replace(VARIANTS[name], seed=seed), measure.device)
     started = time.monotonic()
     for _ in trainer.train():
         if time.monotonic() - started >= 60 * size.minutes:
             break
     rule = trainer.averaged_rule()
+    if isinstance(rule, LearnedRule):
+        save_rule(path.with_suffix(".safetensors"), rule)
     judged = {}
     for share in shares if isinstance(rule, LearnedRule) else (1.0,):
         scaled = shrunk(rule, share) if isinstance(rule, LearnedRule) else rule
@@ -117,6 +122,9 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "meta_parameters": mine[0]["meta_parameters"],
                     "score": statistics.mean(scores),
                     "spread": statistics.stdev(scores) if len(scores) > 1 else None,
+                    "median": statistics.median(
+                        r for c in mine for r in c["shares"][share]["ratios"].values()
+                    ),
                     "worst": max(max(c["shares"][share]["ratios"].values()) for c in mine),
                 }
             )
@@ -126,14 +134,15 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of docs."""
     lines = [
-        "| what is learned | numbers | outer steps | share kept | score | worst task |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| what is learned | numbers | outer steps | share kept | score | median ratio | worst |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
         lines.append(
             f"| {TITLES[row['variant']]} | {row['meta_parameters']:,} | {row['outer_steps']:.0f} | "
-            f"{row['share']} | {row['score']:+.3f}{spread} | {row['worst']:.2f} |"
+            f"{row['share']} | {row['score']:+.3f}{spread} | {row['median']:.3f} | "
+            f"{row['worst']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -189,7 +198,8 @@ def main(
             path = out / "cells" / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            found = cell(name, seed, size, parts, measure)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = cell(name, seed, size, parts, measure, path)
             frame.write_json(kept, {"settings": settings, "losses": measure.reference})
             frame.write_json(path, found)
             told = ", ".join(f"share {s} {j['score']:+.3f}" for s, j in found["shares"].items())

@@ -5,16 +5,18 @@ dimensions, one network per index. ``GMNOptimizer`` is a shell around it, and so
 meta-training.
 
 The rule is a strong hand-made one (:mod:`gmn_opt.optim.base`) and what a graph metanetwork changes
-about it: per block the size of the step and the mixture of directions, per neuron a gain. What is
-changed is bounded, and starts from nothing: over its first steps and at initialization the rule is
-its base. The metanet does not run at every step: what it has thought serves for some steps.
+about it: per block the size of the step and the decay of the weights. What is changed is bounded,
+and starts from nothing: over its first steps and at initialization the rule is its base. Gains per
+neuron and mixtures of directions are there to be compared with (``RuleConfig``): they did not pay.
+A thought serves for many steps, and an Adam direction that is added to an orthogonal one may have
+many times its size, and far more of its spectral norm, before the next.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,18 +66,23 @@ class RuleConfig:
         messages: whether the graph is read: neurons, edges, and messages between them. Without,
             the rule sees statistics of blocks only (:class:`~gmn_opt.optim.block_reader.
             BlockReader`), which is what messages are compared with.
+        mixture: which blocks mix the directions of Adam into their step: ``"none"``, ``"adam"``
+            for those that the base moves along them, or ``"all"``.
 
-    Raises ValueError for gains of neurons without messages.
+    Raises ValueError for gains of neurons without messages, and for an unknown mixture.
     """
 
     hidden: int = 16
     edge_hidden: int = 4
     layers: int = 2
-    every: int = 10
+    every: int = 20
     neurons: bool = False
     messages: bool = True
+    mixture: Literal["none", "adam", "all"] = "none"
 
     def __post_init__(self) -> None:
+        if self.mixture not in ("none", "adam", "all"):
+            raise ValueError(f'mixture is "none", "adam" or "all", received {self.mixture!r}.')
         if self.neurons and not self.messages:
             raise ValueError("Neurons have states, and so gains, only with messages=True.")
 
@@ -148,7 +155,8 @@ class LearnedRule(nn.Module):
             )
         else:
             self.metanet = BlockReader(inputs, c, layers)
-        self.block_head = nn.Linear(c, 1 + len(CHANNELS))
+        mixed = 1 if self.config.mixture == "none" else len(CHANNELS)
+        self.block_head = nn.Linear(c, 1 + mixed)
         self.node_head = nn.Linear(c, 2) if self.config.neurons else None
         for head in (self.block_head, self.node_head):
             if head is not None:
@@ -189,16 +197,30 @@ class LearnedRule(nn.Module):
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
         out = ramp * self.block_head(blocks)
         size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
-        weights = _bounded(out[..., 1:], MAX_WEIGHT)
-        orthogonal = base.is_orthogonal.to(weights.dtype)
-        mixed = list((weights * ratios).unbind(-1))
-        mixed[0] = DECAY * weights[..., 0] * orthogonal
-        mixed[FAST] = mixed[FAST] + (1 - orthogonal)
-        mixed[ORTHOGONAL] = (mixed[ORTHOGONAL] + 1) * orthogonal
+        mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base.is_orthogonal, ratios)
         gains = None
         if self.node_head is not None and nodes is not None:
             gains = torch.exp(_bounded(ramp * self.node_head(nodes), MAX_LOG_GAIN))
         return Thought(size.unsqueeze(-1) * torch.stack(mixed, -1), gains)
+
+    def _mixed(self, weights: Tensor, is_orthogonal: Tensor, ratios: Tensor) -> list[Tensor]:
+        """Coefficient of every channel, ``[..., blocks]`` each, before the size of the step.
+
+        ``ratios`` [..., blocks, channels]: of the size of the base's direction to that of others.
+        """
+        orthogonal = is_orthogonal.to(weights.dtype)
+        plain = 1 - orthogonal
+        if self.config.mixture == "none":
+            mixed = [torch.zeros_like(weights[..., 0]) for _ in CHANNELS]
+        else:
+            if self.config.mixture == "adam":
+                ratios = ratios * plain.unsqueeze(-1)
+            mixed = list((weights * ratios).unbind(-1))
+            mixed[ORTHOGONAL] = weights[..., ORTHOGONAL] * orthogonal
+        mixed[0] = DECAY * weights[..., 0] * orthogonal
+        mixed[FAST] = mixed[FAST] + plain
+        mixed[ORTHOGONAL] = mixed[ORTHOGONAL] + orthogonal
+        return mixed
 
     def flat_update(self, inputs: StepInputs) -> StepOutputs:
         """What to add to ``theta`` (at ``lr`` 1), the next moments and the thought behind it.
