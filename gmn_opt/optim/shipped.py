@@ -54,9 +54,10 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
             )
         try:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                rule = LearnedRule(RuleConfig(**found.config))
+                # files of gmn-opt 0.2 do not say it
+                rule = LearnedRule(RuleConfig(**{"mixture": "all", **found.config}))
             rule.load_state_dict(found.tensors)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise files.WeightsError(
                 f"{path} does not fit the learned rule of this gmn-opt: {reason(error)}"
             ) from error
