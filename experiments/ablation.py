@@ -3,8 +3,8 @@
 Every variant is meta-trained from nothing for the same time on the same tasks, with several
 meta-seeds, and then trains the validation tasks (:mod:`gmn_opt.meta.validation`) at the
 longest horizon. A cell that is done stands in ``--out``/cells and is not made again, so the
-command can be stopped and repeated; ``result.json`` and ``table.md`` are written at the end of
-every call from what is there.
+command can be stopped and repeated; ``result.json`` is written at the end of every call
+from what is there.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Size:
-    """minutes: of one processor, for meta-training per cell; steps, networks: of every validation task."""
+    """Of a preset.
+
+    minutes: of processor time, to meta-train a cell; steps, networks: of every validation task.
+    """
 
     minutes: float
     steps: int
@@ -116,6 +119,7 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "variant": name,
+                    "title": TITLES[name],
                     "share": share,
                     "seeds": len(mine),
                     "outer_steps": statistics.mean(c["outer_steps"] for c in mine),
@@ -129,22 +133,6 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs."""
-    lines = [
-        "| what is learned | numbers | outer steps | share kept | score | median ratio | worst |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        spread = "" if row["spread"] is None else f" ± {row['spread']:.3f}"
-        lines.append(
-            f"| {TITLES[row['variant']]} | {row['meta_parameters']:,} | {row['outer_steps']:.0f} | "
-            f"{row['share']} | {row['score']:+.3f}{spread} | {row['median']:.3f} | "
-            f"{row['worst']:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def report(out: Path, size: Size, measure: Validation, console: Console) -> None:
@@ -162,8 +150,17 @@ def report(out: Path, size: Size, measure: Validation, console: Console) -> None
         "cells": cells,
     }
     frame.write_record(out / "result.json", facts)
-    frame.write_text(out / "table.md", markdown(rows))
-    console.print(markdown(rows), markup=False)
+    columns = ("learned", "numbers", "seeds", "outer steps", "share", "score", "median", "worst")
+    told = (
+        (
+            row["title"], f"{row['meta_parameters']:,}", str(row["seeds"]),
+            f"{row['outer_steps']:.0f}", row["share"],
+            f"{row['score']:+.3f}" + ("" if row["spread"] is None else f" ± {row['spread']:.3f}"),
+            f"{row['median']:.3f}", f"{row['worst']:.2f}",
+        )
+        for row in rows
+    )  # fmt: skip
+    console.print(frame.table("final training loss over that of the base", columns, told))
 
 
 def main(
