@@ -43,23 +43,25 @@ _WHOLE = MetaConfig(
 VARIANTS = {
     "graph": _WHOLE,
     "blocks": replace(_WHOLE, rule=replace(_RULE, messages=False)),
-    "gains": replace(_WHOLE, rule=replace(_RULE, neurons=True)),
+    "sizes": replace(_WHOLE, rule=replace(_RULE, mixture="none")),
+    "sizes-blocks": replace(_WHOLE, rule=replace(_RULE, mixture="none", messages=False)),
     "mixture-adam": replace(_WHOLE, rule=replace(_RULE, mixture="adam")),
-    "mixture-all": replace(_WHOLE, rule=replace(_RULE, mixture="all")),
+    "gains": replace(_WHOLE, rule=replace(_RULE, neurons=True)),
     "second-order": replace(_WHOLE, estimator=FullBackprop(second_order=True, chunk=10)),
     "truncated": replace(_WHOLE, estimator=TruncatedBackprop(windows=Uniform(16, 36))),
     "small-pes": replace(
         _WHOLE, rule=SmallRuleConfig(16), estimator=PersistentES(windows=Uniform(40, 60))
     ),
-}  # fmt: skip
+}
 TITLES = {
-    "graph": "step and decay per block, with messages",
-    "blocks": "the same, no messages: blocks and their statistics only",
-    "gains": "with messages, and a gain per neuron",
-    "mixture-adam": "with messages, and Adam's directions mixed where the base takes one of them",
-    "mixture-all": "with messages, and Adam's directions mixed into every block",
-    "second-order": "with messages, second-order meta-gradients",
-    "truncated": "with messages, windows of 16 to 36 steps in place of whole runs",
+    "graph": "step, decay and mixture of directions per block, with messages",
+    "blocks": "the same without messages: statistics of blocks only",
+    "sizes": "step and decay per block, with messages",
+    "sizes-blocks": "step and decay per block, without messages",
+    "mixture-adam": "mixture only where the base takes one of Adam's directions",
+    "gains": "and a gain per neuron",
+    "second-order": "second-order meta-gradients",
+    "truncated": "windows of 16 to 36 steps in place of whole runs",
     "small-pes": "per parameter, no graph, no base; persistent evolution strategies",
 }
 

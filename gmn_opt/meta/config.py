@@ -136,10 +136,7 @@ class MetaConfig:
                 f"{CONFIG_VERSION}. Start a new run, or use the package that wrote it."
             )
         rule = values.get("rule")
-        if isinstance(rule, dict):  # the first records do not say the kind, nor the mixture
-            rule = {"kind": "learned", **rule}
-            if rule["kind"] == "learned":
-                rule = {"mixture": "all", **rule}
-            values = {**values, "rule": rule}
+        if isinstance(rule, dict):  # the first records do not say the kind
+            values = {**values, "rule": {"kind": "learned", **rule}}
         made: MetaConfig = decode(MetaConfig, {k: v for k, v in values.items() if k != "version"})
         return made

@@ -5,11 +5,9 @@ dimensions, one network per index. ``GMNOptimizer`` is a shell around it, and so
 meta-training.
 
 The rule is a strong hand-made one (:mod:`gmn_opt.optim.base`) and what a graph metanetwork changes
-about it: per block the size of the step and the decay of the weights. What is changed is bounded,
-and starts from nothing: over its first steps and at initialization the rule is its base. Gains per
-neuron and mixtures of directions are there to be compared with (``RuleConfig``): they did not pay.
-A thought serves for many steps, and an Adam direction that is added to an orthogonal one may have
-many times its size, and far more of its spectral norm, before the next.
+about it: per block the size of the step, the decay of the weights and the mixture of directions.
+What is changed is bounded, and starts from nothing: over its first steps and at initialization the
+rule is its base. The metanet does not run at every step: what it has thought serves for some steps.
 """
 
 from __future__ import annotations
@@ -78,7 +76,7 @@ class RuleConfig:
     every: int = 20
     neurons: bool = False
     messages: bool = True
-    mixture: Literal["none", "adam", "all"] = "none"
+    mixture: Literal["none", "adam", "all"] = "all"
 
     def __post_init__(self) -> None:
         if self.mixture not in ("none", "adam", "all"):

@@ -54,8 +54,7 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
             )
         try:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                # files of gmn-opt 0.2 do not say it
-                rule = LearnedRule(RuleConfig(**{"mixture": "all", **found.config}))
+                rule = LearnedRule(RuleConfig(**found.config))
             rule.load_state_dict(found.tensors)
         except (TypeError, ValueError, RuntimeError) as error:
             raise files.WeightsError(

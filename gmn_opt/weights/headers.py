@@ -168,7 +168,7 @@ def check_rule(config: Mapping[str, Any], shapes: Shapes) -> None:
     for name in ("neurons", "messages"):
         if not isinstance(value := config.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, received {shown(value)}")
-    if (mixture := config.get("mixture", "none")) not in ("none", "adam", "all"):
+    if (mixture := config.get("mixture", "all")) not in ("none", "adam", "all"):
         raise ValueError(f'mixture must be "none", "adam" or "all", received {shown(mixture)}')
     if config.get("messages", True):
         check_metanet(config, shapes)

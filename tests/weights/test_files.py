@@ -218,9 +218,9 @@ def test_a_missing_or_damaged_card(
     [
         RuleConfig(hidden=5, edge_hidden=2, layers=1),
         RuleConfig(hidden=5, edge_hidden=2, layers=3, messages=False),
-        RuleConfig(hidden=5, edge_hidden=2, layers=1, neurons=True, mixture="all"),
+        RuleConfig(hidden=5, edge_hidden=2, layers=1, neurons=True, mixture="none"),
     ],
-    ids=["default", "no_messages", "gains_and_mixture"],
+    ids=["default", "no_messages", "gains_no_mixture"],
 )
 def test_rules_round_trip(tmp_path: Path, config: RuleConfig) -> None:
     rule = LearnedRule(config)
@@ -237,15 +237,6 @@ def test_rules_round_trip(tmp_path: Path, config: RuleConfig) -> None:
         assert name == other
         assert torch.equal(a, b)
         assert not b.requires_grad
-
-
-def test_a_rule_that_does_not_say_its_mixture_has_all(tmp_path: Path) -> None:
-    """Files of gmn-opt 0.2."""
-    path = tmp_path / "r.safetensors"
-    rule = LearnedRule(RuleConfig(hidden=5, edge_hidden=2, layers=1, mixture="all"))
-    config = {n: v for n, v in rule.config.to_dict().items() if n not in ("mixture", "messages")}
-    save(path, WeightSet("r", "learned rule", config, dict(rule.state_dict())))
-    assert load_rule(path).config == rule.config
 
 
 @pytest.mark.parametrize("change", ["size", "missing", "unknown"])

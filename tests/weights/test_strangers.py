@@ -144,7 +144,7 @@ def _changed(path: Path, part: str | None, change: dict[str, Any]) -> Path:
         {"messages": False},
         {"mixture": "some"},
         {"mixture": ["all"]},
-        {"mixture": "all"},
+        {"mixture": "none"},
         {"neurons": True},
         {"colour": 1},
     ],
