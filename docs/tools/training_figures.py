@@ -32,3 +32,31 @@ def scaling() -> str:
         name = f"width {value}" if what == "width" else f"{value} layers of 64"
         made.append([name, *(loss(found[t]["train_loss"]) for t in titles)])
     return grid(["", *titles], made)
+
+
+@table
+def ablation() -> str:
+    """What every part of the learned rule earns."""
+    record = read("ablation/result.json")
+    rows = [
+        [
+            row["title"],
+            str(row["seeds"]),
+            f"{row['outer_steps']:.0f}",
+            row["share"],
+            f"{row['score']:+.3f}" + ("" if row["spread"] is None else f" ± {row['spread']:.3f}"),
+            f"{row['median']:.3f}",
+            f"{row['worst']:.2f}",
+        ]
+        for row in record["table"]
+    ]
+    header = [
+        "Learned",
+        "Seeds",
+        "Outer steps",
+        "Share kept",
+        "Score",
+        "Median ratio",
+        "Worst ratio",
+    ]
+    return grid(header, rows)

@@ -5,16 +5,16 @@ dimensions, one network per index. ``GMNOptimizer`` is a shell around it, and so
 meta-training.
 
 The rule is a strong hand-made one (:mod:`gmn_opt.optim.base`) and what a graph metanetwork changes
-about it: per block the size of the step and the mixture of directions, per neuron a gain. What is
-changed is bounded, and starts from nothing: over its first steps and at initialization the rule is
-its base. The metanet does not run at every step: what it has thought serves for some steps.
+about it: per block the size of the step, the decay of the weights and the mixture of directions.
+What is changed is bounded, and starts from nothing: over its first steps and at initialization the
+rule is its base. The metanet does not run at every step: what it has thought serves for some steps.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
 from gmn_opt.optim.base import ROLES, base_constants, schedule
+from gmn_opt.optim.block_reader import BlockReader
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
     CHANNELS,
@@ -60,13 +61,28 @@ class RuleConfig:
         hidden, edge_hidden, layers: of the metanet.
         every: steps for which one thought serves.
         neurons: whether neurons have gains.
+        messages: whether the graph is read: neurons, edges, and messages between them. Without,
+            the rule sees statistics of blocks only (:class:`~gmn_opt.optim.block_reader.
+            BlockReader`), which is what messages are compared with.
+        mixture: which blocks mix the directions of Adam into their step: ``"none"``, ``"adam"``
+            for those that the base moves along them, or ``"all"``.
+
+    Raises ValueError for gains of neurons without messages, and for an unknown mixture.
     """
 
     hidden: int = 16
     edge_hidden: int = 4
     layers: int = 2
-    every: int = 10
+    every: int = 20
     neurons: bool = False
+    messages: bool = True
+    mixture: Literal["none", "adam", "all"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.mixture not in ("none", "adam", "all"):
+            raise ValueError(f'mixture is "none", "adam" or "all", received {self.mixture!r}.')
+        if self.neurons and not self.messages:
+            raise ValueError("Neurons have states, and so gains, only with messages=True.")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -129,10 +145,16 @@ class LearnedRule(nn.Module):
         self.config = config or RuleConfig()
         c = self.config.hidden
         inputs = BLOCK_SCALARS + len(ROLES) + TIME_FEATURES
-        self.metanet = GraphMetanet(
-            len(CHANNELS), 0, c, self.config.edge_hidden, self.config.layers, inputs
-        )
-        self.block_head = nn.Linear(c, 1 + len(CHANNELS))
+        layers = self.config.layers
+        self.metanet: GraphMetanet | BlockReader
+        if self.config.messages:
+            self.metanet = GraphMetanet(
+                len(CHANNELS), 0, c, self.config.edge_hidden, layers, inputs
+            )
+        else:
+            self.metanet = BlockReader(inputs, c, layers)
+        mixed = 1 if self.config.mixture == "none" else len(CHANNELS)
+        self.block_head = nn.Linear(c, 1 + mixed)
         self.node_head = nn.Linear(c, 2) if self.config.neurons else None
         for head in (self.block_head, self.node_head):
             if head is not None:
@@ -162,22 +184,41 @@ class LearnedRule(nn.Module):
             # a direction that rests now may be as large as ever long before the next thought
             usual = torch.maximum(seen.rms, seen.rms.new_tensor(NOISE_RMS))
             ratios = base_rms(base.is_orthogonal, seen.rms).unsqueeze(-1) / usual
-        states = self.metanet.states(
-            inputs.graph, values, block_inputs, 1 / seen.rms, keep_edges=False
-        )
+        nodes = None
+        if isinstance(self.metanet, BlockReader):
+            blocks = self.metanet(inputs.graph, block_inputs)
+        else:
+            states = self.metanet.states(
+                inputs.graph, values, block_inputs, 1 / seen.rms, keep_edges=False
+            )
+            blocks, nodes = states.blocks, states.nodes
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
-        out = ramp * self.block_head(states.blocks)
+        out = ramp * self.block_head(blocks)
         size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
-        weights = _bounded(out[..., 1:], MAX_WEIGHT)
-        orthogonal = base.is_orthogonal.to(weights.dtype)
-        mixed = list((weights * ratios).unbind(-1))
-        mixed[0] = DECAY * weights[..., 0] * orthogonal
-        mixed[FAST] = mixed[FAST] + (1 - orthogonal)
-        mixed[ORTHOGONAL] = (mixed[ORTHOGONAL] + 1) * orthogonal
+        mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base.is_orthogonal, ratios)
         gains = None
-        if self.node_head is not None:
-            gains = torch.exp(_bounded(ramp * self.node_head(states.nodes), MAX_LOG_GAIN))
+        if self.node_head is not None and nodes is not None:
+            gains = torch.exp(_bounded(ramp * self.node_head(nodes), MAX_LOG_GAIN))
         return Thought(size.unsqueeze(-1) * torch.stack(mixed, -1), gains)
+
+    def _mixed(self, weights: Tensor, is_orthogonal: Tensor, ratios: Tensor) -> list[Tensor]:
+        """Coefficient of every channel, ``[..., blocks]`` each, before the size of the step.
+
+        ``ratios`` [..., blocks, channels]: of the size of the base's direction to that of others.
+        """
+        orthogonal = is_orthogonal.to(weights.dtype)
+        plain = 1 - orthogonal
+        if self.config.mixture == "none":
+            mixed = [torch.zeros_like(weights[..., 0]) for _ in CHANNELS]
+        else:
+            if self.config.mixture == "adam":
+                ratios = ratios * plain.unsqueeze(-1)
+            mixed = list((weights * ratios).unbind(-1))
+            mixed[ORTHOGONAL] = weights[..., ORTHOGONAL] * orthogonal
+        mixed[0] = DECAY * weights[..., 0] * orthogonal
+        mixed[FAST] = mixed[FAST] + plain
+        mixed[ORTHOGONAL] = mixed[ORTHOGONAL] + orthogonal
+        return mixed
 
     def flat_update(self, inputs: StepInputs) -> StepOutputs:
         """What to add to ``theta`` (at ``lr`` 1), the next moments and the thought behind it.

@@ -56,7 +56,7 @@ def load_rule(weights: str | os.PathLike[str] | LearnedRule = "default") -> Lear
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 rule = LearnedRule(RuleConfig(**found.config))
             rule.load_state_dict(found.tensors)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise files.WeightsError(
                 f"{path} does not fit the learned rule of this gmn-opt: {reason(error)}"
             ) from error

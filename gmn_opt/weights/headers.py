@@ -127,31 +127,55 @@ def check_metanet(config: Mapping[str, Any], shapes: Shapes) -> None:
 
     A network of the sizes that ``config`` asks for is then about as large as the file.
     """
-    hidden, edge_hidden, layers = (config.get(n) for n in ("hidden", "edge_hidden", "layers"))
-    for name, value in (("hidden", hidden), ("edge_hidden", edge_hidden), ("layers", layers)):
-        if not is_count(value):
-            raise ValueError(f"{name} must be a positive whole number, received {shown(value)}")
-    numbers = {
-        int(found[1]) for n in shapes if (found := re.match(r"metanet\.layers\.(\d{1,6})\.", n))
-    }
-    if numbers != set(range(len(numbers))) or len(numbers) != layers:
-        raise ValueError(f"layers is {layers}, but its tensors are those of {len(numbers)}")
+    hidden, edge_hidden, layers = _counts(config, "hidden", "edge_hidden", "layers")
     want: dict[str, tuple[Any, ...]] = {"metanet.graph_state": (hidden,)}
-    for i in numbers:
+    for i in _numbered(shapes, "layers", layers):
         want[f"metanet.layers.{i}.node_mlp.second.weight"] = (hidden, hidden)
         want[f"metanet.layers.{i}.edge.weight"] = (edge_hidden, edge_hidden)
     compare({n: shapes.get(n) for n in want}, want)
+
+
+def _check_block_reader(config: Mapping[str, Any], shapes: Shapes) -> None:
+    """The same for a rule without messages."""
+    hidden, _, layers = _counts(config, "hidden", "edge_hidden", "layers")
+    want: dict[str, tuple[Any, ...]] = {"metanet.graph_state": (hidden,)}
+    for i in _numbered(shapes, "block_mlps", layers):
+        want[f"metanet.block_mlps.{i}.second.weight"] = (hidden, hidden)
+    compare({n: shapes.get(n) for n in want}, want)
+
+
+def _counts(config: Mapping[str, Any], *names: str) -> tuple[int, ...]:
+    """Sizes by their names; raises ValueError unless they are positive whole numbers."""
+    for name in names:
+        if not is_count(value := config.get(name)):
+            raise ValueError(f"{name} must be a positive whole number, received {shown(value)}")
+    return tuple(config[name] for name in names)
+
+
+def _numbered(shapes: Shapes, module: str, layers: int) -> range:
+    """Numbers of the layers ``metanet.module``; raises ValueError unless as many as ``layers``."""
+    pattern = re.compile(rf"metanet\.{module}\.(\d{{1,6}})\.")
+    numbers = {int(found[1]) for n in shapes if (found := pattern.match(n))}
+    if numbers != set(range(len(numbers))) or len(numbers) != layers:
+        raise ValueError(f"layers is {layers}, but its tensors are those of {len(numbers)}")
+    return range(layers)
 
 
 def check_rule(config: Mapping[str, Any], shapes: Shapes) -> None:
     """Raise ValueError unless ``config`` and ``shapes`` can be those of a learned rule."""
     if "every" not in config:
         return  # of an older version, which the reader of rules refuses with its own words
-    check_metanet(config, shapes)
+    for name in ("neurons", "messages"):
+        if not isinstance(value := config.get(name, False), bool):
+            raise ValueError(f"{name} must be true or false, received {shown(value)}")
+    if (mixture := config.get("mixture", "all")) not in ("none", "adam", "all"):
+        raise ValueError(f'mixture must be "none", "adam" or "all", received {shown(mixture)}')
+    if config.get("messages", True):
+        check_metanet(config, shapes)
+    else:
+        _check_block_reader(config, shapes)
     if not is_count(config["every"], most=10**6):
         raise ValueError(f"every must be a positive whole number, is {shown(config['every'])}")
-    if not isinstance(config.get("neurons", False), bool):
-        raise ValueError(f"neurons must be true or false, received {shown(config['neurons'])}")
 
 
 def compare(have: Mapping[str, tuple[int, ...] | None], want: Mapping[str, Any]) -> None:

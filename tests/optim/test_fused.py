@@ -22,7 +22,7 @@ MODELS = ("mlp", "cnn_batch_norm", "resnet", "attention_packed", "gpt_tied", "st
 def rule() -> LearnedRule:
     """A rule that uses all of its directions."""
     torch.manual_seed(3)
-    made = LearnedRule(RuleConfig(hidden=8, edge_hidden=2, layers=1, every=4)).double()
+    made = LearnedRule(RuleConfig(8, 2, 1, every=4, mixture="all")).double()
     with torch.no_grad():
         for p in made.parameters():
             p.add_(0.2 * torch.randn_like(p))

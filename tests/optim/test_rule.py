@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -28,10 +29,16 @@ from tests.traced import PLAIN, largest_difference, permute, random_tensors, tra
 cases = pytest.mark.parametrize("case", PLAIN, ids=lambda c: c.name)
 
 
-def busy_rule(seed: int = 0, neurons: bool = True) -> LearnedRule:
+def busy_rule(
+    seed: int = 0,
+    neurons: bool = True,
+    mixture: Literal["none", "adam", "all"] = "all",
+    messages: bool = True,
+) -> LearnedRule:
     """A small rule in float64 whose heads are far from zero."""
     torch.manual_seed(seed)
-    rule = LearnedRule(RuleConfig(hidden=8, edge_hidden=4, layers=2, neurons=neurons)).double()
+    config = RuleConfig(8, 4, 2, every=10, neurons=neurons, messages=messages, mixture=mixture)
+    rule = LearnedRule(config).double()
     with torch.no_grad():
         for p in rule.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -174,6 +181,62 @@ def test_what_is_learned_is_bounded(name: str) -> None:
         decay = float(0.15 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
         # size e^1.4, gains e^2, four directions of weight 1.5 beside the base's own
         assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "attention_packed"])
+@pytest.mark.parametrize("mixture", ["none", "adam", "all"])
+def test_directions_are_mixed_where_they_may_be(
+    name: str, mixture: Literal["none", "adam", "all"]
+) -> None:
+    graph = traced(name, contracted=True)[1]
+    layout = blocked(graph)
+    params, state = start(graph)
+    rule = busy_rule(neurons=False, mixture=mixture)
+    theta, grad = layout.flatten(params), layout.flatten(random_tensors(graph, seed=2))
+    flat = torch.stack([layout.flatten(state.moments[m]) for m in rule.moment_names])
+    made = rule.flat_update(StepInputs(graph, theta, grad, flat, 50)).thought
+    assert made is not None
+    used = Thought.unflatten(made, layout).coefficients != 0
+    orthogonal = base_constants(layout, theta).is_orthogonal
+    assert orthogonal.any()
+    assert not orthogonal.all()
+    weight, gradient, fast, slow, along = (CHANNELS.index(n) for n in
+        ("weight", "gradient", "fast", "slow", "orthogonal"))  # fmt: skip
+    assert torch.equal(used[:, weight], orthogonal)
+    assert torch.equal(used[:, along], orthogonal)
+    assert torch.equal(used[:, fast], ~orthogonal | (mixture == "all"))
+    for channel in (gradient, slow):
+        mixed = {"none": torch.zeros_like(orthogonal), "adam": ~orthogonal}
+        assert torch.equal(used[:, channel], mixed.get(mixture, torch.ones_like(orthogonal)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt_tied"])
+def test_without_messages_only_statistics_of_blocks_are_read(name: str) -> None:
+    """Any order of a block's numbers gives the same thought; with messages it does not."""
+    graph = traced(name, contracted=True)[1]
+    layout = blocked(graph)
+    rules = [busy_rule(neurons=False, mixture="none", messages=m) for m in (False, True)]
+    params, state = start(graph)
+    theta, grad = layout.flatten(params), layout.flatten(random_tensors(graph, seed=2))
+    flat = torch.stack([layout.flatten(state.moments[m]) for m in rules[0].moment_names])
+    inputs = StepInputs(graph, theta, grad, flat, 50)
+    values = channels(layout, theta, grad, flat, 51)
+    torch.manual_seed(3)
+    parts = [p[..., torch.randperm(p.shape[-1])] for p in values.split(layout.edge_counts, -1)]
+    shuffled = torch.cat(parts, -1)
+    differences = [
+        float((r.think(inputs, values).flatten() - r.think(inputs, shuffled).flatten()).abs().max())
+        for r in rules
+    ]
+    assert differences[0] < 1e-12
+    assert differences[1] > 1e-6
+
+
+def test_settings_that_make_no_rule_are_refused() -> None:
+    with pytest.raises(ValueError, match="messages=True"):
+        RuleConfig(neurons=True, messages=False)
+    with pytest.raises(ValueError, match="received 'some'"):
+        RuleConfig(mixture="some")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("quiet", [1e-1, 1e-4, 0.0])

@@ -213,8 +213,17 @@ def test_a_missing_or_damaged_card(
     assert card("some") == {"seed": 0}
 
 
-def test_rules_round_trip(tmp_path: Path) -> None:
-    rule = LearnedRule(RuleConfig(hidden=5, edge_hidden=2, layers=1))
+@pytest.mark.parametrize(
+    "config",
+    [
+        RuleConfig(hidden=5, edge_hidden=2, layers=1),
+        RuleConfig(hidden=5, edge_hidden=2, layers=3, messages=False),
+        RuleConfig(hidden=5, edge_hidden=2, layers=1, neurons=True, mixture="none"),
+    ],
+    ids=["default", "no_messages", "gains_no_mixture"],
+)
+def test_rules_round_trip(tmp_path: Path, config: RuleConfig) -> None:
+    rule = LearnedRule(config)
     with torch.no_grad():
         for p in rule.parameters():
             p.normal_()
