@@ -67,7 +67,7 @@ PAIRED, UNPAIRED = "graph metanet, noise paired", "graph metanet, noise not pair
 TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
 FIELD = FieldConfig(hidden=48, edge_hidden=4, layers=1, probes=48, carried=24)
-FLOW = FlowConfig(steps=700, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=50)
+FLOW = FlowConfig(steps=6000, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=250)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Sizes:
     field: FieldConfig = FIELD
     flow: FlowConfig = FLOW
     flat_widths: tuple[int, ...] = (64,)
-    flat_steps: int = 700
+    flat_steps: int = 6000
     added: tuple[float, ...] = (0.1, 0.3)
 
 
