@@ -121,7 +121,7 @@ def _process_alone(
 ) -> Predictor:
     if not serves(goal):
         raise ValueError(
-            f"kind='process' predicts numbers (loss='mse' or 'huber'), received loss={goal.name!r}. "
+            f"kind='process' predicts numbers (loss='mse' or 'huber'), received {goal.name!r}. "
             "Choose another kind."
         )
     process, _ = Process.fitted(stacks, goal.encode(values), common_ends(stacks), seed)

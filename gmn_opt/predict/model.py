@@ -47,8 +47,8 @@ class ModelConfig:
         layers: Rounds of message passing.
         embedding: Width of what the last layer reads.
         dropout: On the embedding and what it is made of, in training.
-        ends: Numbers of inputs and outputs of the networks whose through maps are read; None to read
-            no paths at all.
+        ends: Numbers of inputs and outputs of the networks whose through maps are read; None for
+            no paths at all, which `fit_predictor` takes for those of the training networks.
     """
 
     outputs: int = 1

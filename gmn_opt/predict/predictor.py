@@ -1,4 +1,4 @@
-"""A trained predictor: several models whose answers are averaged, a process, and how they are kept."""
+"""A trained predictor: models whose answers are averaged, a process, and how they are kept."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class Predictor(nn.Module):
             parts.append((1 - self.share) * torch.stack(every).mean(0))
         if self.process is not None and self.share > 0:
             found = self.share * self.objective.decode(_over(self.process, stacks))
-            parts.append(found.to(parts[0]) if parts else found)
+            like = next(self.parameters(), found)
+            parts.append(found.to(like.dtype))
         return sum(parts[1:], parts[0])
 
     def embed(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:

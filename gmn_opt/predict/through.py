@@ -1,4 +1,4 @@
-"""Through maps of networks as a few numbers each: along the directions that training networks share.
+"""Through maps of networks as a few numbers each: along directions of the training networks.
 
 Only networks with as many inputs and outputs can be compared by them; every such pair has
 directions of its own, and networks of other ends get zeros.
