@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Networks that are kept to compare others with, and those that the lengths are chosen on.
 _KEPT, _CHOSEN_ON = 3000, 600
 _STEPS, _NUGGET = 60, 1e-4
+#: Networks whose features are made at once; bounds of the logs of what is chosen.
+_CHUNK, _BOUND = 256, 8.0
 #: Priors of the logs: lengths about 1.5, amplitude about 1, noise free.
 _LENGTH, _SPREAD = math.log(1.5), 1.5
 
@@ -71,14 +73,22 @@ class Process(nn.Module):
         count = len(encoded)
         made = Process({"ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT)})
         made.double()
-        read = [made._read(s) for s in stacks]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_KEPT]
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[order] = True
+        pieces = [
+            s[part]
+            for s in stacks
+            for part in chosen[s.places].nonzero().flatten().split(_CHUNK)
+            if len(part)
+        ]
+        read = [made._read(p) for p in pieces]
         made.whole_scale.set_from(torch.cat([r.whole for r in read]))
         made.paths.set_from([r.paths for r in read])
-        places = torch.cat([s.places for s in stacks])
-        x = torch.empty(count, made.inputs.shape[1], dtype=torch.float64)
+        places = torch.cat([p.places for p in pieces])
+        x = torch.zeros(count, made.inputs.shape[1], dtype=torch.float64)
         x[places] = torch.cat([made._inputs(r) for r in read])
         y = encoded.double().cpu()
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_KEPT]
         groups = [GRAPH_STATISTICS + made.paths.coherence_width, made.paths.through_width]
         lengths, amplitude, noise = _chosen(x[order[:_CHOSEN_ON]], y[order[:_CHOSEN_ON]], groups)
         scaled = x[order] / lengths
@@ -132,8 +142,9 @@ def _chosen(x: Tensor, y: Tensor, groups: list[int]) -> tuple[Tensor, Tensor, Te
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        distance = (apart / (2 * logs[:-2]).exp().view(-1, 1, 1)).sum(0)
-        kernel = logs[-2].exp() * (-distance / 2).exp() + (logs[-1].exp() + _NUGGET) * eye
+        held = logs.clamp(-_BOUND, _BOUND)
+        distance = (apart / (2 * held[:-2]).exp().view(-1, 1, 1)).sum(0)
+        kernel = held[-2].exp() * (-distance / 2).exp() + (held[-1].exp() + _NUGGET) * eye
         root = torch.linalg.cholesky(kernel)
         fit = (y * torch.cholesky_solve(y, root)).sum() / 2
         size = y.shape[1] * root.diagonal().log().sum()
@@ -144,7 +155,7 @@ def _chosen(x: Tensor, y: Tensor, groups: list[int]) -> tuple[Tensor, Tensor, Te
 
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
-    found = logs.detach()
+    found = logs.detach().clamp(-_BOUND, _BOUND)
     widths = [p.shape[1] for p in parts]
     each = found[:-2].exp() * torch.tensor(widths, dtype=torch.float64).sqrt()
     lengths = each.repeat_interleave(torch.tensor(widths))
