@@ -99,8 +99,10 @@ class Predictor(nn.Module):
         Of ``kind="process"``, that by which it compares networks.
         """
         stacks = self._stacks(networks, example_inputs)
-        readers = list(self.each()) or [self.process]
-        return torch.cat([_over(r, stacks, embed=True) for r in readers if r is not None], -1)
+        readers: list[Member | Process] = list(self.each())
+        if not readers and self.process is not None:
+            readers = [self.process]
+        return torch.cat([_over(r, stacks, embed=True) for r in readers], -1)
 
     def score(self, networks: Sequence[Given], targets: Any) -> dict[str, float]:
         """How good predictions are: R² and Kendall's tau, or accuracy, or tau alone."""

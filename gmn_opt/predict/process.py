@@ -46,6 +46,7 @@ class Process(nn.Module):
             number of networks ``kept``.
     """
 
+    lengths: Tensor
     inputs: Tensor
     weights: Tensor
 
@@ -53,8 +54,8 @@ class Process(nn.Module):
         super().__init__()
         self.config = config
         self.whole_scale = Standardize(GRAPH_STATISTICS)
-        self.paths = PathReader(config["ends"])
-        width = GRAPH_STATISTICS + self.paths.width
+        self.reader = PathReader(config["ends"])
+        width = GRAPH_STATISTICS + self.reader.width
         self.register_buffer("lengths", torch.ones(width))
         self.register_buffer("inputs", torch.zeros(config["kept"], width))
         self.register_buffer("weights", torch.zeros(config["kept"], config["outputs"]))
@@ -84,12 +85,12 @@ class Process(nn.Module):
         ]
         read = [made._read(p) for p in pieces]
         made.whole_scale.set_from(torch.cat([r.whole for r in read]))
-        made.paths.set_from([r.paths for r in read])
+        made.reader.set_from([r.paths for r in read])
         places = torch.cat([p.places for p in pieces])
         x = torch.zeros(count, made.inputs.shape[1], dtype=torch.float64)
         x[places] = torch.cat([made._inputs(r) for r in read])
         y = encoded.double().cpu()
-        groups = [GRAPH_STATISTICS + made.paths.coherence_width, made.paths.through_width]
+        groups = [GRAPH_STATISTICS + made.reader.coherence_width, made.reader.through_width]
         lengths, amplitude, noise = _chosen(x[order[:_CHOSEN_ON]], y[order[:_CHOSEN_ON]], groups)
         scaled = x[order] / lengths
         kernel = amplitude * _alike(scaled, scaled)
@@ -109,7 +110,7 @@ class Process(nn.Module):
         return _Read(whole, path_features(stack, like.dtype).to(like.device))
 
     def _inputs(self, read: _Read) -> Tensor:
-        return torch.cat([self.whole_scale(read.whole), self.paths(read.paths)], -1)
+        return torch.cat([self.whole_scale(read.whole), self.reader(read.paths)], -1)
 
     def read(self, stack: Stack) -> Tensor:
         """By what networks that share a graph are compared, ``[n, .]``, in lengths."""
@@ -150,11 +151,11 @@ def _chosen(x: Tensor, y: Tensor, groups: list[int]) -> tuple[Tensor, Tensor, Te
         size = y.shape[1] * root.diagonal().log().sum()
         prior = (((logs - centre) / _SPREAD).square() * wide).sum() / 2
         loss: Tensor = fit + size + prior
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     found = logs.detach().clamp(-_BOUND, _BOUND)
     widths = [p.shape[1] for p in parts]
     each = found[:-2].exp() * torch.tensor(widths, dtype=torch.float64).sqrt()

@@ -82,8 +82,7 @@ def test_shares() -> None:
 def test_beside_members() -> None:
     models, targets = population(48)
     recipe = Recipe(members=2, epochs=1)
-    given = {"example_inputs": INPUTS, "recipe": recipe}
-    made = fit_predictor(models, targets, **given)
+    made = fit_predictor(models, targets, example_inputs=INPUTS, recipe=recipe)
     assert isinstance(made, Predictor)
     # members of one epoch know next to nothing
     assert made.share > 0.8
