@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
     from gmn_opt.metanet.layout import Endpoint
 
-_TINY = 1e-6
+_TINY, _LEAST = 1e-6, 1e-30
 #: Through maps of networks with more outputs, or more elements, are not made.
 _OUTPUTS, _ELEMENTS = 64, 65_536
 #: Layers with more neurons are left out of the coherence.
@@ -137,7 +137,7 @@ def through_map(graph: ParameterGraph, blocks: Sequence[Tensor]) -> Tensor:
     zero = like.new_zeros(count, ends.outputs, 1)
     parts = [signals.get(g, zero.expand(-1, -1, sizes[g])) for g in plan.inputs]
     flat = torch.cat(parts, -1).flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return flat / flat.norm(dim=1, keepdim=True).clamp_min(_LEAST)
 
 
 def _to_end(end: Endpoint, signal: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DIRECTIONS = 4
 #: Pairs of ends at most, the most frequent ones; networks of each that directions are taken from.
 _PAIRS, _NETWORKS = 4, 1000
+#: Networks whose features are made at once.
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ class PathFeatures:
 
 
 def path_features(stack: Stack, dtype: torch.dtype = torch.float32) -> PathFeatures:
-    """Of networks that share a graph."""
-    blocks = blocked(stack.graph).split({n: t.to(dtype) for n, t in stack.tensors.items()})
-    found = ends_of(stack.graph)
-    return PathFeatures(
-        None if found is None else (found.inputs, found.outputs),
-        coherence(stack.graph, blocks),
-        through_map(stack.graph, blocks),
-    )
+    """Of networks that share a graph; made in float64, since products of weights run far."""
+    graph, parts = stack.graph, []
+    for chosen in torch.arange(len(stack)).split(_CHUNK):
+        piece = {n: t.to(torch.float64) for n, t in stack[chosen].tensors.items()}
+        blocks = blocked(graph).split(piece)
+        parts.append((coherence(graph, blocks).to(dtype), through_map(graph, blocks).to(dtype)))
+    found = ends_of(graph)
+    ends = None if found is None else (found.inputs, found.outputs)
+    return PathFeatures(ends, torch.cat([c for c, _ in parts]), torch.cat([t for _, t in parts]))
 
 
 def common_ends(stacks: Sequence[Stack]) -> list[list[int]]:
@@ -94,7 +97,7 @@ class PathReader(nn.Module):
             _, left = torch.linalg.eigh(maps @ maps.mT)
             top = left[:, -DIRECTIONS:].flip(1).mT @ maps
             top = top / top.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            self._directions(number)[: len(top)] = top.to(maps.device)
+            self._directions(number)[: len(top)] = top
         self.coherence_scale.set_from(torch.cat([f.coherence for f in features]))
         if self.ends:
             self.through_scale.set_from(torch.cat([self._along(f) for f in features]))

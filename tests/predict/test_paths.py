@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.graph.structure import Link
 from gmn_opt.metanet import blocked
+from gmn_opt.predict.networks import Stack
 from gmn_opt.predict.paths import coherence, ends_of, through_map
+from gmn_opt.predict.through import path_features
 from tests.predict.population import mlp
 from tests.predict.test_invariance import cnn, vit
 
@@ -127,3 +129,15 @@ def test_coherence_tells_partners_from_strangers() -> None:
     tensors["2.weight"] = tensors["0.weight"].mT[:, :2]
     together = coherence(graph, blocked(graph).split(tensors))[0]
     assert float(together[0] - alone[0]) > 1
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e-9])
+def test_huge_and_tiny_weights(scale: float) -> None:
+    graph, tensors = given(mlp(6, 3), 2, 3)
+    (plain, scaled) = (
+        path_features(Stack(graph, {n: t * s for n, t in tensors.items()}, torch.zeros(1)))
+        for s in (1.0, scale)
+    )
+    torch.testing.assert_close(plain.through, scaled.through)
+    assert bool(scaled.coherence.isfinite().all())
+    assert plain.through.dtype == torch.float32
