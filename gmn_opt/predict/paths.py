@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
     from gmn_opt.metanet.layout import Endpoint
 
-_TINY, _LEAST = 1e-6, 1e-30
+_TINY = 1e-6
 #: Through maps of networks with more outputs, or more elements, are not made.
 _OUTPUTS, _ELEMENTS = 64, 65_536
 #: Layers with more neurons are left out of the coherence.
@@ -137,7 +137,10 @@ def through_map(graph: ParameterGraph, blocks: Sequence[Tensor]) -> Tensor:
     zero = like.new_zeros(count, ends.outputs, 1)
     parts = [signals.get(g, zero.expand(-1, -1, sizes[g])) for g in plan.inputs]
     flat = torch.cat(parts, -1).flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(_LEAST)
+    # by the largest element first: squares of small ones would be zero
+    tiny = torch.finfo(flat.dtype).tiny
+    flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)
+    return flat / flat.norm(dim=1, keepdim=True).clamp_min(tiny)
 
 
 def _to_end(end: Endpoint, signal: Tensor) -> Tensor:
