@@ -88,8 +88,11 @@ class Features:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Features:
         """The same there, in this dtype."""
-        parts = (t.to(device, dtype) for t in (self.edges, self.nodes, self.blocks, self.whole))
-        return Features(self.graph, *parts, None if self.paths is None else self.paths.to(device))
+        edges, nodes, blocks, whole = (
+            t.to(device, dtype) for t in (self.edges, self.nodes, self.blocks, self.whole)
+        )
+        paths = None if self.paths is None else self.paths.to(device)
+        return Features(self.graph, edges, nodes, blocks, whole, paths)
 
 
 def features_of(stack: Stack, dtype: torch.dtype = torch.float32) -> Features:

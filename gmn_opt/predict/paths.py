@@ -79,8 +79,9 @@ def _made_plan(graph: ParameterGraph) -> _Plan:
 
     inputs, outputs = chosen("input"), chosen("output")
     back: dict[int, set[int]] = {g.id: set() for g in graph.groups}
-    for edge in (*graph.blocks, *graph.links):
-        back[edge.dst].add(edge.src)
+    pairs = [(b.dst, b.src) for b in graph.blocks] + [(k.dst, k.src) for k in graph.links]
+    for dst, src in pairs:
+        back[dst].add(src)
     # every group after all that it leads to; an edge that closes a cycle is never followed twice
     done: list[int] = []
     seen: set[int] = set()

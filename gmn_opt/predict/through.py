@@ -63,7 +63,7 @@ def common_ends(stacks: Sequence[Stack]) -> list[list[int]]:
     for stack in stacks:
         found = ends_of(stack.graph)
         if found is not None:
-            counts[tuple(found)] += len(stack)
+            counts[found.inputs, found.outputs] += len(stack)
     return [list(ends) for ends, _ in counts.most_common(_PAIRS)]
 
 
