@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig
-from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.networks import Given, NetworkError, Stack, as_networks, stacked
 from gmn_opt.predict.predictor import Predictor
 from gmn_opt.predict.process import Process, serves, share_of
 from gmn_opt.predict.progress import fit_progress
@@ -69,6 +69,8 @@ def fit_predictor(
             a state of training that was begun with other settings.
     """
     recipe = recipe or Recipe()
+    if isinstance(networks, nn.Module):
+        raise NetworkError("A list of networks is needed, received a single one.")
     goal_type, count = objective(loss), len(networks)
     _check(kind, count, valid, minutes)
     values = as_targets(targets, count)
