@@ -183,7 +183,7 @@ def calibrate(
     """
     values = as_targets(targets, len(networks))
     if not predictor.objective.state.get("flat") or not isinstance(
-        next(predictor.each()), PredictorModel
+        next(predictor.each(), None), PredictorModel
     ):
         raise ValueError("Only predictors of one number with kind='graph' can be calibrated.")
     if len(networks) < 20:

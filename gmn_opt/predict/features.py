@@ -64,13 +64,14 @@ def block_statistics(graph: ParameterGraph, blocks: Sequence[Tensor]) -> Tensor:
         centred = flat - mean.unsqueeze(-1)
         std = centred.square().mean(-1).sqrt() + _TINY
         shape = (centred / std.unsqueeze(-1)).clamp(-10, 10)
+        fourth = shape.pow(4).mean(-1)
         levels = torch.tensor(_LEVELS, dtype=flat.dtype, device=flat.device)
         quantiles = (flat.quantile(levels, -1) / rms).movedim(0, -1)
         by_row = (scaled.square().mean(-1).sqrt() + _TINY).log()
         by_column = (scaled.square().mean(-2).sqrt() + _TINY).log()
         statistics = [
             rms.log(), mean / rms, torch.asinh(mean), std.log(), shape.pow(3).mean(-1),
-            shape.pow(4).mean(-1).log(),
+            torch.where(fourth > 0, fourth, 1.0).log(),  # no tails where all are equal
             by_row.std(-1, correction=0), by_column.std(-1, correction=0), *_spectrum(w),
         ]  # fmt: skip
         rows.append(torch.cat([torch.stack(statistics, -1), torch.asinh(quantiles)], -1))

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig
-from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.networks import Given, NetworkError, Stack, as_networks, stacked
 from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.process import Process, serves, share_of
 from gmn_opt.predict.progress import fit_progress
 from gmn_opt.predict.rivals import RIVALS
+from gmn_opt.predict.through import common_ends
 from gmn_opt.predict.training import MemberFit, Recipe, TrainingState
 from gmn_opt.predict.trees import TREES, TreePredictor
 
-KINDS = ("graph", *RIVALS, *TREES)
+KINDS = ("graph", "process", *RIVALS, *TREES)
 _LEAST, _SLOTS = 8, 64
 
 
@@ -50,8 +52,9 @@ def fit_predictor(
         loss: ``"mse"``, ``"huber"``, ``"cross_entropy"``, or ``"rank"`` for an order.
         minutes: Stop after this long; by default when all epochs are done.
         valid: Share of the networks by which each member's best epoch is chosen.
-        kind: ``"graph"``, or what it is compared to: ``"statnn"``, ``"deepsets"``, ``"dmc"``,
-            or ``"trees"`` and ``"forest"`` on statistics of the weights (need scikit-learn).
+        kind: ``"graph"`` for graph metanets beside a Gaussian process, ``"process"`` for the latter
+            alone, or what they are compared to: ``"statnn"``, ``"deepsets"``, ``"dmc"``, or
+            ``"trees"`` and ``"forest"`` on statistics of the weights (need scikit-learn).
         seed: Of everything random.
         recipe: How to train.
         config: Sizes of the graph metanet.
@@ -66,6 +69,8 @@ def fit_predictor(
             a state of training that was begun with other settings.
     """
     recipe = recipe or Recipe()
+    if isinstance(networks, nn.Module):
+        raise NetworkError("A list of networks is needed, received a single one.")
     goal_type, count = objective(loss), len(networks)
     _check(kind, count, valid, minutes)
     values = as_targets(targets, count)
@@ -74,6 +79,8 @@ def fit_predictor(
     if kind in TREES:
         return TreePredictor(found, values, goal, kind, example_inputs, seed)
     stacks = stacked(found)
+    if kind == "process":
+        return _process_alone(goal, stacks, values, example_inputs, seed).to(device)
     about = _sizes(kind, config, goal, stacks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -82,12 +89,47 @@ def fit_predictor(
     state = TrainingState(None if out is None else Path(out), {**record, "model": about}, resume)
     budget = None if minutes is None else 60 * minutes / recipe.members
     with fit_progress(progress, recipe.members * recipe.epochs) as bar:
+        fits = []
         for number, member in enumerate(predictor.each()):
-            MemberFit(member, number, goal, stacks, values, recipe, valid, seed, budget).run(
-                state, bar
-            )
+            fit = MemberFit(member, number, goal, stacks, values, recipe, valid, seed, budget)
+            fit.run(state, bar)
+            fits.append(fit.held_out())
+    if kind == "graph" and recipe.process and serves(goal):
+        _stand_beside(predictor, stacks, goal.encode(values), fits, seed)
     predictor.record = {**record, "members": state.done}
     return predictor.eval()
+
+
+def _stand_beside(
+    predictor: Predictor,
+    stacks: list[Stack],
+    encoded: Tensor,
+    held_out: list[tuple[Tensor, Tensor]],
+    seed: int,
+) -> None:
+    """Give a predictor of trained members a process, and the share that held-out networks say."""
+    like = next(predictor.parameters())
+    process, alone = Process.fitted(stacks, encoded, predictor.config["ends"], seed)
+    total, count = torch.zeros_like(alone), torch.zeros(len(alone), 1)
+    for places, out in held_out:
+        total[places.cpu()] += out.cpu().to(total)
+        count[places.cpu()] += 1
+    predictor.process = process.to(like.device)
+    predictor.share = share_of(total / count, alone, encoded.cpu())
+
+
+def _process_alone(
+    goal: Objective, stacks: list[Stack], values: Tensor, example_inputs: Any, seed: int
+) -> Predictor:
+    if not serves(goal):
+        raise ValueError(
+            f"kind='process' predicts numbers (loss='mse' or 'huber'), received {goal.name!r}. "
+            "Choose another kind."
+        )
+    process, _ = Process.fitted(stacks, goal.encode(values), common_ends(stacks), seed)
+    about = {"kind": "process", "outputs": goal.outputs}
+    record = {"seed": seed, "networks": len(values)}
+    return Predictor(about, goal, 0, example_inputs, record, process, 1.0)
 
 
 def _check(kind: str, count: int, valid: float, minutes: float | None) -> None:
@@ -105,7 +147,9 @@ def _sizes(
 ) -> dict[str, Any]:
     """What a member is made from, as plain values."""
     if kind == "graph":
-        return {"kind": kind, **asdict(replace(config or ModelConfig(), outputs=goal.outputs))}
+        config = config or ModelConfig()
+        ends = common_ends(stacks) if config.ends is None else config.ends
+        return {"kind": kind, **asdict(replace(config, outputs=goal.outputs, ends=ends))}
     # room for larger networks than those of the training set
     slots = max(_SLOTS, 2 * max(len(s.graph.shapes) for s in stacks))
     return {"kind": kind, "outputs": goal.outputs, "slots": slots}

@@ -194,7 +194,13 @@ def as_targets(targets: Any, count: int) -> Tensor:
 
     Raises ValueError for another number of them, and for values that are not finite.
     """
-    values = torch.as_tensor(targets)
+    try:
+        values = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Targets must be numbers, one per network or one row of equal length; received a "
+            f"{type(targets).__name__} of which no tensor can be made ({error})."
+        ) from error
     if values.dim() == 0 or len(values) != count:
         raise ValueError(
             f"One target per network is needed: received {count} networks and "

@@ -8,7 +8,8 @@ small drift of the averages swamps the prediction.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,13 +26,14 @@ from gmn_opt.predict.features import (
     graph_statistics,
     node_statistics,
 )
+from gmn_opt.predict.standardize import Standardize
+from gmn_opt.predict.through import PathFeatures, PathReader, path_features
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
     from gmn_opt.predict.networks import Stack
 
 _ROLES = ("input", "hidden", "output")
-_LEAST, _MOST = 1e-4, 6.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ModelConfig:
         layers: Rounds of message passing.
         embedding: Width of what the last layer reads.
         dropout: On the embedding and what it is made of, in training.
+        ends: Numbers of inputs and outputs of the networks whose through maps are read; None for
+            no paths at all, which `fit_predictor` takes for those of the training networks.
     """
 
     outputs: int = 1
@@ -53,41 +57,19 @@ class ModelConfig:
     layers: int = 2
     embedding: int = 64
     dropout: float = 0.3
+    ends: Sequence[Sequence[int]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return asdict(self)
 
 
-class Standardize(nn.Module):
-    """``(x - mean) / std`` along the last axis, softly bounded, with statistics set once."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-
-    def set_from(self, x: Tensor, least: float = _LEAST) -> None:
-        """Take the statistics of ``x`` [..., features]; what does not vary is left as it is."""
-        flat = x.reshape(-1, x.shape[-1])
-        std = flat.std(0, correction=0)
-        self.mean.copy_(flat.mean(0))
-        self.std.copy_(torch.where(std > least, std, torch.ones_like(std)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardize; beyond six deviations growth is logarithmic, so no outlier runs away."""
-        z = (x - self.mean) / self.std
-        return _MOST * torch.asinh(z / _MOST)
-
-
 @dataclass(frozen=True)
 class Features:
     """What the metanet is given of networks that share a graph.
 
-    edges ``[n, 1, P]``, nodes ``[n, N, .]``, blocks ``[n, blocks, .]``, whole ``[n, .]``.
+    edges ``[n, 1, P]``, nodes ``[n, N, .]``, blocks ``[n, blocks, .]``, whole ``[n, .]``; paths
+    where they are read.
     """
 
     graph: ParameterGraph
@@ -95,18 +77,22 @@ class Features:
     nodes: Tensor
     blocks: Tensor
     whole: Tensor
+    paths: PathFeatures | None = None
 
     def __getitem__(self, chosen: Tensor) -> Features:
         """Some of the networks."""
         return Features(
             self.graph, self.edges[chosen], self.nodes[chosen], self.blocks[chosen],
-            self.whole[chosen],
+            self.whole[chosen], None if self.paths is None else self.paths[chosen],
         )  # fmt: skip
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Features:
         """The same there, in this dtype."""
-        parts = (self.edges, self.nodes, self.blocks, self.whole)
-        return Features(self.graph, *(t.to(device, dtype) for t in parts))
+        edges, nodes, blocks, whole = (
+            t.to(device, dtype) for t in (self.edges, self.nodes, self.blocks, self.whole)
+        )
+        paths = None if self.paths is None else self.paths.to(device)
+        return Features(self.graph, edges, nodes, blocks, whole, paths)
 
 
 def features_of(stack: Stack, dtype: torch.dtype = torch.float32) -> Features:
@@ -148,7 +134,9 @@ class PredictorModel(nn.Module):
         pooled = (3 + 2 * len(_ROLES)) * c
         self.pooled_scale = Standardize(pooled)
         self.dropout = nn.Dropout(config.dropout)
-        self.first = nn.Linear(pooled + GRAPH_STATISTICS, config.embedding)
+        self.paths = None if config.ends is None else PathReader(config.ends)
+        read = pooled + GRAPH_STATISTICS + (0 if self.paths is None else self.paths.width)
+        self.first = nn.Linear(read, config.embedding)
         self.second = nn.Linear(config.embedding, config.embedding)
         self.head = nn.Linear(config.embedding, config.outputs)
 
@@ -186,12 +174,17 @@ class PredictorModel(nn.Module):
         self.block_scale.set_from(_rows([f.blocks for f in features]))
         self.whole_scale.set_from(_rows([f.whole for f in features]))
         self.edge_scale.set_from(_rows([f.edges.mT for f in features]))
+        if self.paths is not None:
+            self.paths.set_from([f.paths for f in features if f.paths is not None])
         self.pooled_scale.set_from(torch.cat([self.pool(f) for f in features]))
         self.train(was)
 
     def represent(self, f: Features) -> Tensor:
-        """``[n, .]``: pooled states and statistics, standardized."""
-        return torch.cat([self.pooled_scale(self.pool(f)), self.whole_scale(f.whole)], -1)
+        """``[n, .]``: pooled states, statistics and paths, standardized."""
+        parts = [self.pooled_scale(self.pool(f)), self.whole_scale(f.whole)]
+        if self.paths is not None and f.paths is not None:
+            parts.append(self.paths(f.paths))
+        return torch.cat(parts, -1)
 
     def embed(self, z: Tensor) -> Tensor:
         """From :meth:`represent` to what the last layer reads, ``[n, embedding]``."""
@@ -211,7 +204,10 @@ class PredictorModel(nn.Module):
     def prepare(self, stack: Stack) -> Features:
         """What :meth:`represent` takes, in this model's dtype and on its device."""
         p = self.head.weight
-        return features_of(stack, p.dtype).to(p.device, p.dtype)
+        found = features_of(stack, p.dtype)
+        if self.paths is not None:
+            found = replace(found, paths=path_features(stack, p.dtype))
+        return found.to(p.device, p.dtype)
 
 
 def _rows(parts: list[Tensor], most: int = 1_000_000) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gmn_opt.graph import ParameterGraph, TraceError, trace
 from gmn_opt.metanet.batching import digest
@@ -115,6 +116,12 @@ def _traced(
         raise NetworkError(
             f"{where} is a {type(model).__name__}, and there are no example inputs. Pass "
             "example_inputs=(x,), with x as the networks take it."
+        )
+    empty = [n for n, p in model.named_parameters() if is_lazy(p) or p.is_meta]
+    if empty:
+        raise NetworkError(
+            f"{where} has no values in {empty[:4]}: its weights were not loaded (meta device, or "
+            "lazy modules that were never called). Load them first."
         )
     key = signature(model)
     if key is not None and key in graphs:

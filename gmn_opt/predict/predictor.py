@@ -1,4 +1,4 @@
-"""A trained predictor: several models whose answers are averaged, and how they are kept."""
+"""A trained predictor: models whose answers are averaged, a process, and how they are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig, PredictorModel
-from gmn_opt.predict.networks import Given, as_networks, stacked
+from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.process import Process
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
 from gmn_opt.weights.plain import reason
@@ -39,6 +40,8 @@ class Predictor(nn.Module):
 
     Attributes:
         members: Models whose answers are averaged.
+        process: A Gaussian process beside them, or None.
+        share: Its share in predictions, from 0 to 1; the rest is the members'.
         objective: What is predicted.
         example_inputs: What modules are called with when they are traced; not saved.
         record: How training went, in plain values.
@@ -51,10 +54,13 @@ class Predictor(nn.Module):
         count: int,
         example_inputs: Any = None,
         record: dict[str, Any] | None = None,
+        process: Process | None = None,
+        share: float = 0.0,
     ) -> None:
         super().__init__()
         self.config, self.objective = config, goal
         self.members = nn.ModuleList(make_member(config) for _ in range(count))
+        self.process, self.share = process, share
         self.example_inputs, self.record = example_inputs, record or {}
         self.eval()
 
@@ -76,33 +82,36 @@ class Predictor(nn.Module):
         Raises:
             NetworkError: A network that cannot be read; see `gmn_opt.predict.as_networks`.
         """
-        every = self._over(networks, example_inputs, embed=False)
-        return torch.stack([self.objective.decode(out) for out in every]).mean(0)
+        stacks = self._stacks(networks, example_inputs)
+        parts = []
+        if self.share < 1:
+            every = [self.objective.decode(_over(m, stacks)) for m in self.each()]
+            parts.append((1 - self.share) * torch.stack(every).mean(0))
+        if self.process is not None and self.share > 0:
+            found = self.share * self.objective.decode(_over(self.process, stacks))
+            like = next(self.parameters(), found)
+            parts.append(found.to(like.dtype))
+        return sum(parts[1:], parts[0])
 
     def embed(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
-        """What the last layers of the members read, side by side: ``[n, members * width]``."""
-        return torch.cat(self._over(networks, example_inputs, embed=True), -1)
+        """What the last layers of the members read, side by side: ``[n, members * width]``.
+
+        Of ``kind="process"``, that by which it compares networks.
+        """
+        stacks = self._stacks(networks, example_inputs)
+        readers: list[Member | Process] = list(self.each())
+        if not readers and self.process is not None:
+            readers = [self.process]
+        return torch.cat([_over(r, stacks, embed=True) for r in readers], -1)
 
     def score(self, networks: Sequence[Given], targets: Any) -> dict[str, float]:
         """How good predictions are: R² and Kendall's tau, or accuracy, or tau alone."""
         values = as_targets(targets, len(networks))
         return self.objective.judge(self.predict(networks).cpu(), values)
 
-    @torch.no_grad()
-    def _over(self, networks: Sequence[Given], inputs: Any, embed: bool) -> list[Tensor]:
+    def _stacks(self, networks: Sequence[Given], inputs: Any) -> list[Stack]:
         inputs = self.example_inputs if inputs is None else inputs
-        stacks = stacked(as_networks(networks, inputs))
-        self.eval()
-        found = []
-        for member in self.each():
-            rows: dict[int, Tensor] = {}
-            for stack in stacks:
-                for chosen in torch.arange(len(stack)).split(_CHUNK):
-                    z = member.read(stack[chosen])
-                    out = member.embed(z) if embed else member.answer(z)
-                    rows |= dict(zip(stack.places[chosen].tolist(), out, strict=True))
-            found.append(torch.stack([rows[i] for i in range(len(networks))]))
-        return found
+        return stacked(as_networks(networks, inputs))
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
@@ -111,6 +120,8 @@ class Predictor(nn.Module):
             "objective": {"name": self.objective.name, "state": self.objective.state},
             "members": len(self.members),
             "record": self.record,
+            "process": None if self.process is None else self.process.config,
+            "share": self.share,
         }
 
     @classmethod
@@ -119,6 +130,8 @@ class Predictor(nn.Module):
     ) -> Predictor:
         """From :meth:`about` and a state dict; raises whatever does not fit."""
         goal = about["objective"]
+        # files of version 0.2.0 have no process
+        process = about.get("process")
         with torch.random.fork_rng(devices=[]):
             made = cls(
                 about["model"],
@@ -126,9 +139,14 @@ class Predictor(nn.Module):
                 about["members"],
                 example_inputs,
                 about["record"],
+                None if process is None else Process(process),
+                about.get("share", 0.0),
             )
-        dtype = next((t.dtype for t in tensors.values()), torch.float32)
-        made.to(dtype).load_state_dict(tensors)
+        members = (t.dtype for n, t in tensors.items() if n.startswith("members."))
+        made.to(next(members, torch.float32))
+        if made.process is not None:
+            made.process.double()
+        made.load_state_dict(tensors)
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -146,3 +164,16 @@ class Predictor(nn.Module):
             return cls.from_about(found.config, found.tensors, example_inputs)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
+
+
+@torch.no_grad()
+def _over(reader: Member | Process, stacks: list[Stack], embed: bool = False) -> Tensor:
+    """Answers of one model, or what its last layer reads, in the order of the networks."""
+    reader.eval()
+    rows: dict[int, Tensor] = {}
+    for stack in stacks:
+        for chosen in torch.arange(len(stack)).split(_CHUNK):
+            z = reader.read(stack[chosen])
+            out = reader.embed(z) if embed else reader.answer(z)
+            rows |= dict(zip(stack.places[chosen].tolist(), out, strict=True))
+    return torch.stack([rows[i] for i in range(len(rows))])

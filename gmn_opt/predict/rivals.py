@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt.metanet.baselines import DMC, ParameterDeepSets, StatNN
-from gmn_opt.predict.model import Standardize
+from gmn_opt.predict.standardize import Standardize
 
 if TYPE_CHECKING:
     from gmn_opt.predict.networks import Stack

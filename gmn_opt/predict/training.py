@@ -33,6 +33,8 @@ class Recipe:
         blend: Parameter of the Beta distribution by which pairs of networks are blended, in what
             is read of them and in their targets (Zhang et al. 2018, arXiv 1710.09412); 0 for none.
         patience: Epochs without a better validation loss until a member is done.
+        process: Whether a Gaussian process stands beside graph metanets that predict numbers, its
+            share chosen on held-out networks.
     """
 
     members: int = 5
@@ -43,6 +45,7 @@ class Recipe:
     per_graph: int = 12
     blend: float = 0.4
     patience: int = 12
+    process: bool = True
 
 
 class TrainingState:
@@ -170,6 +173,13 @@ class MemberFit:
             now["weights"],
         )  # fmt: skip
 
+    @torch.no_grad()
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Places of the networks that the member was not trained on, and its answers to them."""
+        self.member.eval()
+        out = torch.cat([self.member.answer(self.member.represent(p)) for p in self.judged])
+        return torch.cat([s.places for s in self.valid]), out
+
     def _over(self, now: dict[str, Any]) -> bool:
         tired = now["epoch"] - now["best_epoch"] > self.recipe.patience
         late = self.budget is not None and now["seconds"] >= self.budget and now["epoch"] > 0
@@ -222,9 +232,7 @@ class MemberFit:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        self.member.eval()
-        out = torch.cat([self.member.answer(self.member.represent(p)) for p in self.judged])
-        places = torch.cat([s.places for s in self.valid])
+        places, out = self.held_out()
         return float(self.goal.loss(out, self.encoded[places]))
 
 

@@ -150,4 +150,4 @@ def test_a_new_users_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     predict_small.main(preset="smoke", kinds="trees,graph", out=tmp_path)
     found = frame.read_json(tmp_path / "result.json")
     assert found["architectures"] == 16
-    assert found["kinds"].keys() == {"trees", "graph"}
+    assert found["kinds"].keys() == {"trees", "graph", "metanets"}

@@ -154,6 +154,7 @@ def test_resumed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ({"targets": torch.zeros(23)}, "received 24 networks and 23 targets"),
         ({"targets": torch.zeros(24)}, "all training networks are the same"),
         ({"targets": torch.full((24,), math.nan)}, r"networks \[0, 1"),
+        ({"targets": ["good"] * 24}, "Targets must be numbers"),
         ({"targets": torch.randn(24), "loss": "cross_entropy"}, "whole class numbers"),
     ],
 )
@@ -162,6 +163,14 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"targets": targets, "example_inputs": INPUTS, **change}
     with pytest.raises(ValueError, match=message):
         fit_predictor(models, given.pop("targets"), **given)
+
+
+def test_weights_that_are_all_the_same(fitted: Predictor) -> None:
+    model = population(1)[0][0]
+    with torch.no_grad():
+        for number, p in enumerate(model.parameters()):
+            p.fill_(number % 2)
+    assert bool(fitted.predict([model]).isfinite().all())
 
 
 def test_a_network_that_is_broken_is_named() -> None:

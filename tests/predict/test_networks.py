@@ -57,3 +57,6 @@ def test_refusals() -> None:
         as_networks([(graph, {n: t.to("meta") for n, t in tensors.items()})])
     with pytest.raises(NetworkError, match="cannot be traced"):
         as_networks([model], (torch.zeros(2, 7),))
+    for empty in (nn.Linear(3, 2, device="meta"), nn.LazyLinear(2)):
+        with pytest.raises(NetworkError, match=r"no values in \['weight', 'bias'\]"):
+            as_networks([empty], INPUTS)

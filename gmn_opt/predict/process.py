@@ -1,0 +1,183 @@
+"""A Gaussian process on statistics of networks and on their through maps.
+
+Where few networks are at hand, comparing a network to every one that is known beats whatever has
+to be trained. The estimate is the mean of a Gaussian process (Rasmussen and Williams 2006, chapters
+2 and 5): networks count as alike that are close in statistics of their weights, in the coherence of
+their layers, and in what they do from end to end (`gmn_opt.predict.paths`). Two lengths, an
+amplitude and a share of noise are chosen by the marginal likelihood, under wide priors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gmn_opt.predict.features import GRAPH_STATISTICS
+from gmn_opt.predict.losses import Objective
+from gmn_opt.predict.model import features_of
+from gmn_opt.predict.standardize import Standardize
+from gmn_opt.predict.through import PathFeatures, PathReader, path_features
+
+if TYPE_CHECKING:
+    from gmn_opt.predict.networks import Stack
+
+#: Networks that are kept to compare others with, and those that the lengths are chosen on.
+_KEPT, _CHOSEN_ON = 3000, 600
+_STEPS, _NUGGET = 60, 1e-4
+#: Networks whose features are made at once; bounds of the logs of what is chosen.
+_CHUNK, _BOUND = 256, 8.0
+#: Priors of the logs: lengths about 1.5, amplitude about 1, noise free.
+_LENGTH, _SPREAD = math.log(1.5), 1.5
+
+
+class _Read(NamedTuple):
+    whole: Tensor
+    paths: PathFeatures
+
+
+class Process(nn.Module):
+    """Answers ``[n, outputs]`` for networks that share a graph, in float64: it adds up many terms.
+
+    Args:
+        config: As plain values: ``ends`` of the through maps that count, ``outputs``, and the
+            number of networks ``kept``.
+    """
+
+    lengths: Tensor
+    inputs: Tensor
+    weights: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.whole_scale = Standardize(GRAPH_STATISTICS)
+        self.reader = PathReader(config["ends"])
+        width = GRAPH_STATISTICS + self.reader.width
+        self.register_buffer("lengths", torch.ones(width))
+        self.register_buffer("inputs", torch.zeros(config["kept"], width))
+        self.register_buffer("weights", torch.zeros(config["kept"], config["outputs"]))
+
+    @staticmethod
+    @torch.no_grad()
+    def fitted(
+        stacks: list[Stack], encoded: Tensor, ends: list[list[int]], seed: int
+    ) -> tuple[Process, Tensor]:
+        """From networks and their targets ``[n, outputs]``, standardized.
+
+        Returns:
+            The process, and what it says of every network when the others alone are known (NaN for
+            those that are not kept), ``[n, outputs]``.
+        """
+        count = len(encoded)
+        made = Process({"ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT)})
+        made.double()
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_KEPT]
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[order] = True
+        pieces = [
+            s[part]
+            for s in stacks
+            for part in chosen[s.places].nonzero().flatten().split(_CHUNK)
+            if len(part)
+        ]
+        read = [made._read(p) for p in pieces]
+        made.whole_scale.set_from(torch.cat([r.whole for r in read]))
+        made.reader.set_from([r.paths for r in read])
+        places = torch.cat([p.places for p in pieces])
+        x = torch.zeros(count, made.inputs.shape[1], dtype=torch.float64)
+        x[places] = torch.cat([made._inputs(r) for r in read])
+        y = encoded.double().cpu()
+        groups = [GRAPH_STATISTICS + made.reader.coherence_width, made.reader.through_width]
+        lengths, amplitude, noise = _chosen(x[order[:_CHOSEN_ON]], y[order[:_CHOSEN_ON]], groups)
+        scaled = x[order] / lengths
+        kernel = amplitude * _alike(scaled, scaled)
+        kernel.diagonal().add_(noise)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
+        weights = inverse @ y[order]
+        made.lengths.copy_(lengths)
+        made.inputs.copy_(scaled)
+        made.weights.copy_(amplitude * weights)
+        alone = torch.full_like(y, math.nan)
+        alone[order] = y[order] - weights / inverse.diagonal().unsqueeze(1)
+        return made, alone
+
+    def _read(self, stack: Stack) -> _Read:
+        like = self.lengths
+        whole = features_of(stack, like.dtype).whole.to(like.device)
+        return _Read(whole, path_features(stack, like.dtype).to(like.device))
+
+    def _inputs(self, read: _Read) -> Tensor:
+        return torch.cat([self.whole_scale(read.whole), self.reader(read.paths)], -1)
+
+    def read(self, stack: Stack) -> Tensor:
+        """By what networks that share a graph are compared, ``[n, .]``, in lengths."""
+        return self._inputs(self._read(stack)) / self.lengths
+
+    def embed(self, z: Tensor) -> Tensor:
+        """What :meth:`read` gave."""
+        return z
+
+    def answer(self, z: Tensor) -> Tensor:
+        """From :meth:`read` to ``[n, outputs]``."""
+        return _alike(z, self.inputs) @ self.weights
+
+
+def _alike(a: Tensor, b: Tensor) -> Tensor:
+    """``[n, m]``: 1 for equal rows, falling with their distance."""
+    apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return (-apart.square() / 2).exp()
+
+
+def _chosen(x: Tensor, y: Tensor, groups: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths ``[.]`` of all inputs, one per group of them, amplitude and noise."""
+    parts = [p for p in x.split(groups, 1) if p.shape[1]]
+    apart = torch.stack([torch.cdist(p, p).square() / p.shape[1] for p in parts])
+    logs = torch.tensor([_LENGTH] * len(parts) + [0.0, -2.0], dtype=torch.float64)
+    centre, wide = logs.clone(), torch.tensor([1.0] * (len(parts) + 1) + [0.0])
+    logs.requires_grad_()
+    eye = torch.eye(len(x), dtype=torch.float64)
+    optimizer = torch.optim.LBFGS([logs], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        held = logs.clamp(-_BOUND, _BOUND)
+        distance = (apart / (2 * held[:-2]).exp().view(-1, 1, 1)).sum(0)
+        kernel = held[-2].exp() * (-distance / 2).exp() + (held[-1].exp() + _NUGGET) * eye
+        root = torch.linalg.cholesky(kernel)
+        fit = (y * torch.cholesky_solve(y, root)).sum() / 2
+        size = y.shape[1] * root.diagonal().log().sum()
+        prior = (((logs - centre) / _SPREAD).square() * wide).sum() / 2
+        loss: Tensor = fit + size + prior
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    found = logs.detach().clamp(-_BOUND, _BOUND)
+    widths = [p.shape[1] for p in parts]
+    each = found[:-2].exp() * torch.tensor(widths, dtype=torch.float64).sqrt()
+    lengths = each.repeat_interleave(torch.tensor(widths))
+    return lengths, found[-2].exp(), found[-1].exp() + _NUGGET
+
+
+def share_of(members: Tensor, process: Tensor, encoded: Tensor) -> float:
+    """Share of the process in the estimate, between 0 and 1, by least squares.
+
+    All are ``[n, outputs]``: answers of members and of the process to networks that they do not
+    know, NaN where there are none, and what is true. Half where no network has both.
+    """
+    both = (members.isfinite() & process.isfinite()).all(1)
+    if not bool(both.any()):
+        return 0.5
+    wrong = members[both].double() - encoded[both].double()
+    step = members[both].double() - process[both].double()
+    size = float(step.square().sum())
+    return min(1.0, max(0.0, float((wrong * step).sum()) / size)) if size > 0 else 0.5
+
+
+def serves(goal: Objective) -> bool:
+    """Whether a process can answer this: numbers, but no classes and no order."""
+    return goal.name in ("mse", "huber")
