@@ -236,13 +236,13 @@ class Run:
         taken = take_predictor(self.editor, load_editor(path))
         self.record["predictor"] = taken | {"commit": commit_of(path)}
 
-    def see(self, seconds: float, continued: bool = False) -> None:
+    def see(self, seconds: float, continued: bool = False, rate: float | None = None) -> None:
         """Train the predictor; one that was taken over at a lower rate, on other crops."""
         assert self.editor.refinement is not None
         mine, before = self.editor.refinement.predictor, self.record.get("predictor")
         config, seed = PhotoTraining(seconds), self.seed
         if continued and before is not None:
-            config, seed = replace(config, lr=4e-3, batch=4), seed + before["steps"]
+            config, seed = replace(config, lr=rate or 4e-3, batch=4), seed + before["steps"]
         made = train_predictor(mine, self.photos, self.name, config, seed, self.report)
         made |= {"command": frame.command_line(), **asdict(config)}
         if continued and before is not None:
@@ -287,6 +287,9 @@ def main(
     ] = None,
     predictor_only: Annotated[bool, typer.Option(help="Train no rounds, judge nothing.")] = False,
     predictor_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
+    predictor_rate: Annotated[
+        float | None, typer.Option(help="Highest, of one that is trained on; default: 4e-3.")
+    ] = None,
     rounds_seconds: Annotated[float | None, typer.Option(help="CPU time.")] = None,
     photos: Annotated[list[str] | None, typer.Option(help="To judge on; default: test.")] = None,
     whole: Annotated[bool, typer.Option(help="Judge at strength 1 alone.")] = False,
@@ -314,7 +317,7 @@ def main(
         if predictor is not None:
             run.take(predictor)
         if name != ROUNDS and (predictor is None or predictor_seconds):
-            run.see(predictor_seconds or see, continued=predictor is not None)
+            run.see(predictor_seconds or see, predictor is not None, predictor_rate)
     run.save(folder / "editor.safetensors")
     if name != ROUNDS and not predictor_only:
         part: Part = "test"

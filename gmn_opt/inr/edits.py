@@ -168,7 +168,8 @@ for _function in (
         PHOTO + _function.__name__,
         _function,
         noise=30.0 * (_function is photo_edits.denoise),
-        longer=2.5 if _function is photo_edits.sharpen else 1.0,
+        # sketch enlarges differences where it is dark
+        longer=2.5 if _function in (photo_edits.sharpen, photo_edits.sketch) else 1.0,
     )
 
 

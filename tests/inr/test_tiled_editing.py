@@ -191,3 +191,13 @@ def test_crops_are_pieces_of_photographs() -> None:
     assert made.dtype == torch.uint8
     grainy = crops([torch.full((90, 90, 3), 128, dtype=torch.uint8)], 8, 40, draw, noise=30)
     assert float(grainy.float().std()) > 3
+
+
+def test_crops_have_colours_that_photographs_lack() -> None:
+    """Channels change places in about half of them; without colour there is nothing to change."""
+    orange = torch.tensor([240, 120, 30], dtype=torch.uint8).expand(90, 90, 3)
+    made = crops([orange], 60, 8, np.random.default_rng(0)).float().mean((1, 2))
+    orders = [tuple(row.argsort().tolist()) for row in made]
+    assert len(set(orders)) == 6
+    assert 0.4 < orders.count((2, 1, 0)) / len(orders) < 0.75
+    assert crops([orange[..., :1]], 2, 8, np.random.default_rng(0)).shape == (2, 8, 8, 1)
