@@ -308,8 +308,8 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         axes = figure.subplots()
         for i, (name, kind) in enumerate(facts["kinds"].items()):
             percent = [100 * a for a in kind["each"]]
-            look = {"color": f"C{i % 8}", "marker": "o^"[i // 8 % 2]}
-            axes.scatter(kind["nearest"], percent, s=14, label=name, **look)
+            color, marker = f"C{i % 8}", "o^"[i // 8 % 2]
+            axes.scatter(kind["nearest"], percent, s=14, label=name, color=color, marker=marker)
         axes.set(xlabel="distance to the nearest training network, aligned", ylabel="accuracy, %")
         axes.set_xscale("log")
         legend_below(figure, columns=2)
