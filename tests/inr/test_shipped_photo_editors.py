@@ -63,7 +63,7 @@ def test_strength_is_smooth_and_never_noise(name: str, face: TiledInr) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", SHIPPED)
 def test_colours_that_are_rare_are_known(name: str) -> None:
-    """A cat in rich purple or green: trained on natural colours alone, two of them were 0.07 away."""
+    """A cat in rich purple or green: two were 0.07 away, trained on natural colours alone."""
     editor = load_editor(name, 3)
     cat = load_photograph() / 255
     grey = cat.mean(-1, keepdim=True)
