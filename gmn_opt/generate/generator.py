@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,9 +18,11 @@ from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import config_from_dict
+from gmn_opt.inr.editor_files import MOST_LAYERS, MOST_PARAMETERS
 from gmn_opt.metanet import blocked
 from gmn_opt.weights import WeightsError, WeightSet, load, save
-from gmn_opt.weights.plain import reason
+from gmn_opt.weights.headers import Shapes, check_metanet
+from gmn_opt.weights.plain import is_count, reason, shown
 
 KIND = "network generator"
 _UNITS = "units."
@@ -186,7 +189,7 @@ class Generator:
         Raises WeightsError when the file is missing, damaged, or holds something else, ValueError
         without a model where one is needed.
         """
-        found = load(path, KIND)
+        found = load(path, KIND, _check)
         try:
             config, tensors = found.config, found.tensors
             graph = ParameterGraph.from_json(config["graph"])
@@ -211,6 +214,27 @@ class Generator:
         except RuntimeError as error:
             raise WeightsError(f"{path} does not fit this gmn-opt: {reason(error)}") from error
         return Generator(graph, field.requires_grad_(False).eval(), conditions, config["about"])
+
+
+def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raise ValueError unless a generator of this config would be about as large as its tensors."""
+    parts = ("field", "scale", "conditions", "graph", "about")
+    if not all(isinstance(config.get(part), dict) for part in parts):
+        raise ValueError(f"it lacks an entry of {', '.join(parts)}")
+    field = config["field"]
+    check_metanet(field, shapes)
+    most = sum(math.prod(shape) for shape in shapes.values())
+    for name in ("probes", "carried"):
+        if not is_count(count := field.get(name, 0), 0, most):
+            raise ValueError(f"{name} is {shown(count)}, with {most:,} numbers in all")
+    if config.get("inr") is not None:
+        inr = config_from_dict(config["inr"])
+        numbers = sum(math.prod(shape) for shape in inr.shapes().values())
+        if numbers > MOST_PARAMETERS or len(inr.widths) > MOST_LAYERS:
+            raise ValueError(
+                f"it makes INRs of {numbers:,} parameters and {len(inr.widths)} layers, at most "
+                f"{MOST_PARAMETERS:,} and {MOST_LAYERS} are read"
+            )
 
 
 def _units(scale: dict[str, float], tensors: Mapping[str, Tensor]) -> Units:

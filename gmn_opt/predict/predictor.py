@@ -16,7 +16,7 @@ from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
 from gmn_opt.predict.process import Process
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
-from gmn_opt.weights.plain import reason
+from gmn_opt.weights.plain import is_count, reason, shown
 
 KIND = "predictor"
 _CHUNK = 64
@@ -130,9 +130,13 @@ class Predictor(nn.Module):
     ) -> Predictor:
         """From :meth:`about` and a state dict; raises whatever does not fit."""
         goal = about["objective"]
+        for part, name in ((about, "members"), (about["model"], "layers")):
+            if not is_count(count := part.get(name, 0), 0, len(tensors)):
+                raise ValueError(f"{name} is {shown(count)}, with {len(tensors)} tensors in all")
         # files of version 0.2.0 have no process
         process = about.get("process")
-        with torch.random.fork_rng(devices=[]):
+        # without memory: what a stranger's file says of sizes is compared with its tensors first
+        with torch.device("meta"):
             made = cls(
                 about["model"],
                 objective(goal["name"])(goal["state"]),
@@ -142,11 +146,7 @@ class Predictor(nn.Module):
                 None if process is None else Process(process),
                 about.get("share", 0.0),
             )
-        members = (t.dtype for n, t in tensors.items() if n.startswith("members."))
-        made.to(next(members, torch.float32))
-        if made.process is not None:
-            made.process.double()
-        made.load_state_dict(tensors)
+        made.load_state_dict(tensors, assign=True)
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gmn_opt.generate import Generator
 from gmn_opt.inr import (
     EditorConfig,
     FourierConfig,
@@ -23,9 +24,13 @@ from gmn_opt.inr import (
     save_editor,
 )
 from gmn_opt.optim import LearnedRule, RuleConfig, load_rule, save_rule
+from gmn_opt.predict.losses import objective
+from gmn_opt.predict.model import ModelConfig
+from gmn_opt.predict.predictor import Predictor
+from gmn_opt.predict.process import Process
 from gmn_opt.weights import WeightsError, load
 from gmn_opt.weights.plain import parse_json
-from gmn_opt.weights.shipped import read_card
+from gmn_opt.weights.shipped import path_of, read_card
 
 
 def _refused(path: Path, read: Any, match: str) -> None:
@@ -193,6 +198,63 @@ def test_editors_that_ask_for_the_impossible(
     save_editor(path, WeightEditor(SirenConfig(widths=(4, 4)), sizes))
     load_editor(path)
     _refused(_changed(path, part, change), load_editor, "does not fit the inr editor|describes no")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("model", {"hidden": 10**6}),
+        ("model", {"hidden": 0}),
+        ("model", {"embedding": 10**9}),
+        ("model", {"layers": 10**7}),
+        ("model", {"layers": -1}),
+        ("model", {"ends": [[10**6, 10**6]]}),
+        ("model", {"kind": "oracle"}),
+        ("process", {"kept": 10**12}),
+        ("process", {"outputs": 10**9}),
+        ("process", {"ends": [[10**9, 10**9]]}),
+        (None, {"members": 10**7}),
+        (None, {"members": True}),
+        (None, {"process": None}),
+        (None, {"objective": {}}),
+    ],
+    ids=str,
+)
+def test_predictors_that_ask_for_the_impossible(
+    tmp_path: Path, part: str | None, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "p.safetensors"
+    config = {"kind": "graph", **ModelConfig(hidden=4, edge_hidden=2, layers=1).to_dict()}
+    config["ends"] = [[2, 1]]
+    process = Process({"ends": [[2, 1]], "outputs": 1, "kept": 3})
+    goal = objective("mse")({"mean": [0.0], "std": [1.0], "flat": True})
+    Predictor(config, goal, 1, None, {}, process.double(), 0.5).save(path)
+    Predictor.load(path)
+    _refused(_changed(path, part, change), Predictor.load, "does not fit this gmn-opt")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("field", {"hidden": 10**6}),
+        ("field", {"layers": 10**7}),
+        ("field", {"probes": 10**9}),
+        ("field", {"carried": -1}),
+        ("inr", {"widths": [20_000, 20_000]}),
+        ("inr", {"widths": [1] * 5000}),
+        (None, {"field": None}),
+        (None, {"inr": []}),
+        (None, {"conditions": 3}),
+    ],
+    ids=str,
+)
+def test_generators_that_ask_for_the_impossible(
+    tmp_path: Path, part: str | None, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "g.safetensors"
+    path.write_bytes(path_of("generate-digits").read_bytes())
+    Generator.load(path)
+    _refused(_changed(path, part, change), Generator.load, "does not fit|describes no")
 
 
 @pytest.mark.parametrize("name", ["net.²", "net.٣", "net." + "9" * 350, "é" * 300])
