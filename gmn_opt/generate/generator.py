@@ -218,7 +218,7 @@ class Generator:
 
 def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
     """Raise ValueError unless a generator of this config would be about as large as its tensors."""
-    parts = ("field", "scale", "conditions", "graph", "about")
+    parts = ("field", "scale", "conditions", "about")
     if not all(isinstance(config.get(part), dict) for part in parts):
         raise ValueError(f"it lacks an entry of {', '.join(parts)}")
     field = config["field"]
