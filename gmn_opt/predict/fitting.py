@@ -68,13 +68,10 @@ def fit_predictor(
         ValueError: Targets of another number or kind, too few networks, an unknown loss or kind,
             a state of training that was begun with other settings.
     """
-    recipe = recipe or Recipe()
-    if isinstance(networks, nn.Module):
-        raise NetworkError("A list of networks is needed, received a single one.")
-    goal_type, count = objective(loss), len(networks)
+    recipe, goal_type = recipe or Recipe(), objective(loss)
+    count = _counted(networks)
     _check(kind, count, valid, minutes)
-    values = as_targets(targets, count)
-    goal = goal_type.fitted(values)
+    goal = goal_type.fitted(values := as_targets(targets, count))
     found = as_networks(networks, example_inputs)
     if kind in TREES:
         return TreePredictor(found, values, goal, kind, example_inputs, seed)
@@ -93,7 +90,7 @@ def fit_predictor(
         for number, member in enumerate(predictor.each()):
             fit = MemberFit(member, number, goal, stacks, values, recipe, valid, seed, budget)
             fit.run(state, bar)
-            fits.append(fit.held_out())
+            fits.append(fit)
     if kind == "graph" and recipe.process and serves(goal):
         _stand_beside(predictor, stacks, goal.encode(values), fits, seed)
     predictor.record = {**record, "members": state.done}
@@ -104,14 +101,14 @@ def _stand_beside(
     predictor: Predictor,
     stacks: list[Stack],
     encoded: Tensor,
-    held_out: list[tuple[Tensor, Tensor]],
+    fits: list[MemberFit],
     seed: int,
 ) -> None:
     """Give a predictor of trained members a process, and the share that held-out networks say."""
     like = next(predictor.parameters())
     process, alone = Process.fitted(stacks, encoded, predictor.config["ends"], seed)
     total, count = torch.zeros_like(alone), torch.zeros(len(alone), 1)
-    for places, out in held_out:
+    for places, out in (fit.held_out() for fit in fits):
         total[places.cpu()] += out.cpu().to(total)
         count[places.cpu()] += 1
     predictor.process = process.to(like.device)
@@ -130,6 +127,13 @@ def _process_alone(
     about = {"kind": "process", "outputs": goal.outputs}
     record = {"seed": seed, "networks": len(values)}
     return Predictor(about, goal, 0, example_inputs, record, process, 1.0)
+
+
+def _counted(networks: Sequence[Given]) -> int:
+    """How many there are; a single module has a length as well, of its layers."""
+    if isinstance(networks, nn.Module):
+        raise NetworkError("A list of networks is needed, received a single one.")
+    return len(networks)
 
 
 def _check(kind: str, count: int, valid: float, minutes: float | None) -> None:
