@@ -66,7 +66,8 @@ def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
     try:
         if fcntl is not None:  # says to other writers that this one is alive
             with contextlib.suppress(OSError):  # some network file systems know no locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # waits for one that looks at the new file at this moment, and lets go at once
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield path, handle
     finally:
         os.close(handle)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gmn_opt.weights import WeightSet, save
+from gmn_opt.weights import WeightSet, atomic, save
 from gmn_opt.weights.atomic import write_atomically
 
 TEMPORARY = re.compile(r"\.gmn-opt-[0-9a-f]{32}\.partial")
@@ -175,6 +175,39 @@ def test_many_writers_of_one_path(tmp_path: Path) -> None:
             assert len(set(text)) == 1
         time.sleep(0.002)
     assert not errors
+    assert _names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(atomic.fcntl is None, reason="needs file locks")
+def test_a_writer_waits_for_one_that_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that holds the new file for a moment must not leave its writer without a lock."""
+    lock = atomic.fcntl.flock
+    exclusive = atomic.fcntl.LOCK_EX | atomic.fcntl.LOCK_NB
+    held: list[int] = []
+    gone = threading.Event()
+
+    def let_go() -> None:
+        os.close(held[0])
+        gone.set()
+
+    def looked_at(handle: int, how: int) -> None:
+        if not held:
+            (path,) = tmp_path.iterdir()
+            held.append(os.open(path, os.O_RDONLY))
+            lock(held[0], exclusive)
+            threading.Timer(0.2, let_go).start()
+        lock(handle, how)
+
+    def write(path: Path) -> None:
+        path.write_text("x")
+        assert gone.wait(5)
+        other = os.open(path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            lock(other, exclusive)
+        os.close(other)
+
+    monkeypatch.setattr(atomic.fcntl, "flock", looked_at)
+    write_atomically(tmp_path / "a.txt", write)
     assert _names(tmp_path) == ["a.txt"]
 
 
