@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from experiments import frame
-from experiments.shrink_rule import shrunk
+from experiments.shrink_rule import chosen_shares, shrunk
 from gmn_opt.meta import (
     FullBackprop,
     MetaConfig,
@@ -82,7 +82,7 @@ PRESETS = {"smoke": Size(0.05, 10, 1), "cpu": Size(15, 700, 2), "gpu": Size(15, 
 
 
 def cell(
-    name: str, seed: int, size: Size, shares: tuple[float, ...], measure: Validation, path: Path
+    name: str, seed: int, size: Size, shares: list[float], measure: Validation, path: Path
 ) -> dict[str, Any]:
     """Meta-train one variant, keep its weights beside ``path``, and judge it."""
     trainer = MetaTrainer(MetaTrainSuite(), replace(VARIANTS[name], seed=seed), measure.device)
@@ -94,7 +94,7 @@ def cell(
     if isinstance(rule, LearnedRule):
         save_rule(path.with_suffix(".safetensors"), rule)
     judged = {}
-    for share in shares if isinstance(rule, LearnedRule) else (1.0,):
+    for share in shares if isinstance(rule, LearnedRule) else [1.0]:
         scaled = shrunk(rule, share) if isinstance(rule, LearnedRule) else rule
         ratios = measure.ratios(scaled, World())
         judged[f"{share:g}"] = {"score": score(ratios), "ratios": ratios}
@@ -180,9 +180,7 @@ def main(
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
         names = frame.chosen("variant", variants, VARIANTS)
-        parts = tuple(float(share) for share in shares.split(","))
-        if not all(0 < part <= 1 for part in parts):
-            raise ValueError(f"--shares takes numbers in (0, 1], received {shares!r}.")
+        parts = chosen_shares(shares)
         where = frame.choose_device(device)
     size = PRESETS[preset]
     if minutes is not None:

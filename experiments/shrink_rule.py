@@ -36,6 +36,14 @@ def shrunk(rule: LearnedRule, share: float) -> LearnedRule:
     return made
 
 
+def chosen_shares(text: str) -> list[float]:
+    """What --shares says, in order; raises ValueError for a share outside of (0, 1]."""
+    given = sorted({float(share) for share in text.split(",")})
+    if not all(0 < share <= 1 for share in given):
+        raise ValueError(f"--shares takes numbers in (0, 1], received {text!r}.")
+    return given
+
+
 def main(
     run: Annotated[Path, typer.Option(help="Folder of a meta-training run.")],
     out: frame.Out = Path("runs/shrunk"),
@@ -57,9 +65,7 @@ def main(
         if every is not None:
             rule.config = replace(rule.config, every=every)
         record = frame.read_json(run / "result.json")
-        given = sorted({float(share) for share in shares.split(",")})
-        if not given or not all(0 < share <= 1 for share in given):
-            raise ValueError(f"--shares takes numbers in (0, 1], received {shares!r}.")
+        given = chosen_shares(shares)
     measure = Validation(validation(), steps, networks, seed)
     found: dict[str, dict[str, Any]] = {}
     for share in given:
