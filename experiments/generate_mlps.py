@@ -176,8 +176,8 @@ def fit(
     generator = fit_generator(
         training, graph, field=sizes.field, flow=replace(sizes.flow, pair=pair),
         model=network(images.train.shape[1], sizes.width), example=images.train[:2],
-        seed=seed, out=folder, resume=resume and (folder / CHECKPOINT).is_file(),
-        progress=console.is_terminal,
+        inputs=images.train, seed=seed, out=folder,
+        resume=resume and (folder / CHECKPOINT).is_file(), progress=console.is_terminal,
     )  # fmt: skip
     generator.save(folder.with_suffix(".safetensors"))
     return generator

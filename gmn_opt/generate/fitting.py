@@ -22,6 +22,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from gmn_opt.generate.behaviour import GAPS, Behaviour, Gap
 from gmn_opt.generate.conditions import Conditions
 from gmn_opt.generate.generator import Generator
 from gmn_opt.generate.pairing import paired
@@ -56,6 +57,10 @@ class FlowConfig:
             training networks; see :mod:`gmn_opt.generate.neurons`.
         balance: How much the loss makes up for the sizes of tensors: 0 counts every weight alike, 1
             every tensor.
+        function: How networks are compared in what they do, as a part of the loss: ``"mse"`` of
+            outputs, ``"kl"`` of logits, or None for weights alone; see
+            :mod:`gmn_opt.generate.behaviour`. Needs ``model`` and ``inputs``.
+        function_weight: Of that part.
         check_every: Steps between checkpoints.
 
     Raises ValueError for settings with which nothing could be fitted.
@@ -73,6 +78,8 @@ class FlowConfig:
     rank: int = 0
     neurons: bool = False
     balance: float = 0.0
+    function: Gap | None = None
+    function_weight: float = 2.0
     check_every: int = 500
 
     def __post_init__(self) -> None:
@@ -90,6 +97,12 @@ class FlowConfig:
             raise ValueError("neurons=True is for networks in no order; set shared_order=False.")
         if not 0 <= self.balance <= 1:
             raise ValueError(f"balance must be from 0 to 1, received {self.balance}.")
+        if self.function is not None and self.function not in GAPS:
+            raise ValueError(
+                f"function is one of {list(GAPS)}, or None; received {self.function!r}."
+            )
+        if not self.function_weight > 0:
+            raise ValueError(f"function_weight must be positive, received {self.function_weight}.")
         if not (0 <= self.drop < 1 and 0 <= self.average < 1):
             raise ValueError(f"drop and average must be in [0, 1), received {self}.")
 
@@ -103,6 +116,7 @@ def fit_generator(
     flow: FlowConfig | None = None,
     model: nn.Module | None = None,
     example: Tensor | None = None,
+    inputs: Tensor | None = None,
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
@@ -121,6 +135,7 @@ def fit_generator(
         field: Sizes of the velocity field.
         flow: Settings of the fit.
         model, example: A network and inputs ``[batch, ...]``, for probes; INRs need no example.
+        inputs: What networks are called with where ``flow.function`` compares them, ``[n, ...]``.
         seed: Of everything random.
         out: Folder for checkpoints.
         resume: Go on with the checkpoint in ``out``.
@@ -135,7 +150,9 @@ def fit_generator(
         ImportError: scipy is missing, which pairing needs.
     """
     sets = training_sets(networks, graph)
-    run = _Run(sets, conditions, field or FieldConfig(), flow or FlowConfig(), seed, model, example)
+    run = _Run(
+        sets, conditions, field or FieldConfig(), flow or FlowConfig(), seed, model, example, inputs
+    )
     if resume:
         if out is None:
             raise ValueError("resume=True needs out=, the folder of the checkpoint.")
@@ -177,6 +194,7 @@ class _Run:
         seed: int,
         model: nn.Module | None,
         example: Tensor | None,
+        inputs: Tensor | None,
     ) -> None:
         if flow.shared_order and len(sets) > 1:
             raise ValueError("Networks in a shared order have one graph, received several.")
@@ -198,9 +216,23 @@ class _Run:
                 field, units, self.conditions.size,
                 model=model, graph=sets[0][0], example=example,
             )  # fmt: skip
+        self.behaviours = self._behaviours(model, inputs) if flow.function else []
         self.average = copy.deepcopy(self.field).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.field.parameters(), lr=flow.lr, weight_decay=0.0)
         self.done = 0
+
+    def _behaviours(self, model: nn.Module | None, inputs: Tensor | None) -> list[Behaviour]:
+        kind = self.flow.function
+        if kind is None or model is None or inputs is None or not len(inputs):
+            raise ValueError(
+                f"function={kind!r} compares what networks say: pass model=, a module of the "
+                "architecture, and inputs=, a tensor [n, ...] of what it reads."
+            )
+        units = self.field.units
+        return [
+            Behaviour(model, graph, units, values, known, self.labels, inputs, kind)
+            for (graph, _), values, known in zip(self.sets, self.values, self.known, strict=True)
+        ]
 
     def step(self) -> float:
         """One step; the loss."""
@@ -224,6 +256,12 @@ class _Run:
         units = self.field.units
         apart = units.colored(graph, velocity - units.within(data - noise), shift=False)
         loss = (apart.square() * shares(graph, flow.balance)).mean()
+        if self.behaviours:
+            behaviour = self.behaviours[which]
+            ends = at + (1 - time).unsqueeze(1) * velocity
+            gap = behaviour.on_the_way(ends, data, random)
+            gap = gap + behaviour.on_its_own(self.field, flow.batch, random)
+            loss = loss + flow.function_weight * gap
         if not bool(loss.isfinite()):
             raise RuntimeError(f"The loss is {loss.item()} at step {self.done}. Lower lr.")
         for group in self.optimizer.param_groups:
@@ -277,6 +315,7 @@ class _Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": self.generator_state.get_state(),
+            "paths": [b.state() for b in self.behaviours],
             "done": self.done,
         }
         buffer = io.BytesIO()
@@ -303,6 +342,8 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator_state.set_state(state["random"])
+        for behaviour, paths in zip(self.behaviours, state["paths"], strict=True):
+            behaviour.restore(paths)
         self.done = state["done"]
 
 

@@ -1,0 +1,163 @@
+"""What generated networks do, as a part of the loss.
+
+A network is more than its weights, each about right: flow matching alone leaves errors that are
+small in every weight and large in what they add up to. So the end of the line that the field points
+at is also called with inputs, and compared with what training networks say there:
+
+- *on the way*, between noise and a training network, with what that network says;
+- *on its own*, where sampling leads from noise to, with the mean of what all training networks (of
+  the class) say. There the field has never been when it learns from lines alone, and an error made
+  early is not corrected later (exposure bias; Bengio et al. 2015, arXiv 1506.03099). Paths of a
+  batch of samples are kept open, and go on by a step of the field at every step of the fit.
+
+The expected output is what a least-squares fit of outputs finds as well, so the field still aims at
+the conditional mean, in a metric that knows what a network does. No labels are needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from gmn_opt.generate.units import Units
+from gmn_opt.graph import ParameterGraph
+from gmn_opt.metanet import blocked
+
+Gap = Literal["mse", "kl"]
+GAPS: tuple[Gap, ...] = ("mse", "kl")
+#: Inputs that networks are compared at in a step, steps from noise to a network on average, and
+#: training networks that a mean is taken over.
+_INPUTS, _STEPS, _MOST = 64, 16, 256
+#: Of points ``[B, P]`` at times ``[B]`` under conditions ``[B, k]``, velocities ``[B, P]``.
+Field = Callable[[ParameterGraph, Tensor, Tensor, Tensor], Tensor]
+
+
+class Behaviour:
+    """Of the networks of one graph.
+
+    Args:
+        model: A module of the architecture; its parameters are not read, its buffers are.
+        graph: The parameter graph.
+        units: Of the weights.
+        values: Training networks ``[N, P]`` in units.
+        known: Their conditions ``[N, k]``, encoded.
+        labels: Their classes int64 ``[N]``, where noise is drawn per class.
+        inputs: What networks are called with, ``[n, ...]``.
+        gap: ``"mse"``, relative to the variance of outputs, or ``"kl"`` where the last dimension of
+            outputs are logits.
+
+    Raises ValueError when the model cannot be called with the inputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ParameterGraph,
+        units: Units,
+        values: Tensor,
+        known: Tensor,
+        labels: Tensor | None,
+        inputs: Tensor,
+        gap: Gap,
+    ) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.graph, self.units, self.values, self.known = graph, units, values, known
+        self.labels, self.inputs, self.gap = labels, inputs, gap
+        self.paths: Tensor | None = None
+        #: How far each path is, and the training network whose condition it has.
+        self.times, self.of = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        try:
+            self.says(values[:1], inputs[:1])
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"The model cannot be called with inputs {list(inputs.shape)} of {inputs.dtype}: "
+                f"{error}. Pass inputs=, a tensor [n, ...] of what the networks read."
+            ) from error
+
+    def says(self, values: Tensor, x: Tensor) -> Tensor:
+        """Outputs ``[B, n, ...]`` of networks ``[B, P]`` in units at inputs ``[n, ...]``."""
+        named = blocked(self.graph).unflatten(self.units.back(self.graph, values))
+        out: Tensor = vmap(lambda own: functional_call(self.model, own, (x,)))(named)
+        return out
+
+    def on_the_way(self, ends: Tensor, data: Tensor, random: torch.Generator) -> Tensor:
+        """How far the networks ``ends`` [B, P] are from ``data`` [B, P] in what they say."""
+        x = self._draw(random)
+        with torch.no_grad():
+            wanted = self.says(data, x)
+        return gap(self.gap, self.says(ends, x), wanted)
+
+    def on_its_own(self, field: Field, batch: int, random: torch.Generator) -> Tensor:
+        """The same for ends of lines that begin where sampling has come to, which goes on."""
+        at = self._open(batch, random)
+        velocity = field(self.graph, at, self.times, self.known[self.of])
+        ends = at + (1 - self.times).unsqueeze(1) * velocity
+        x = self._draw(random)
+        found = gap(self.gap, self.says(ends, x), self._expected(x, random))
+        step = 2 / _STEPS * torch.rand(batch, generator=random)
+        self.paths = (at + step.unsqueeze(1) * velocity).detach()
+        self.times = self.times + step
+        return found
+
+    def _draw(self, random: torch.Generator) -> Tensor:
+        return self.inputs[torch.randint(len(self.inputs), (_INPUTS,), generator=random)]
+
+    def _open(self, batch: int, random: torch.Generator) -> Tensor:
+        """Points of all paths; those that have come to their end begin anew."""
+        if self.paths is None:
+            self.paths = self.values.new_zeros(batch, self.values.shape[1])
+            self.times, self.of = torch.ones(batch), torch.zeros(batch, dtype=torch.int64)
+        over = self.times >= 1
+        drawn = torch.randint(len(self.known), (batch,), generator=random)
+        self.of = torch.where(over, drawn, self.of)
+        self.times = torch.where(over, torch.zeros(()), self.times)
+        labels = None if self.labels is None else self.labels[self.of]
+        fresh = self.units.noise(self.graph, batch, random, labels)
+        return torch.where(over.unsqueeze(1), fresh, self.paths)
+
+    @torch.no_grad()
+    def _expected(self, x: Tensor, random: torch.Generator) -> Tensor:
+        """Mean of what training networks of each path's condition say, ``[batch, n, ...]``."""
+        some = torch.arange(len(self.values))
+        if len(some) > _MOST:
+            drawn = torch.randint(len(some), (_MOST,), generator=random)
+            some = torch.cat([drawn, self.of]).unique()
+        said = centred(self.gap, self.says(self.values[some], x))
+        alike = (self.known[self.of].unsqueeze(1) == self.known[some]).all(-1).to(said)
+        mean = (alike / alike.sum(1, keepdim=True)) @ said.flatten(1)
+        return mean.unflatten(1, said.shape[1:])
+
+    def state(self) -> dict[str, Tensor]:
+        """What a fit that goes on needs; empty before the first step."""
+        if self.paths is None:
+            return {}
+        return {"paths": self.paths, "times": self.times, "of": self.of}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """From :meth:`state`."""
+        if state:
+            self.paths, self.times, self.of = state["paths"], state["times"], state["of"]
+
+
+def centred(kind: Gap, outputs: Tensor) -> Tensor:
+    """Logits up to what a softmax does not see; other outputs as they are."""
+    return outputs - outputs.mean(-1, keepdim=True) if kind == "kl" else outputs
+
+
+def gap(kind: Gap, made: Tensor, wanted: Tensor) -> Tensor:
+    """How far outputs are from those wanted, both ``[B, n, ...]``: a scalar."""
+    if kind == "kl":
+        return F.kl_div(
+            made.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True
+        ).sum(-1).mean()  # fmt: skip
+    variance = wanted.var(dim=1, correction=0).mean().clamp_min(1e-12)
+    return (made - wanted).square().mean() / variance
+
+
+__all__ = ["GAPS", "Behaviour", "Gap", "gap"]

@@ -1,0 +1,154 @@
+"""What generated networks do, as a part of the loss of a generator."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from gmn_opt.generate import FieldConfig, FlowConfig, fit_generator
+from gmn_opt.generate.behaviour import Behaviour, Gap, gap
+from gmn_opt.generate.units import Units
+from gmn_opt.graph import ParameterGraph
+from gmn_opt.metanet import blocked
+from tests.generate.networks import mlp, mlp_graph, mlps
+
+SMALL = FieldConfig(hidden=8, edge_hidden=4, layers=1)
+INPUTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+
+
+def behaviour(kind: Gap = "mse", count: int = 6, conditions: Tensor | None = None) -> Behaviour:
+    graph = mlp_graph()
+    flat = blocked(graph).flatten(mlps(count))
+    units = Units.of([(graph, flat)], neurons=True)
+    known = torch.zeros(count, 0) if conditions is None else conditions
+    return Behaviour(mlp(), graph, units, units.into(graph, flat), known, None, INPUTS, kind)
+
+
+def random(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def still(graph: ParameterGraph, at: Tensor, time: Tensor, told: Tensor) -> Tensor:
+    """A field that does not move."""
+    return torch.zeros_like(at)
+
+
+def test_networks_say_what_the_module_says() -> None:
+    own, networks = behaviour(), mlps(6)
+    said = own.says(own.values, INPUTS)
+    for i in range(6):
+        wanted = functional_call(mlp(), {n: t[i] for n, t in networks.items()}, (INPUTS,))
+        torch.testing.assert_close(said[i], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+def test_a_gap_is_zero_for_the_network_itself_and_grows(kind: Gap) -> None:
+    own = behaviour(kind)
+    apart = [
+        float(own.on_the_way(own.values + size, own.values, random())) for size in (0, 0.1, 0.5)
+    ]
+    assert apart[0] == pytest.approx(0, abs=1e-6)
+    assert apart[0] < apart[1] < apart[2]
+    permuted = own.graph.random_symmetry(random(3))
+    layout = blocked(own.graph)
+    moved = layout.flatten(permuted.apply(layout.unflatten(own.values)))
+    assert float(own.on_the_way(moved, own.values, random())) == pytest.approx(0, abs=1e-6)
+
+
+def test_gaps_are_those_of_the_formulas() -> None:
+    made, wanted = (torch.randn(2, 5, 3, generator=random(s)).double() for s in (2, 3))
+    p, q = wanted.softmax(-1), made.softmax(-1)
+    by_hand = (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(gap("kl", made, wanted), by_hand)
+    torch.testing.assert_close(gap("kl", made + 7, wanted), by_hand)
+    spread = ((wanted - wanted.mean(1, keepdim=True)) ** 2).mean()
+    torch.testing.assert_close(gap("mse", made, wanted), ((made - wanted) ** 2).mean() / spread)
+
+
+def test_paths_go_on_and_begin_anew() -> None:
+    own, generator = behaviour(), random()
+    times = []
+    for _ in range(60):
+        own.on_its_own(still, 4, generator)
+        times.append(own.times)
+    falls = sum(int((b < a).sum()) for a, b in itertools.pairwise(times))
+    assert 4 <= falls <= 24  # sixteen steps each on average
+    assert float(torch.stack(times).max()) < 1 + 2 / 16
+    kept = behaviour()
+    kept.restore(own.state())
+    again = random(5)
+    assert torch.equal(own.on_its_own(still, 4, random(5)), kept.on_its_own(still, 4, again))
+
+
+def test_paths_are_judged_by_the_networks_of_their_condition() -> None:
+    one_hot = torch.tensor([[1.0, 0.0, 1.0]] * 3 + [[0.0, 1.0, 1.0]] * 3)
+    own = behaviour(conditions=one_hot)
+    own.on_its_own(still, 8, random())
+    said = own.says(own.values, INPUTS)
+    expected = own._expected(INPUTS, random())
+    for i, of in enumerate(own.of.tolist()):
+        part = said[:3] if of < 3 else said[3:]
+        torch.testing.assert_close(expected[i], part.mean(0))
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+def test_generators_that_know_what_networks_do_say_the_right_things(kind: Gap) -> None:
+    graph, networks = mlp_graph(), mlps(24)
+    apart = []
+    for function in (None, kind):
+        flow = FlowConfig(
+            steps=150, batch=16, lr=1e-2, average=0.95, neurons=True,
+            function=function, function_weight=5.0,
+        )  # fmt: skip
+        field = FieldConfig(hidden=16, edge_hidden=8, layers=1)
+        generator = fit_generator(
+            networks, graph, field=field, flow=flow, model=mlp(), inputs=INPUTS
+        )
+        made = generator.units.into(graph, blocked(graph).flatten(generator.sample(32, steps=8)))
+        own = behaviour(kind, 24)
+        said = own.says(made, INPUTS)
+        wanted = own.says(own.values, INPUTS).mean(0).expand_as(said)
+        apart.append(float(gap(kind, said, wanted)))
+    assert apart[1] < 0.7 * apart[0]
+
+
+def test_resumed_fits_end_alike(tmp_path: Path) -> None:
+    graph, networks = mlp_graph(), mlps(8)
+    flow = FlowConfig(steps=4, batch=4, check_every=2, function="mse")
+    fit = {"field": SMALL, "flow": flow, "model": mlp(), "inputs": INPUTS}
+    whole = fit_generator(networks, graph, **fit)  # type: ignore[arg-type]
+    fit_generator(networks, graph, out=tmp_path, stop=2, **fit)  # type: ignore[arg-type]
+    resumed = fit_generator(networks, graph, out=tmp_path, resume=True, **fit)  # type: ignore[arg-type]
+    first, second = whole.sample(2), resumed.sample(2)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_one_fit_compares_several_widths_and_classes() -> None:
+    graphs = [mlp_graph(5), mlp_graph(7)]
+    generator = fit_generator(
+        [mlps(6, 5), mlps(6, 7)], graphs, conditions=torch.arange(12) % 3, field=SMALL,
+        flow=FlowConfig(steps=6, batch=4, function="kl"), model=mlp(), inputs=INPUTS,
+    )  # fmt: skip
+    assert generator.sample(2, 1, graph=graphs[1])["0.weight"].shape == (2, 7, 3)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    graph, networks = mlp_graph(), mlps(4)
+    flow = FlowConfig(steps=2, function="kl")
+    with pytest.raises(ValueError, match="pass model="):
+        fit_generator(networks, graph, field=SMALL, flow=flow, inputs=INPUTS)
+    with pytest.raises(ValueError, match="inputs=, a tensor"):
+        fit_generator(networks, graph, field=SMALL, flow=flow, model=mlp())
+    with pytest.raises(ValueError, match=r"cannot be called with inputs \[9, 4\]"):
+        fit_generator(
+            networks, graph, field=SMALL, flow=flow, model=mlp(), inputs=torch.zeros(9, 4)
+        )
+    with pytest.raises(ValueError, match="function is one of"):
+        FlowConfig(function="mae")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="function_weight must be positive"):
+        FlowConfig(function="kl", function_weight=0.0)
