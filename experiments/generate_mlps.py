@@ -4,7 +4,9 @@
 size for a CPU: 100 MLPs from different initializations, generators fitted to them, and the
 accuracy of what they make as it is and after 1, 10 and 100 steps of training, beside flattened
 flows, noise added to training networks, and averages of aligned pairs. Ours is fitted to the
-networks as they are, in no common order, with and without noise that is paired up to permutations.
+networks as they are, in no common order, to their weights and to what they say of the training
+images (no labels are read); beside it, to weights alone, and with noise that is not paired up to
+permutations.
 Every kind is audited. Writes ``result.json``, the generators, ``training.safetensors`` and
 ``accuracy_and_novelty.png``; ``--resume`` goes on with the fits that are there.
 """
@@ -63,11 +65,20 @@ from gmn_opt.generate.fitting import CHECKPOINT
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 
-PAIRED, UNPAIRED = "graph metanet, noise paired", "graph metanet, noise not paired"
+OURS = "graph metanet"
+#: File, and what of the flow is changed.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("metanet", {}),
+    "graph metanet, weights alone": ("weights_alone", {"function": None}),
+    "graph metanet, noise not paired": ("unpaired", {"pair": False}),
+}
 TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
-FIELD = FieldConfig(hidden=48, edge_hidden=4, layers=1, probes=48, carried=24)
-FLOW = FlowConfig(steps=6000, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=250)
+FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32)
+FLOW = FlowConfig(
+    steps=8000, batch=16, lr=4e-3, neurons=True, balance=0.5, function="kl", function_weight=4.0,
+    check_every=250,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Sizes:
     field: FieldConfig = FIELD
     flow: FlowConfig = FLOW
     flat_widths: tuple[int, ...] = (64,)
-    flat_steps: int = 6000
+    flat_steps: int = 8000
     added: tuple[float, ...] = (0.1, 0.3)
 
 
@@ -95,14 +106,14 @@ PRESETS = {
     "smoke": Sizes(
         networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, fine_steps=(0, 1),
         field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2),
-        flow=FlowConfig(steps=3, batch=4, neurons=True, balance=0.5), flat_widths=(4,),
+        flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
     "long": Sizes(
-        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=4000,
+        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=12_000,
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32),
-        flow=FlowConfig(steps=8000, batch=16, lr=4e-3, neurons=True, balance=0.5, check_every=250),
+        flow=replace(FLOW, steps=12_000),
     ),
 }  # fmt: skip
 
@@ -132,8 +143,9 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     clock.lap("training networks", goes_on=True)
     kinds: dict[str, Stacked] = {TRAINING: {n: t[: sizes.judged] for n, t in training.items()}}
     parameters = {}
-    for name, pair in ((PAIRED, True), (UNPAIRED, False)):
-        generator = fit(training, graph, images, sizes, pair, seed, out, resume, console)
+    for name, (file, changes) in VARIANTS.items():
+        flow = replace(sizes.flow, **changes)
+        generator = fit(training, graph, images, sizes, flow, seed, out / file, resume, console)
         kinds[name] = generator.sample(sizes.judged, steps=sizes.sampling, seed=seed + 1)
         clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
@@ -168,13 +180,12 @@ def _training(sizes: Sizes, images: Images, seed: int, path: Path, resume: bool)
 
 
 def fit(
-    training: Stacked, graph: ParameterGraph, images: Images, sizes: Sizes, pair: bool, seed: int,
-    out: Path, resume: bool, console: Console,
+    training: Stacked, graph: ParameterGraph, images: Images, sizes: Sizes, flow: FlowConfig,
+    seed: int, folder: Path, resume: bool, console: Console,
 ) -> Generator:  # fmt: skip
-    """Ours, and its file ``paired.safetensors`` or ``unpaired.safetensors``."""
-    folder = out / ("paired" if pair else "unpaired")
+    """Ours; checkpoints go to ``folder``, the generator to the file of that name."""
     generator = fit_generator(
-        training, graph, field=sizes.field, flow=replace(sizes.flow, pair=pair),
+        training, graph, field=sizes.field, flow=flow,
         model=network(images.train.shape[1], sizes.width), example=images.train[:2],
         inputs=images.train, seed=seed, out=folder,
         resume=resume and (folder / CHECKPOINT).is_file(), progress=console.is_terminal,

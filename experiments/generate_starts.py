@@ -34,7 +34,7 @@ from experiments.frame import (
     table,
     write_record,
 )
-from experiments.generate_mlps import PAIRED
+from experiments.generate_mlps import OURS
 from experiments.generation.populations import Images, Stacked, initial, losses, network, train
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.generate import Generator
@@ -87,7 +87,7 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
     target = curves[DEFAULT]["mean"][-1]
     found = {name: judged(c, target, sizes) for name, c in curves.items()}
     parts = record["cpu_seconds"]
-    cost = parts["training networks"] + parts[PAIRED] + sampled
+    cost = parts["training networks"] + parts[OURS] + sampled
     saved = found[DEFAULT]["steps"] - (found["generated"]["steps"] or sizes.steps)
     facts = {
         "sizes": asdict(sizes), "seed": seed, "from": "mnist", "to": "fashion_mnist",
@@ -106,7 +106,7 @@ def starts(
 ) -> dict[str, Stacked]:
     """Networks to begin from, by kind."""
     count = sizes.networks
-    generator = Generator.load(folder / "paired.safetensors", network(pixels, width))
+    generator = Generator.load(folder / "metanet.safetensors", network(pixels, width))
     random = torch.Generator().manual_seed(seed + 1)
     noise = generator.units.noise(generator.graph, count, random)
     default = initial(count, pixels, width, seed)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.generate_mlps import AVERAGES, PAIRED, PRESETS, TRAINING, run
+from experiments.generate_mlps import AVERAGES, OURS, PRESETS, TRAINING, run
 from experiments.generate_starts import DEFAULT, judged
 from experiments.generate_starts import PRESETS as START_PRESETS
 from experiments.generate_starts import Sizes as StartSizes
@@ -24,7 +24,7 @@ def test_smoke(tmp_path: Path) -> None:
     console = Console(quiet=True)
     record = run(PRESETS["smoke"], 0, tmp_path / "mlps", False, console)
     kinds = record["kinds"]
-    assert {TRAINING, PAIRED, AVERAGES, "flattened, width 4, aligned"} <= kinds.keys()
+    assert {TRAINING, OURS, AVERAGES, "flattened, width 4, aligned"} <= kinds.keys()
     # half way between two networks one is at half of their distance from each
     assert kinds[AVERAGES]["novelty"] == pytest.approx(0.5, abs=0.1)
     assert kinds["training networks and 10% noise"]["novelty"] < 0.2
