@@ -11,6 +11,7 @@ that permutations leave as it is, the sorted values of every tensor, and only th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,9 @@ class Audit:
         """Median nearest distance by the median distance of pairs of training networks.
 
         0 for copies, 1 for networks that are as far from the training networks as those from each
-        other.
+        other. NaN where the training networks are all the same.
         """
-        return float(self.nearest.median() / self.pairs.median())
+        return _ratio(self.nearest, self.pairs)
 
     @property
     def copies(self) -> float:
@@ -57,14 +58,14 @@ class Audit:
         return float((self.nearest < _COPY * self.pairs.median()).float().mean())
 
     def summary(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON; None for what cannot be said."""
         return {
             "nearest_median": float(self.nearest.median()),
             "nearest_smallest": float(self.nearest.min()),
             "training_nearest_median": float(self.among.median()),
             "training_pairs_median": float(self.pairs.median()),
-            "novelty": self.novelty,
-            "nearest_by_training_nearest": float(self.nearest.median() / self.among.median()),
+            "novelty": _plain(self.novelty),
+            "nearest_by_training_nearest": _plain(_ratio(self.nearest, self.among)),
             "copies": self.copies,
         }
 
@@ -75,8 +76,23 @@ class Audit:
             f"Distance to the nearest training network: median {s['nearest_median']:.3g}, smallest "
             f"{s['nearest_smallest']:.3g}. Training networks to their nearest: median "
             f"{s['training_nearest_median']:.3g}; to each other: {s['training_pairs_median']:.3g}. "
-            f"Ratio to the latter {s['novelty']:.2f}; copies {100 * s['copies']:.0f} %."
+            f"Ratio to the latter {self.novelty:.2f}; copies {100 * s['copies']:.0f} %."
         )
+
+
+def _ratio(first: Tensor, second: Tensor) -> float:
+    """Of the medians; NaN where the second is zero."""
+    below = float(second.median())
+    return float(first.median()) / below if below else math.nan
+
+
+def _plain(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    """``[n, m]``; those of near ones are not lost in rounding, as by products they would be."""
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def audit(
@@ -108,10 +124,10 @@ def audit(
     new, old = training_set(generated, graph), training_set(training, graph)
     generator = torch.Generator().manual_seed(seed)
     if shared_order:
-        apart = torch.cdist(new, old)
+        apart = _distances(new, old)
         nearest, which = apart.min(1)
         some = torch.randperm(len(old), generator=generator)[:1000]
-        within = torch.cdist(old[some], old)
+        within = _distances(old[some], old)
         within[torch.arange(len(some)), some] = torch.inf
         other = torch.randint(1, len(old), (len(some),), generator=generator)
         pairs = (old[some] - old[(some + other) % len(old)]).norm(dim=1)
@@ -139,7 +155,7 @@ class _Aligned:
 
     def nearest(self, new: Tensor, left_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distance to the nearest one and its index; ``left_out`` [n] may not be it."""
-        apart = torch.cdist(self._fingerprint(new), self.prints)
+        apart = _distances(self._fingerprint(new), self.prints)
         if left_out is not None:
             apart[torch.arange(len(new)), left_out] = torch.inf
         chosen = apart.topk(self.candidates, largest=False).indices
@@ -199,7 +215,7 @@ def nearest_images(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
             f"{list(known.shape[1:])}."
         )
     size = images[0].numel()
-    values, which = (torch.cdist(images.flatten(1).float(), known.flatten(1).float())).min(1)
+    values, which = _distances(images.flatten(1).float(), known.flatten(1).float()).min(1)
     return values / size**0.5, which
 
 

@@ -210,5 +210,5 @@ def _standardized(predictor: Predictor, networks: Sequence[Given]) -> Tensor:
 
 def _distance(x: Tensor, seen: Tensor) -> Tensor:
     """Mean distance to the nearest of ``seen``, ``[n]``."""
-    apart = torch.cdist(x, seen.to(x))
+    apart = torch.cdist(x, seen.to(x), compute_mode="donot_use_mm_for_euclid_dist")
     return apart.topk(min(_NEIGHBOURS, len(seen)), largest=False).values.mean(1)

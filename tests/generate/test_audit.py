@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -36,8 +38,35 @@ def test_in_a_shared_order_nothing_is_aligned() -> None:
     same = {n: t[:2] for n, t in training.items()}
     found = audit(same, training, graph, shared_order=True)
     assert found.which.tolist() == [0, 1]
-    assert float(found.nearest.max()) < 1e-2  # cdist in single precision
+    assert float(found.nearest.max()) == 0
     assert float(found.among.min()) > 0
+
+
+def test_near_networks_are_at_their_distance() -> None:
+    """As after a few steps from one start: differences are far below what rounding of norms is."""
+    graph, start = mlp_graph(), mlps(1)
+    near = {
+        n: t + 1e-5 * torch.randn(8, *t.shape[1:], generator=torch.Generator().manual_seed(2))
+        for n, t in start.items()
+    }
+    new = {n: t[:2] + 1e-5 for n, t in near.items()}
+    found = audit(new, near, graph, shared_order=True)
+    wanted = 1e-5 * sum(t[0].numel() for t in near.values()) ** 0.5
+    assert found.nearest.tolist() == pytest.approx([wanted, wanted], rel=0.05)
+    assert found.copies == 0
+
+
+@pytest.mark.parametrize("shared_order", [False, True])
+def test_training_networks_that_are_all_the_same(shared_order: bool) -> None:
+    """There is nothing to compare with, and JSON knows no NaN."""
+    graph = mlp_graph()
+    same = {n: t.expand(6, *t.shape[1:]) for n, t in mlps(1).items()}
+    found = audit(mlps(3, seed=1), same, graph, shared_order=shared_order)
+    kept = json.loads(json.dumps(found.summary(), allow_nan=False))
+    assert kept["novelty"] is None
+    assert kept["nearest_by_training_nearest"] is None
+    assert kept["nearest_median"] > 0
+    assert "nan" in found.text()
 
 
 def test_shared_errors_are_intersection_over_union() -> None:
