@@ -30,7 +30,7 @@ from experiments import frame
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
 
 REGIMES = ("all", "tenth", "wider", "half")
-KINDS = ("graph", "trees", "forest", "statnn", "deepsets", "dmc")
+KINDS = ("graph", "process", "trees", "forest", "statnn", "deepsets", "dmc")
 TARGET = "test_accuracy"
 #: Networks used at most, seeds, members, epochs of graph metanets, epochs of the other networks.
 PRESETS = {"smoke": (64, 1, 1, 2, 2), "cpu": (4000, 3, 1, 20, 40), "gpu": (30000, 5, 3, 40, 80)}
