@@ -9,8 +9,10 @@ On a zoo of `experiments.model_zoo`, after Lim et al. 2023 (arXiv 2312.04501, se
 - *wider*: learn from narrow networks, judge by strictly wider ones of the same kind;
 - *half*: as *all*, but from the weights half way through training: will this run be good?
 
-Beside graph metanets and what they are compared to stands *settings*: trees on how a network was
-trained and built, which never see a weight. ``result.json`` is written after every fit.
+Beside graph metanets and what they are compared to stand *settings*, trees on how a network was
+trained and built, which never see a weight, and *answers*, trees on statistics of weights and on
+what the network says of unlabelled images: function access, which weights alone do not have.
+``result.json`` is written after every fit.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ import typer
 from torch import Tensor
 
 from experiments import frame
+from experiments.zoo.answers import answers_of, features
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
+from gmn_opt.predict.trees import statistics_of
 
 REGIMES = ("all", "tenth", "wider", "half")
 KINDS = ("graph", "process", "trees", "forest", "statnn", "deepsets", "dmc")
@@ -77,13 +81,34 @@ def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tenso
     return torch.tensor(trees.predict(settings_matrix(test, train)))
 
 
+def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
+    """Predictions of trees that also know what networks say, see `experiments.zoo.answers`."""
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    known, asked = answers_of(train), answers_of(test)
+    x, x_test = (
+        torch.cat([statistics_of(part.networks), features(said, part, known, train)], 1).numpy()
+        for part, said in ((train, known), (test, asked))
+    )
+    trees = GradientBoostingRegressor(n_estimators=300, random_state=seed)
+    trees.fit(x, train.column(TARGET).numpy())
+    return torch.tensor(trees.predict(x_test))
+
+
+#: What is no `gmn_opt.predict` predictor of weights.
+BESIDE: dict[str, Callable[[NetworkDataset, NetworkDataset, int], Tensor]] = {
+    "settings": by_settings,
+    "answers": by_answers,
+}
+
+
 def judge(
     train: NetworkDataset, test: NetworkDataset, kind: str, seed: int, recipe: Recipe
 ) -> dict[str, float]:
     """R², tau and seconds of one fit."""
     began = time.perf_counter()
-    if kind == "settings":
-        predicted = by_settings(train, test, seed)
+    if kind in BESIDE:
+        predicted = BESIDE[kind](train, test, seed)
     else:
         made = fit_predictor(train, train.column(TARGET), kind=kind, seed=seed, recipe=recipe)
         predicted = made.predict(test)
@@ -102,7 +127,7 @@ def main(
     preset: frame.Preset = "cpu",
     regimes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(REGIMES),
     kinds: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(
-        ("settings", *KINDS)
+        ("settings", "answers", *KINDS)
     ),
     seeds: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
     networks: Annotated[int | None, typer.Option(help="At most so many of the zoo.")] = None,
@@ -119,7 +144,7 @@ def main(
         most, count = networks or most, seeds or count
         data = data.where(lambda row: row["network"] < most)
         every = frame.chosen("regime", regimes, REGIMES)
-        chosen = frame.chosen("kind", kinds, ("settings", *KINDS))
+        chosen = frame.chosen("kind", kinds, (*BESIDE, *KINDS))
         facts = begin(out, resume, {"zoo": zoo.name, "networks": len(data) // 2, "preset": preset})
 
         def say(regime: str, kind: str, seed: int, found: dict[str, float]) -> None:
