@@ -21,6 +21,8 @@ METRIC = (
 )
 #: A task whose loss ends as NaN counts as one that ends at this many times the reference.
 _LOST = 1e6
+#: Losses below it count alike: a task may be solved to the last digit.
+_SOLVED = 1e-9
 #: Outside these ratios a task counts less and less: one alone must not choose the checkpoint.
 _BEST, _WORST = 0.1, 20.0
 #: What a task can gain or lose beyond them, in nats.
@@ -71,7 +73,7 @@ class Validation:
             self.reference = self.losses(untrained, world)
         found = {}
         for name, loss in self.losses(rule, world).items():
-            ratio = loss / self.reference[name]
+            ratio = max(loss, _SOLVED) / max(self.reference[name], _SOLVED)
             found[name] = min(ratio, _LOST) if math.isfinite(ratio) else _LOST
         return found
 

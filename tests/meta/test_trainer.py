@@ -26,8 +26,9 @@ from gmn_opt.meta import (
 )
 from gmn_opt.meta.checkpoint import load_checkpoint, save_checkpoint
 from gmn_opt.meta.rules import flat_vector
-from gmn_opt.meta.validation import score
-from gmn_opt.optim import RuleConfig
+from gmn_opt.meta.validation import Validation, score
+from gmn_opt.meta.world import World
+from gmn_opt.optim import LearnedRule, RuleConfig
 from tasks.classification import ImageClassification
 from tasks.suites import MetaTrainSuite, validation
 from tests.meta.small_tasks import OneTask
@@ -207,6 +208,20 @@ def test_a_diverging_rule_has_a_finite_score() -> None:
     for name in trainer.average:
         trainer.average[name].fill_(torch.nan)
     assert math.log(20.0) < trainer.validate() < math.log(20.0) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("reference", "loss", "ratio"),
+    [(0.0, 0.0, 1.0), (0.0, 0.5, 1e6), (0.5, 0.0, 2e-9), (0.5, math.nan, 1e6), (0.5, 0.25, 0.5)],
+)
+def test_a_task_may_be_solved_to_the_last_digit(
+    reference: float, loss: float, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = Validation([], 4, reference={"a": reference})
+    monkeypatch.setattr(measure, "losses", lambda *_: {"a": loss})
+    found = measure.ratios(LearnedRule(), World())
+    assert found["a"] == pytest.approx(ratio)
+    assert math.isfinite(score(found))
 
 
 def test_nothing_validated_means_no_best_rule() -> None:
