@@ -244,22 +244,39 @@ def predictors() -> str:
     return grid(["", "R²", "τ"], rows)
 
 
+_REGIMES = {
+    "all": "all",
+    "tenth": "a tenth",
+    "wider": "trained on narrow ones, judged on wide ones",
+    "half": "half way through training",
+}
+_PREDICTORS = ("settings", "trees", "statnn", "process", "graph", "answers")
+
+
+def _by_regime(population: str) -> str:
+    fits = read(f"accuracy_prediction_{population}/result.json")["fits"]
+    kinds = [kind for kind in _PREDICTORS if kind in fits["all"]]
+    rows = []
+    for regime, title in _REGIMES.items():
+        cells = []
+        for kind in kinds:
+            runs = fits[regime][kind]
+            r2, tau = ([run[name] for run in runs] for name in ("r2", "tau"))
+            cells.append(f"{spread(r2)} / {sum(tau) / len(tau):.3f}")
+        rows.append([title, str(fits[regime]["settings"][0]["train"]), *cells])
+    return grid(["R² / τ", "Training networks", *kinds], rows)
+
+
 @table
 def regimes() -> str:
-    """Accuracy of 3,000 CNNs from their weights, in several regimes."""
-    titles = {
-        "all": "all",
-        "tenth": "a tenth",
-        "wider": "trained on narrow ones, judged on wide ones",
-        "half": "half way through training",
-    }
-    fits = read("accuracy_prediction_cnns/result.json")["fits"]
-    rows = []
-    for regime, title in titles.items():
-        found = {kind: runs[0] for kind, runs in fits[regime].items()}
-        count = str(next(iter(found.values()))["train"])
-        rows.append([title, count, *(f"{f['r2']:.3f} / {f['tau']:.3f}" for f in found.values())])
-    return grid(["R² / τ", "Training networks", *fits["all"]], rows)
+    """Accuracy of CNNs from their weights, in several regimes."""
+    return _by_regime("cnns")
+
+
+@table
+def regimes_diverse() -> str:
+    """The same of diverse architectures."""
+    return _by_regime("diverse")
 
 
 @table
