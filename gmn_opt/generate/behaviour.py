@@ -10,8 +10,8 @@ at is also called with inputs, and compared with what training networks say ther
   early is not corrected later (exposure bias; Bengio et al. 2015, arXiv 1506.03099). Paths of a
   batch of samples are kept open, and go on by a step of the field at every step of the fit.
 
-The expected output is what a least-squares fit of outputs finds as well, so the field still aims at
-the conditional mean, in a metric that knows what a network does. No labels are needed.
+No labels are needed. The price: all samples are drawn to one mean answer, and share more of their
+errors with training networks than without.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Behaviour:
         gap: ``"mse"``, relative to the variance of outputs, or ``"kl"`` where the last dimension of
             outputs are logits.
 
-    Raises ValueError when the model cannot be called with the inputs.
+    Raises ValueError when the model cannot be called with the inputs, or they are not finite.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Behaviour:
         self.paths: Tensor | None = None
         #: How far each path is, and the training network whose condition it has.
         self.times, self.of = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        if not bool(inputs.isfinite().all()):
+            raise ValueError("inputs hold NaN or infinity. Leave these examples out.")
         try:
             self.says(values[:1], inputs[:1])
         except (RuntimeError, TypeError, IndexError) as error:

@@ -148,6 +148,10 @@ def test_what_cannot_be_compared_is_refused() -> None:
         fit_generator(
             networks, graph, field=SMALL, flow=flow, model=mlp(), inputs=torch.zeros(9, 4)
         )
+    broken = INPUTS.clone()
+    broken[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="inputs hold NaN"):
+        fit_generator(networks, graph, field=SMALL, flow=flow, model=mlp(), inputs=broken)
     with pytest.raises(ValueError, match="function is one of"):
         FlowConfig(function="mae")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="function_weight must be positive"):
