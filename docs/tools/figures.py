@@ -255,7 +255,7 @@ _PREDICTORS = ("settings", "trees", "statnn", "process", "graph", "answers")
 
 def _by_regime(population: str) -> str:
     fits = read(f"accuracy_prediction_{population}/result.json")["fits"]
-    kinds = [kind for kind in _PREDICTORS if kind in fits["all"]]
+    kinds = [kind for kind in _PREDICTORS if all(kind in fits[regime] for regime in _REGIMES)]
     rows = []
     for regime, title in _REGIMES.items():
         cells = []
