@@ -31,10 +31,10 @@ from torch import Tensor
 from experiments import frame
 from experiments.zoo.answers import answers_of, features
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
+from gmn_opt.predict.fitting import KINDS
 from gmn_opt.predict.trees import statistics_of
 
 REGIMES = ("all", "tenth", "wider", "half")
-KINDS = ("graph", "process", "trees", "forest", "statnn", "deepsets", "dmc")
 TARGET = "test_accuracy"
 #: Networks used at most, seeds, members, epochs of graph metanets, epochs of the other networks.
 PRESETS = {"smoke": (64, 1, 1, 2, 2), "cpu": (4000, 3, 1, 20, 40), "gpu": (30000, 5, 3, 40, 80)}
@@ -72,27 +72,28 @@ def settings_matrix(data: NetworkDataset, known: NetworkDataset) -> np.ndarray:
     return np.array(columns, dtype=float).T
 
 
-def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
-    """Predictions of trees that never see a weight."""
+def _boosted(x: np.ndarray, y: Tensor, x_test: np.ndarray, seed: int) -> Tensor:
+    """What trees that learned ``y`` from ``x`` say of ``x_test``."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    trees = GradientBoostingRegressor(n_estimators=300, random_state=seed)
-    trees.fit(settings_matrix(train, train), train.column(TARGET).numpy())
-    return torch.tensor(trees.predict(settings_matrix(test, train)))
+    trees = GradientBoostingRegressor(n_estimators=300, random_state=seed).fit(x, y.numpy())
+    return torch.tensor(trees.predict(x_test))
+
+
+def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
+    """Predictions of trees that never see a weight."""
+    x, x_test = (settings_matrix(part, train) for part in (train, test))
+    return _boosted(x, train.column(TARGET), x_test, seed)
 
 
 def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
     """Predictions of trees that also know what networks say, see `experiments.zoo.answers`."""
-    from sklearn.ensemble import GradientBoostingRegressor
-
     known, asked = answers_of(train), answers_of(test)
     x, x_test = (
         torch.cat([statistics_of(part.networks), features(said, part, known, train)], 1).numpy()
         for part, said in ((train, known), (test, asked))
     )
-    trees = GradientBoostingRegressor(n_estimators=300, random_state=seed)
-    trees.fit(x, train.column(TARGET).numpy())
-    return torch.tensor(trees.predict(x_test))
+    return _boosted(x, train.column(TARGET), x_test, seed)
 
 
 #: What is no `gmn_opt.predict` predictor of weights.
@@ -126,9 +127,7 @@ def main(
     zoo: Annotated[Path, typer.Option(help="Folder of experiments.model_zoo.")],
     preset: frame.Preset = "cpu",
     regimes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(REGIMES),
-    kinds: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(
-        ("settings", "answers", *KINDS)
-    ),
+    kinds: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join((*BESIDE, *KINDS)),
     seeds: Annotated[int | None, typer.Option(help="By default the preset's.")] = None,
     networks: Annotated[int | None, typer.Option(help="At most so many of the zoo.")] = None,
     out: frame.Out = Path("accuracy_prediction"),

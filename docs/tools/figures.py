@@ -262,7 +262,7 @@ def _by_regime(population: str) -> str:
         for kind in kinds:
             runs = fits[regime][kind]
             r2, tau = ([run[name] for run in runs] for name in ("r2", "tau"))
-            cells.append(f"{spread(r2)} / {sum(tau) / len(tau):.3f}")
+            cells.append(f"{spread(r2)} / {mean(tau):.3f}")
         rows.append([title, str(fits[regime]["settings"][0]["train"]), *cells])
     return grid(["R² / τ", "Training networks", *kinds], rows)
 

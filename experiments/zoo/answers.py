@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Tensor
+from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
 from experiments.zoo.images import images
-from experiments.zoo.networks import Dropout, build
+from experiments.zoo.networks import build
 from gmn_opt.predict import NetworkDataset
+from gmn_opt.predict.networks import stacked
 
 #: Images that networks are asked about, and networks that are asked at once.
 ASKED, _TOGETHER = 256, 50
@@ -29,32 +30,18 @@ _SIZE = 14
 def answers_of(data: NetworkDataset, asked: int = ASKED) -> Tensor:
     """Probabilities ``[n, asked, classes]``."""
     found: dict[int, Tensor] = {}
-    alike: dict[tuple[str, int], list[int]] = {}
-    for place, (row, network) in enumerate(zip(data.table, data.networks, strict=True)):
-        alike.setdefault((row["data"], id(network.graph)), []).append(place)
-    for (name, _), places in alike.items():
-        first = data.networks[places[0]]
-        size = _SIZE
-        if data.table[places[0]]["kind"] == "mlp":
-            size = math.isqrt(first.tensors["1.weight"].shape[1])
-        model = _asked(build(data.table[places[0]], size))
-        x = images(name, size).train[:asked]
-        for part in torch.tensor(places).split(_TOGETHER):
-            some = [data.networks[i].tensors for i in part.tolist()]
-            stacked = {n: torch.stack([t[n] for t in some]) for n in first.tensors}
-            said = vmap(lambda own: functional_call(model, own, (x,)))(stacked)  # noqa: B023
-            found |= dict(zip(part.tolist(), said.softmax(-1), strict=True))
+    for stack in stacked(data.networks):  # of one graph, and so of one architecture
+        rows = [data.table[i] for i in stack.places.tolist()]
+        size = math.isqrt(stack.tensors["1.weight"].shape[2]) if rows[0]["kind"] == "mlp" else _SIZE
+        # no dropout; the zoo keeps no running statistics, so those of the batch serve
+        model = replace_all_batch_norm_modules_(build(rows[0], size)).eval()
+        for name in {row["data"] for row in rows}:
+            x = images(name, size).train[:asked]
+            own = torch.tensor([row["data"] == name for row in rows]).nonzero().flatten()
+            for part in map(stack.__getitem__, own.split(_TOGETHER)):
+                said = vmap(lambda p: functional_call(model, p, (x,)))(part.tensors)  # noqa: B023
+                found |= dict(zip(part.places.tolist(), said.softmax(-1), strict=True))
     return torch.stack([found[i] for i in range(len(data))])
-
-
-def _asked(model: nn.Module) -> nn.Module:
-    """Without dropout, with the statistics of the batch where the zoo keeps no others."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
-        module.train(not isinstance(module, Dropout))
-    return model
 
 
 def features(said: Tensor, data: NetworkDataset, others: Tensor, known: NetworkDataset) -> Tensor:
