@@ -227,19 +227,28 @@ class MetaTrainSuite:
 
 
 def validation() -> list[DataTask]:
-    """Tasks that choose between checkpoints, most wider or deeper than any meta-trained one."""
+    """Tasks that choose between checkpoints, most wider or deeper than any meta-trained one.
+
+    Half of the classifications are clean: networks fit them, as they do where users are.
+    """
     noisy: dict[str, Any] = {"pixel_noise": 0.5, "overlay": 0.5}
-    classify = ImageClassification
+    classify, patches = ImageClassification, PatchClassification
     return [
-        classify("mnist", 8, (48,), batch_size=128, **noisy),
+        classify("mnist", 28, (128,), batch_size=128),
         classify("mnist", 8, (64, 64, 64, 64), batch_size=128, **noisy),
         classify("mnist", 28, (96,), batch_size=128, **noisy),
-        classify("mnist", 14, (12, 24), "cnn", "batch", batch_size=16, **noisy),
+        classify("textures", 14, (16, 32), "cnn", batch_size=64),
         classify("textures", 8, (16, 16, 16), "resnet", "group", batch_size=16),
-        PatchClassification("mnist", 14, 40, 2, patch=7, heads=4, batch_size=16, **noisy),
+        classify("textures", 28, (16, 32), "strided", batch_size=64),
+        classify("mnist", 28, (16, 32), "strided", batch_size=32, overlay=0.3),
+        classify("mnist", 14, (12, 24), "cnn", "batch", batch_size=16, **noisy),
+        classify("mnist", 14, (16, 32), "resnet", "batch", batch_size=32),
+        patches("mnist", 14, 40, 2, patch=7, heads=4, batch_size=16, **noisy),
+        patches("textures", 28, 64, 2, patch=7, heads=4, batch_size=32),
         ImageAutoencoding("mnist", 14, (80, 16), batch_size=64),
         InrFitting("photos_valid", 32, (48, 48), batch_size=256),
         SourceCode("stdlib", 32, 2, length=16, heads=4),
+        SourceCode("stdlib", 96, 3, length=32, alphabet="ascii", heads=4, batch_size=16),
         Tabular("diabetes", (64, 64), batch_size=32, feature_noise=0.3),
     ]
 

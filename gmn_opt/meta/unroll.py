@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gmn_opt.meta.rules import UpdateFunction
 
 #: Losses below this count alike: a network that fits its data perfectly has nothing to teach.
-_SMALLEST_LOSS = 0.002
+_SMALLEST_LOSS = 5e-4
 #: The end of a run is its last 1 / _TAIL.
 _TAIL = 20
 #: What an estimator remembers of a run from window to window, beyond its networks.
@@ -234,7 +234,7 @@ def unroll(
     A network is judged by the mean over steps 1..steps, by their weights, of the loss on the batch
     that the next gradient is taken from (a fresh one, so no extra forward pass is needed). The
     meta-loss is the mean over networks of the logarithm of that, which goes on along its tangent
-    above the window's ``largest_loss`` (a run gone wrong counts in full) and below 0.002.
+    above the window's ``largest_loss`` (a run gone wrong counts in full) and below 0.0005.
 
     With ``second_order`` the meta-gradient is exact. Without, gradients and accumulators count as
     constants: d meta-loss / d theta_t is then the gradient that was computed anyway, which makes a
