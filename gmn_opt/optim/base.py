@@ -1,12 +1,15 @@
 """The hand-made rule that learning starts from: a direction and a step size by role.
 
 Hidden matrices, kernels and input layers move along the orthogonalized momentum (Muon, Jordan et
-al. 2024: Nesterov momentum, five Newton-Schulz steps), at a spectral norm of 0.02 sqrt(max(1,
-fan-out / fan-in)), kernels at 0.04 times that factor, dense input layers without it: with two
-coordinates as inputs it is large, and what follows may be a sine of them. From 32 inputs on they
-are at 0.03. All else (biases, norms,
-embeddings, positions, the output layer, blocks with a single row or column) moves along the Adam
-direction (Kingma and Ba 2015) at 0.009, the output layer of a wide network at 0.009 * 128 / fan-in
+al. 2024: Nesterov momentum, five Newton-Schulz steps), damped along the directions in which the
+gradients agree most (see :mod:`gmn_opt.optim.orthogonalize`). The spectral norm of a step is 0.032
+sqrt(max(1, fan-out / fan-in)), that of kernels 0.064 times that factor, that of dense input layers
+is without it: with two coordinates as inputs it is large, and what follows may be a sine of them.
+From 32 inputs on they are at 0.048. No such step is longer than a twentieth of what it moves, of
+kernels a tenth: networks that take their input times thirty, as sines do, begin with small weights
+(a trust ratio, You et al. 2017, that only ever shortens).
+All else (biases, norms, embeddings, positions, the output layer, blocks with a single row or
+column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide network at 0.009 * 128 / fan-in
 (Yang et al. 2022), not below 0.003. A tensor with several uses, an embedding that is the output
 layer as well, takes the Adam step: the more careful of the two.
 
@@ -33,9 +36,13 @@ if TYPE_CHECKING:
 
 #: At the peak: spectral norm of the step of a square hidden matrix or kernel, and entry of an Adam
 #: step.
-MATRIX_STEP = 0.02
-KERNEL_STEP = 0.04
-INPUT_STEP = 0.03
+MATRIX_STEP = 0.032
+KERNEL_STEP = 0.064
+INPUT_STEP = 0.048
+#: A step at most so long, as a share of the root mean square of the singular values of the weights;
+#: but weights near zero, as those of adapters at first, get this share of the step that others do.
+MATRIX_REACH, KERNEL_REACH = 0.05, 0.1
+SHORTEST = 0.1
 #: From this fan-in on, a dense input layer moves at ``INPUT_STEP``; others at ``MATRIX_STEP``.
 MANY_INPUTS = 32
 ADAM_STEP = 0.009
@@ -63,27 +70,37 @@ class BaseConstants:
 
     orthogonal: numbers of the blocks that move along the orthogonalized direction; is_orthogonal:
     the same as ``[blocks]`` of bool; sizes: factor on the direction of every block at the peak of
-    the schedule, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
+    the schedule, ``[blocks]``; reaches: of orthogonalized blocks, the longest step for weights of
+    root mean square 1, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
     """
 
     orthogonal: tuple[int, ...]
     is_orthogonal: Tensor
     sizes: Tensor
+    reaches: Tensor
     roles: Tensor
+
+    def trusted(self, weights: Tensor) -> Tensor:
+        """Sizes for blocks whose weights have the root mean squares ``weights`` [..., blocks]."""
+        share = (self.reaches * weights / self.sizes).clamp(SHORTEST, 1.0)
+        return self.sizes * torch.where(self.is_orthogonal, share, 1.0)
 
 
 def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
     roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
-    flags, sizes = [], []
+    flags, sizes, reaches = [], [], []
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
         sizes.append(_matrix_step(own, m, n) if flags[-1] else _adam_step(own, n))
+        reach = KERNEL_REACH if Role.CONVOLUTION in own else MATRIX_REACH
+        reaches.append(reach * math.sqrt(max(m, n)))  # all entries alike, so all singular values
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         torch.tensor(flags, dtype=torch.bool, device=like.device),
         like.new_tensor(sizes),
+        like.new_tensor(reaches),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 

@@ -6,8 +6,9 @@ All parameters stand in one flat vector, block after block, each block in its ``
     gradient    g / sqrt(v)
     fast        m / sqrt(v) with Nesterov's look-ahead (Adam, Kingma and Ba 2015; Dozat 2016)
     slow        m / sqrt(v) at a slower momentum
-    orthogonal  the look-ahead of the fast momentum, orthogonalized (Muon, Jordan et al. 2024);
-                zero for blocks that the base does not orthogonalize
+    orthogonal  the look-ahead of the fast momentum, orthogonalized (Muon, Jordan et al. 2024) and
+                damped along its largest singular values; zero for blocks that the base does not
+                orthogonalize
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _orthogonal(layout: BlockedGraph, ahead: Tensor) -> list[Tensor | None]:
     blocks = layout.blocks_of_flat(ahead)
     fast = not torch.is_grad_enabled()
     found: list[Tensor | None] = [None] * len(blocks)
-    made = orthogonalize_all([blocks[i] for i in numbers], fast=fast)
+    made = orthogonalize_all([blocks[i] for i in numbers], fast=fast, damped=True)
     for i, matrix in zip(numbers, made, strict=True):
         found[i] = matrix.flatten(-2)
     return found

@@ -96,7 +96,8 @@ def advance(
         if look is not None and piece.block in orthogonal
     ]
     matrices = [layout.blocks[p.block].arrange(look) for p, look in chosen]
-    for (piece, _), made in zip(chosen, orthogonalize_all(matrices, fast=True), strict=True):
+    directions = orthogonalize_all(matrices, fast=True, damped=True)
+    for (piece, _), made in zip(chosen, directions, strict=True):
         direction = layout.blocks[piece.block].from_edges(made)
         piece.delta.add_(direction, alpha=factor * rows[piece.block][ORTHOGONAL])
     return deltas

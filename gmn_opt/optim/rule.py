@@ -65,7 +65,8 @@ class RuleConfig:
             the rule sees statistics of blocks only (:class:`~gmn_opt.optim.block_reader.
             BlockReader`), which is what messages are compared with.
         mixture: which blocks mix the directions of Adam into their step: ``"none"``, ``"adam"``
-            for those that the base moves along them, or ``"all"``.
+            for those that the base moves along them, or ``"all"``. Orthogonalized blocks leave
+            the fast one out: between two thoughts its spectral norm jumps, and losses with it.
 
     Raises ValueError for gains of neurons without messages, and for an unknown mixture.
     """
@@ -194,7 +195,7 @@ class LearnedRule(nn.Module):
             blocks, nodes = states.blocks, states.nodes
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
         out = ramp * self.block_head(blocks)
-        size = base.sizes * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
+        size = base.trusted(seen.rms[..., 0]) * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
         mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base.is_orthogonal, ratios)
         gains = None
         if self.node_head is not None and nodes is not None:
@@ -214,6 +215,7 @@ class LearnedRule(nn.Module):
             if self.config.mixture == "adam":
                 ratios = ratios * plain.unsqueeze(-1)
             mixed = list((weights * ratios).unbind(-1))
+            mixed[FAST] = mixed[FAST] * plain
             mixed[ORTHOGONAL] = weights[..., ORTHOGONAL] * orthogonal
         mixed[0] = DECAY * weights[..., 0] * orthogonal
         mixed[FAST] = mixed[FAST] + plain
