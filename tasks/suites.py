@@ -234,7 +234,7 @@ def validation() -> list[DataTask]:
     noisy: dict[str, Any] = {"pixel_noise": 0.5, "overlay": 0.5}
     classify, patches = ImageClassification, PatchClassification
     return [
-        classify("mnist", 28, (128,), batch_size=128),
+        classify("mnist", 28, (120,), batch_size=128),
         classify("mnist", 8, (64, 64, 64, 64), batch_size=128, **noisy),
         classify("mnist", 28, (96,), batch_size=128, **noisy),
         classify("textures", 14, (16, 32), "cnn", batch_size=64),

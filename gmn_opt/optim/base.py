@@ -9,9 +9,9 @@ From 32 inputs on they are at 0.048. No such step is longer than a twentieth of 
 kernels a tenth: networks that take their input times thirty, as sines do, begin with small weights
 (a trust ratio, You et al. 2017, that only ever shortens).
 All else (biases, norms, embeddings, positions, the output layer, blocks with a single row or
-column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide network at 0.009 * 128 / fan-in
-(Yang et al. 2022), not below 0.003. A tensor with several uses, an embedding that is the output
-layer as well, takes the Adam step: the more careful of the two.
+column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
+network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
+embedding that is the output layer as well, takes the Adam step: the more careful of the two.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
 then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall

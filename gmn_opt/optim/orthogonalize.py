@@ -28,7 +28,8 @@ _EPS = 1e-12
 #: Iterations, as in Muon.
 STEPS = 5
 #: Damping takes ``DAMPED s - RAISED s^3`` from the orthogonalized singular value that was s, as a
-#: share of the Frobenius norm: nearly nothing from one below 0.05, half from one above 0.45.
+#: share of the Frobenius norm: little from one below 0.05, half from one above 0.45. At least 0.09
+#: is left where five iterations made 0.7, so no step turns against the gradients.
 DAMPED, RAISED = 1.3, 0.8
 #: Matrices whose smaller side has at least this many rows may be iterated on in bfloat16.
 BFLOAT16_ROWS = 128

@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from gmn_opt import trace
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule
-from gmn_opt.optim.base import ADAM_STEP, MATRIX_STEP, base_constants, schedule
+from gmn_opt.optim.base import (
+    ADAM_STEP,
+    MATRIX_REACH,
+    MATRIX_STEP,
+    SHORTEST,
+    base_constants,
+    schedule,
+)
 from tests.cases import CASES
 from tests.optim.named import NamedState, named_step
-from tests.optim.test_orthogonalize import plain
+from tests.optim.test_orthogonalize import plain_damped
 from tests.traced import random_tensors, traced
 
 FAST, SECOND = 0.9, 0.99
@@ -95,12 +102,32 @@ def test_it_equals_muon_and_adam_written_out() -> None:
             if g.dim() == 2 and name != last:
                 rows, columns = g.shape
                 wide = ahead if rows <= columns else ahead.T
-                made = plain(wide) if rows <= columns else plain(wide).T
+                made = plain_damped(wide) if rows <= columns else plain_damped(wide).T
                 taller = 1.0 if name == first else max(1.0, rows / columns)
                 expected = MATRIX_STEP * math.sqrt(taller) * made
+                reach = MATRIX_REACH * params[name].norm() / math.sqrt(min(rows, columns))
+                assert reach > MATRIX_STEP * math.sqrt(taller), "the trust ratio is another test's"
             else:
                 expected = ADAM_STEP * ahead / (v / (1 - SECOND ** (step + 1))).sqrt()
             assert torch.allclose(-delta[name], factor * expected, rtol=1e-7, atol=1e-10)
+
+
+def test_no_matrix_moves_by_more_than_a_share_of_itself() -> None:
+    """Weights of any size: the step follows them down, and no further than to a tenth."""
+    model = nn.Sequential(
+        nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 2)
+    )
+    layout = blocked(trace(model, torch.randn(2, 40), verify=False).contract())
+    base = base_constants(layout, torch.zeros(1, dtype=torch.float64))
+    for size in (0.0, 1e-4, 0.01, 0.05, 0.1, 1.0):
+        found = base.trusted(torch.full((len(layout.blocks),), size, dtype=torch.float64))
+        for block, full, given in zip(layout.blocks, base.sizes, found, strict=True):
+            if block.block.tensor not in ("0.weight", "2.weight"):
+                assert given == full
+                continue
+            # the singular values of a square matrix whose entries are +-size, as a mean square
+            longest = MATRIX_REACH * size * math.sqrt(40)
+            assert given == pytest.approx(float(full) * min(1.0, max(SHORTEST, longest / full)))
 
 
 @pytest.mark.parametrize(("width", "share"), [(64, 1.0), (128, 1.0), (256, 0.5), (4096, 1 / 3)])

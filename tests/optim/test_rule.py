@@ -204,7 +204,7 @@ def test_directions_are_mixed_where_they_may_be(
         ("weight", "gradient", "fast", "slow", "orthogonal"))  # fmt: skip
     assert torch.equal(used[:, weight], orthogonal)
     assert torch.equal(used[:, along], orthogonal)
-    assert torch.equal(used[:, fast], ~orthogonal | (mixture == "all"))
+    assert torch.equal(used[:, fast], ~orthogonal)
     for channel in (gradient, slow):
         mixed = {"none": torch.zeros_like(orthogonal), "adam": ~orthogonal}
         assert torch.equal(used[:, channel], mixed.get(mixture, torch.ones_like(orthogonal)))
