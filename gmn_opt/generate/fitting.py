@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,6 +31,7 @@ from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
+from gmn_opt.optim import GMNOptimizer
 from gmn_opt.weights.atomic import write_atomically
 
 CHECKPOINT = "generator-checkpoint.pt"
@@ -41,10 +42,12 @@ class FlowConfig:
     """How a generator is fitted.
 
     Attributes:
-        steps: Of AdamW.
+        steps: Of the optimizer.
         batch: Networks per step.
-        lr: Peak learning rate, after ``warmup`` of the steps; then a half cosine to 0.
-        warmup: Share of the steps.
+        optimizer: ``"adamw"``, or ``"gmn"`` for :class:`gmn_opt.GMNOptimizer`, which has no rate to
+            tune; its step costs more.
+        lr: Of AdamW: peak learning rate, after ``warmup`` of the steps; then a half cosine to 0.
+        warmup: Of AdamW: share of the steps.
         clip: Largest norm of a gradient.
         average: Of the weights that are kept, an exponential moving average.
         drop: Share of networks whose condition is left out, so that it can be left out later.
@@ -68,6 +71,7 @@ class FlowConfig:
 
     steps: int = 2000
     batch: int = 32
+    optimizer: Literal["adamw", "gmn"] = "adamw"
     lr: float = 2e-3
     warmup: float = 0.05
     clip: float = 1.0
@@ -88,6 +92,8 @@ class FlowConfig:
             raise ValueError(
                 f"steps, batch and check_every must be at least 1 and lr positive, received {self}."
             )
+        if self.optimizer not in ("adamw", "gmn"):
+            raise ValueError(f'optimizer is "adamw" or "gmn", received {self.optimizer!r}.')
         if self.rank and not self.shared_order:
             raise ValueError(
                 "rank > 0 takes the covariance of networks in a shared order: set "
@@ -218,7 +224,13 @@ class _Run:
             )  # fmt: skip
         self.behaviours = self._behaviours(model, inputs) if flow.function else []
         self.average = copy.deepcopy(self.field).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.field.parameters(), lr=flow.lr, weight_decay=0.0)
+        self.optimizer: torch.optim.Optimizer
+        if flow.optimizer == "gmn":
+            self.optimizer = GMNOptimizer(self.field.parameters(), total_steps=flow.steps)
+        else:
+            self.optimizer = torch.optim.AdamW(
+                self.field.parameters(), lr=flow.lr, weight_decay=0.0
+            )
         self.done = 0
 
     def _behaviours(self, model: nn.Module | None, inputs: Tensor | None) -> list[Behaviour]:
@@ -264,8 +276,9 @@ class _Run:
             loss = loss + flow.function_weight * gap
         if not bool(loss.isfinite()):
             raise RuntimeError(f"The loss is {loss.item()} at step {self.done}. Lower lr.")
-        for group in self.optimizer.param_groups:
-            group["lr"] = flow.lr * self._schedule()
+        if flow.optimizer == "adamw":
+            for group in self.optimizer.param_groups:
+                group["lr"] = flow.lr * self._schedule()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.field.parameters(), flow.clip)

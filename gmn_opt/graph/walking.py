@@ -18,9 +18,11 @@ from typing import Any
 
 from torch import nn
 
+from gmn_opt.kept import Kept
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None), type, range, ModuleType,
-         BuiltinFunctionType)  # fmt: skip
-"""Hold no tensors, or far too much."""
+         BuiltinFunctionType, Kept)  # fmt: skip
+"""Hold no tensors, or far too much, or what follows from the rest."""
 Parts = Iterable[tuple[Any, Any]]
 
 

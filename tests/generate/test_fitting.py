@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +25,10 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-def test_a_mean_network_is_learned() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "gmn"])
+def test_a_mean_network_is_learned(optimizer: Any) -> None:
     graph, networks = mlp_graph(), mlps(64)
-    flow = FlowConfig(steps=120, batch=32, lr=1e-2, average=0.95)
+    flow = FlowConfig(steps=120, batch=32, optimizer=optimizer, lr=1e-2, average=0.95)
     losses: list[float] = []
     generator = fit_generator(
         networks, graph, field=FieldConfig(hidden=24, edge_hidden=8, layers=2), flow=flow,
@@ -81,28 +84,30 @@ def test_conditions_tell_networks_apart() -> None:
     assert float(guided) > float(low) + 1
 
 
-def test_resumed_fits_end_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "gmn"])
+def test_resumed_fits_end_alike(optimizer: Any, tmp_path: Path) -> None:
     graph, networks = mlp_graph(), mlps(8)
-    whole = fit_generator(networks, graph, field=SMALL, flow=QUICK)
+    flow = replace(QUICK, optimizer=optimizer)
+    whole = fit_generator(networks, graph, field=SMALL, flow=flow)
 
     def stop(done: int, _: float) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_generator(networks, graph, field=SMALL, flow=QUICK, out=tmp_path, on_step=stop)
+        fit_generator(networks, graph, field=SMALL, flow=flow, out=tmp_path, on_step=stop)
     done: list[int] = []
     resumed = fit_generator(
-        networks, graph, field=SMALL, flow=QUICK, out=tmp_path, resume=True,
+        networks, graph, field=SMALL, flow=flow, out=tmp_path, resume=True,
         on_step=lambda n, _: done.append(n),
     )  # fmt: skip
     assert done == [3, 4]
     assert same(whole.sample(2), resumed.sample(2))
-    other = FlowConfig(steps=4, batch=5, check_every=2)
+    other = replace(flow, batch=5)
     with pytest.raises(ValueError, match="other \\['batch'\\]"):
         fit_generator(networks, graph, field=SMALL, flow=other, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="No checkpoint"):
-        fit_generator(networks, graph, field=SMALL, flow=QUICK, out=tmp_path / "no", resume=True)
+        fit_generator(networks, graph, field=SMALL, flow=flow, out=tmp_path / "no", resume=True)
 
 
 def test_files_keep_generators_of_inrs(tmp_path: Path) -> None:
@@ -172,6 +177,8 @@ def test_unusable_networks_are_refused() -> None:
         fit_generator(networks, graph, conditions=torch.tensor([1.0, 2.0, torch.nan, 3.0]))
     with pytest.raises(ValueError, match="shared_order=True"):
         FlowConfig(rank=3)
+    with pytest.raises(ValueError, match="received 'muon'"):
+        FlowConfig(optimizer="muon")  # type: ignore[arg-type]
     generator = fit_generator(networks, graph, field=SMALL, flow=QUICK)
     with pytest.raises(ValueError, match="without conditions"):
         generator.sample(1, 2)
