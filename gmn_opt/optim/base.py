@@ -5,9 +5,9 @@ al. 2024: Nesterov momentum, five Newton-Schulz steps), damped along the directi
 gradients agree most (see :mod:`gmn_opt.optim.orthogonalize`). The spectral norm of a step is 0.032
 sqrt(max(1, fan-out / fan-in)), that of kernels 0.064 times that factor, that of dense input layers
 is without it: with two coordinates as inputs it is large, and what follows may be a sine of them.
-From 32 inputs on they are at 0.048. No such step is longer than a twentieth of what it moves, of
-kernels a tenth: networks that take their input times thirty, as sines do, begin with small weights
-(a trust ratio, You et al. 2017, that only ever shortens).
+From 32 inputs on they are at 0.048. No such step is longer than a tenth of what it moves, of kernels
+a fifth: networks that take their input times thirty, as sines do, begin with small weights (a trust
+ratio, You et al. 2017, that only ever shortens, and no further than to a fifth of the step).
 All else (biases, norms, embeddings, positions, the output layer, blocks with a single row or
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
@@ -41,8 +41,8 @@ KERNEL_STEP = 0.064
 INPUT_STEP = 0.048
 #: A step at most so long, as a share of the root mean square of the singular values of the weights;
 #: but weights near zero, as those of adapters at first, get this share of the step that others do.
-MATRIX_REACH, KERNEL_REACH = 0.05, 0.1
-SHORTEST = 0.1
+MATRIX_REACH, KERNEL_REACH = 0.1, 0.2
+SHORTEST = 0.2
 #: From this fan-in on, a dense input layer moves at ``INPUT_STEP``; others at ``MATRIX_STEP``.
 MANY_INPUTS = 32
 ADAM_STEP = 0.009

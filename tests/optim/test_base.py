@@ -113,7 +113,7 @@ def test_it_equals_muon_and_adam_written_out() -> None:
 
 
 def test_no_matrix_moves_by_more_than_a_share_of_itself() -> None:
-    """Weights of any size: the step follows them down, and no further than to a tenth."""
+    """Weights of any size: the step follows them down, and no further than to a fifth."""
     model = nn.Sequential(
         nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 2)
     )
