@@ -5,9 +5,10 @@ al. 2024: Nesterov momentum, five Newton-Schulz steps), damped along the directi
 gradients agree most (see :mod:`gmn_opt.optim.orthogonalize`). The spectral norm of a step is 0.032
 sqrt(max(1, fan-out / fan-in)), that of kernels 0.064 times that factor, that of dense input layers
 is without it: with two coordinates as inputs it is large, and what follows may be a sine of them.
-From 32 inputs on they are at 0.048. No such step is longer than a tenth of what it moves, of kernels
-a fifth: networks that take their input times thirty, as sines do, begin with small weights (a trust
-ratio, You et al. 2017, that only ever shortens, and no further than to a fifth of the step).
+From 32 inputs on they are at 0.048. No such step is longer than a tenth of what it moves, of
+kernels a fifth: networks that take their input times thirty, as sines do, begin with small weights
+(a trust ratio, You et al. 2017, that only ever shortens, and no further than to a fifth of the
+step).
 All else (biases, norms, embeddings, positions, the output layer, blocks with a single row or
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
