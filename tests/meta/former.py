@@ -66,7 +66,7 @@ def former_unroll(
     weights[-1] = last_weight
     weights = weights / weights.sum()
     judged = (detached[1:] * weights[:, None]).sum(0)
-    scale = 1.0 / judged.clamp(0.002, max(largest_loss, 0.002))
+    scale = 1.0 / judged.clamp(5e-4, max(largest_loss, 5e-4))
     each = (stacked[1:] * weights[:, None]).sum(0)
     meta_loss = (each * scale - 1 - scale.log()).mean()
     return meta_loss, detached, InnerState(theta, moments, state.step + steps, thought)

@@ -13,7 +13,7 @@ from gmn_opt.meta.estimators import GradientEstimator, Window
 from gmn_opt.optim import StepInputs, StepOutputs
 
 #: 1 / smallest loss that counts: the weight of every loss in an absolute window.
-SCALE = 500.0
+SCALE = 2000.0
 
 
 class Weights(nn.Module):
