@@ -96,13 +96,15 @@ def _plain(x: Tensor, steps: int, damped: bool) -> Tensor:
     m, n = x.shape[-2:]
     size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_(min=_EPS)
     first = flat = x.bfloat16().div_(size.bfloat16()).reshape(-1, m, n)
-    for _ in range(steps):
-        gram = torch.bmm(flat, flat.mT)
+    first_gram = gram = torch.bmm(first, first.mT)
+    for step in range(steps):
+        if step:
+            gram = torch.bmm(flat, flat.mT)
         p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         flat = torch.baddbmm(flat, p, flat, beta=_A)
     if damped:
-        gram = torch.bmm(first, first.mT)
-        flat = torch.add(torch.baddbmm(flat, gram, first, alpha=RAISED), first, alpha=-DAMPED)
+        raised = torch.baddbmm(flat, first_gram, first, alpha=RAISED)
+        flat = torch.add(raised, first, alpha=-DAMPED)
     return flat.to(x.dtype).view(x.shape)
 
 
