@@ -3,10 +3,10 @@
 ``python -m experiments.generate_mlps --out DIR``, after the protocol of DeepWeightFlow (2026) at a
 size for a CPU: 100 MLPs from different initializations, generators fitted to them, and the
 accuracy of what they make as it is and after 1, 10 and 100 steps of training, beside flattened
-flows, noise added to training networks, and averages of aligned pairs. Ours is fitted to the
-networks as they are, in no common order, to their weights and to what they say of the training
-images (no labels are read); beside it, to weights alone, and with noise that is not paired up to
-permutations.
+flows, noise added to training networks, and averages of aligned pairs. Ours is fitted, by our own
+optimizer, to the networks as they are, in no common order, to their weights and to what they say
+of the training images (no labels are read); beside it, to weights alone, and with noise that is
+not paired up to permutations.
 Every kind is audited. Writes ``result.json``, the generators, ``training.safetensors`` and
 ``accuracy_and_novelty.png``; ``--resume`` goes on with the fits that are there.
 """
@@ -76,8 +76,8 @@ TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
 FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32)
 FLOW = FlowConfig(
-    steps=8000, batch=16, lr=4e-3, neurons=True, balance=0.5, function="kl", function_weight=4.0,
-    check_every=250,
+    steps=12_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
+    function_weight=16.0, check_every=250,
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class Sizes:
     field: FieldConfig = FIELD
     flow: FlowConfig = FLOW
     flat_widths: tuple[int, ...] = (64,)
-    flat_steps: int = 8000
+    flat_steps: int = 12_000
     added: tuple[float, ...] = (0.1, 0.3)
 
 
@@ -111,9 +111,8 @@ PRESETS = {
     ),
     "cpu": Sizes(),
     "long": Sizes(
-        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=12_000,
+        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256),
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32),
-        flow=replace(FLOW, steps=12_000),
     ),
 }  # fmt: skip
 

@@ -275,7 +275,10 @@ class _Run:
             gap = gap + behaviour.on_its_own(self.field, flow.batch, random)
             loss = loss + flow.function_weight * gap
         if not bool(loss.isfinite()):
-            raise RuntimeError(f"The loss is {loss.item()} at step {self.done}. Lower lr.")
+            cure = "Lower lr" if flow.optimizer == "adamw" else 'Try optimizer="adamw"'
+            raise RuntimeError(
+                f"The loss is {loss.item()} at step {self.done} of {flow.steps}. {cure}."
+            )
         if flow.optimizer == "adamw":
             for group in self.optimizer.param_groups:
                 group["lr"] = flow.lr * self._schedule()
