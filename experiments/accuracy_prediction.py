@@ -10,8 +10,9 @@ On a zoo of `experiments.model_zoo`, after Lim et al. 2023 (arXiv 2312.04501, se
 - *half*: as *all*, but from the weights half way through training: will this run be good?
 
 Beside graph metanets and what they are compared to stand *settings*, trees on how a network was
-trained and built, which never see a weight, and *answers*, trees on statistics of weights and on
-what the network says of unlabelled images: function access, which weights alone do not have.
+trained and built, which never see a weight, and two that have function access, which weights alone
+do not have, what the network says of unlabelled images: *answers*, trees on it and on statistics of
+weights, and *graph_answers*, graph metanets with it.
 ``result.json`` is written after every fit.
 """
 
@@ -80,26 +81,42 @@ def _boosted(x: np.ndarray, y: Tensor, x_test: np.ndarray, seed: int) -> Tensor:
     return torch.tensor(trees.predict(x_test))
 
 
-def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
+def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int, _: Recipe) -> Tensor:
     """Predictions of trees that never see a weight."""
     x, x_test = (settings_matrix(part, train) for part in (train, test))
     return _boosted(x, train.column(TARGET), x_test, seed)
 
 
-def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int) -> Tensor:
-    """Predictions of trees that also know what networks say, see `experiments.zoo.answers`."""
+def _said(train: NetworkDataset, test: NetworkDataset) -> tuple[Tensor, Tensor]:
+    """What the networks of both say, as numbers, see `experiments.zoo.answers`."""
     known, asked = answers_of(train), answers_of(test)
+    return features(known, train, known, train), features(asked, test, known, train)
+
+
+def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int, _: Recipe) -> Tensor:
+    """Predictions of trees that also know what networks say."""
+    said, said_test = _said(train, test)
     x, x_test = (
-        torch.cat([statistics_of(part.networks), features(said, part, known, train)], 1).numpy()
-        for part, said in ((train, known), (test, asked))
+        statistics_of(part.networks, answers).numpy()
+        for part, answers in ((train, said), (test, said_test))
     )
     return _boosted(x, train.column(TARGET), x_test, seed)
 
 
-#: What is no `gmn_opt.predict` predictor of weights.
-BESIDE: dict[str, Callable[[NetworkDataset, NetworkDataset, int], Tensor]] = {
+def by_graph_answers(
+    train: NetworkDataset, test: NetworkDataset, seed: int, recipe: Recipe
+) -> Tensor:
+    """Predictions of graph metanets that also know what networks say."""
+    said, said_test = _said(train, test)
+    made = fit_predictor(train, train.column(TARGET), covariates=said, seed=seed, recipe=recipe)
+    return made.predict(test, covariates=said_test)
+
+
+#: What is no `gmn_opt.predict` predictor of weights alone.
+BESIDE: dict[str, Callable[[NetworkDataset, NetworkDataset, int, Recipe], Tensor]] = {
     "settings": by_settings,
     "answers": by_answers,
+    "graph_answers": by_graph_answers,
 }
 
 
@@ -109,7 +126,7 @@ def judge(
     """R², tau and seconds of one fit."""
     began = time.perf_counter()
     if kind in BESIDE:
-        predicted = BESIDE[kind](train, test, seed)
+        predicted = BESIDE[kind](train, test, seed, recipe)
     else:
         made = fit_predictor(train, train.column(TARGET), kind=kind, seed=seed, recipe=recipe)
         predicted = made.predict(test)
@@ -152,7 +169,7 @@ def main(
                 f"{found['seconds']:.0f} s"
             )
 
-        recipes = {"graph": Recipe(members, epochs)}
+        recipes = dict.fromkeys(("graph", "graph_answers"), Recipe(members, epochs))
         other = Recipe(members, rival_epochs)
         for kind in chosen:
             for regime in every:

@@ -188,6 +188,11 @@ def calibrate(
         raise ValueError("Only predictors of one number with kind='graph' can be calibrated.")
     if len(networks) < 20:
         raise ValueError(f"At least 20 held-out networks are needed, received {len(networks)}.")
+    if predictor.covariates:
+        raise ValueError(
+            f"The predictor reads {predictor.covariates} covariates. Calibrate one that reads "
+            "weights alone."
+        )
     errors = (predictor.predict(networks).cpu() - values.float()).abs().sort().values
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(seen), generator=generator)[:_KEPT].tolist()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig
-from gmn_opt.predict.networks import Given, NetworkError, Stack, as_networks, stacked
+from gmn_opt.predict.networks import Given, NetworkError, Stack, as_covariates, as_networks, stacked
 from gmn_opt.predict.predictor import Predictor
 from gmn_opt.predict.process import Process, serves, share_of
 from gmn_opt.predict.progress import fit_progress
@@ -30,6 +30,7 @@ def fit_predictor(
     targets: Any,
     *,
     example_inputs: tuple[Any, ...] | Tensor | None = None,
+    covariates: Tensor | None = None,
     loss: str = "mse",
     minutes: float | None = None,
     valid: float = 0.15,
@@ -49,6 +50,9 @@ def fit_predictor(
             architectures.
         targets: One per network: numbers ``[n]`` or ``[n, k]``, or whole class numbers ``[n]``.
         example_inputs: What the modules are called with when they are traced.
+        covariates: Numbers ``[n, .]`` that are known of the networks beside their weights: what
+            they say of some inputs, how they were trained. Predictions ask for them as well. Not
+            for ``"statnn"``, ``"deepsets"`` and ``"dmc"``.
         loss: ``"mse"``, ``"huber"``, ``"cross_entropy"``, or ``"rank"`` for an order.
         minutes: Stop after this long; by default when all epochs are done.
         valid: Share of the networks by which each member's best epoch is chosen.
@@ -65,17 +69,22 @@ def fit_predictor(
 
     Raises:
         NetworkError: A network that cannot be read.
-        ValueError: Targets of another number or kind, too few networks, an unknown loss or kind,
-            a state of training that was begun with other settings.
+        ValueError: Targets or covariates of another number or kind, too few networks, an unknown
+            loss or kind, covariates for a kind that reads none, a state of training that was
+            begun with other settings.
     """
     recipe, goal_type = recipe or Recipe(), objective(loss)
     count = _counted(networks)
     _check(kind, count, valid, minutes)
+    known = as_covariates(covariates, count)
+    if kind in RIVALS and known.shape[1]:
+        readers = [k for k in KINDS if k not in RIVALS]
+        raise ValueError(f"kind={kind!r} reads no covariates; {', '.join(readers)} do.")
     goal = goal_type.fitted(values := as_targets(targets, count))
     found = as_networks(networks, example_inputs)
     if kind in TREES:
-        return TreePredictor(found, values, goal, kind, example_inputs, seed)
-    stacks = stacked(found)
+        return TreePredictor(found, values, goal, kind, example_inputs, seed, known)
+    stacks = stacked(found, known)
     if kind == "process":
         return _process_alone(goal, stacks, values, example_inputs, seed).to(device)
     about = _sizes(kind, config, goal, stacks)
@@ -124,7 +133,9 @@ def _process_alone(
             "Choose another kind."
         )
     process, _ = Process.fitted(stacks, goal.encode(values), common_ends(stacks), seed)
-    about = {"kind": "process", "outputs": goal.outputs}
+    about = {
+        "kind": "process", "outputs": goal.outputs, "covariates": stacks[0].covariates.shape[1],
+    }  # fmt: skip
     record = {"seed": seed, "networks": len(values)}
     return Predictor(about, goal, 0, example_inputs, record, process, 1.0)
 
@@ -153,7 +164,10 @@ def _sizes(
     if kind == "graph":
         config = config or ModelConfig()
         ends = common_ends(stacks) if config.ends is None else config.ends
-        return {"kind": kind, **asdict(replace(config, outputs=goal.outputs, ends=ends))}
+        config = replace(
+            config, outputs=goal.outputs, ends=ends, covariates=stacks[0].covariates.shape[1]
+        )
+        return {"kind": kind, **asdict(config)}
     # room for larger networks than those of the training set
     slots = max(_SLOTS, 2 * max(len(s.graph.shapes) for s in stacks))
     return {"kind": kind, "outputs": goal.outputs, "slots": slots}

@@ -49,6 +49,7 @@ class ModelConfig:
         dropout: On the embedding and what it is made of, in training.
         ends: Numbers of inputs and outputs of the networks whose through maps are read; None for
             no paths at all, which `fit_predictor` takes for those of the training networks.
+        covariates: Numbers known of every network beside its weights.
     """
 
     outputs: int = 1
@@ -58,6 +59,7 @@ class ModelConfig:
     embedding: int = 64
     dropout: float = 0.3
     ends: Sequence[Sequence[int]] | None = None
+    covariates: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -68,8 +70,8 @@ class ModelConfig:
 class Features:
     """What the metanet is given of networks that share a graph.
 
-    edges ``[n, 1, P]``, nodes ``[n, N, .]``, blocks ``[n, blocks, .]``, whole ``[n, .]``; paths
-    where they are read.
+    edges ``[n, 1, P]``, nodes ``[n, N, .]``, blocks ``[n, blocks, .]``, whole ``[n, .]``, which are
+    statistics and then covariates; paths where they are read.
     """
 
     graph: ParameterGraph
@@ -100,12 +102,13 @@ def features_of(stack: Stack, dtype: torch.dtype = torch.float32) -> Features:
     layout = blocked(stack.graph)
     blocks = layout.split({n: t.to(dtype) for n, t in stack.tensors.items()})
     statistics = block_statistics(stack.graph, blocks)
+    whole = graph_statistics(stack.graph, statistics)
     return Features(
         stack.graph,
         edges_of(stack.graph, blocks),
         node_statistics(stack.graph, blocks),
         statistics,
-        graph_statistics(stack.graph, statistics),
+        torch.cat([whole, stack.covariates.to(whole)], 1),
     )
 
 
@@ -126,7 +129,8 @@ class PredictorModel(nn.Module):
         )  # fmt: skip
         self.node_scale = Standardize(NODE_STATISTICS)
         self.block_scale = Standardize(BLOCK_STATISTICS)
-        self.whole_scale = Standardize(GRAPH_STATISTICS)
+        whole = GRAPH_STATISTICS + config.covariates
+        self.whole_scale = Standardize(whole)
         self.edge_scale = Standardize(1)
         self.node_norm, self.block_norm = nn.LayerNorm(c), nn.LayerNorm(c)
         self.graph_norm = nn.LayerNorm(c)
@@ -135,7 +139,7 @@ class PredictorModel(nn.Module):
         self.pooled_scale = Standardize(pooled)
         self.dropout = nn.Dropout(config.dropout)
         self.paths = None if config.ends is None else PathReader(config.ends)
-        read = pooled + GRAPH_STATISTICS + (0 if self.paths is None else self.paths.width)
+        read = pooled + whole + (0 if self.paths is None else self.paths.width)
         self.first = nn.Linear(read, config.embedding)
         self.second = nn.Linear(config.embedding, config.embedding)
         self.head = nn.Linear(config.embedding, config.outputs)
@@ -180,7 +184,7 @@ class PredictorModel(nn.Module):
         self.train(was)
 
     def represent(self, f: Features) -> Tensor:
-        """``[n, .]``: pooled states, statistics and paths, standardized."""
+        """``[n, .]``: pooled states, statistics, covariates and paths, standardized."""
         parts = [self.pooled_scale(self.pool(f)), self.whole_scale(f.whole)]
         if self.paths is not None and f.paths is not None:
             parts.append(self.paths(f.paths))

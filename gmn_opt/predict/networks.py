@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -173,11 +173,15 @@ def _plain(value: object) -> Hashable | None:
 
 @dataclass(frozen=True)
 class Stack:
-    """Networks that share a graph: ``{name: [n, *shape]}``, and their places in a list."""
+    """Networks that share a graph: ``{name: [n, *shape]}``, and their places in a list.
+
+    ``covariates`` [n, .] are numbers that are known of them beside their weights.
+    """
 
     graph: ParameterGraph
     tensors: dict[str, Tensor]
     places: Tensor
+    covariates: Tensor
 
     def __len__(self) -> int:
         """How many."""
@@ -186,21 +190,55 @@ class Stack:
     def __getitem__(self, chosen: Tensor) -> Stack:
         """Some of them."""
         tensors = {n: t[chosen] for n, t in self.tensors.items()}
-        return Stack(self.graph, tensors, self.places[chosen])
+        return replace(
+            self, tensors=tensors, places=self.places[chosen], covariates=self.covariates[chosen]
+        )
 
 
-def stacked(networks: Sequence[Network]) -> list[Stack]:
+def as_covariates(covariates: Tensor | None, count: int, width: int | None = None) -> Tensor:
+    """What is known of ``count`` networks beside their weights, ``[count, .]``; none by default.
+
+    Raises ValueError for other shapes, values that are not finite, and another number of them than
+    ``width``.
+    """
+    if covariates is None:
+        found = torch.zeros(count, 0)
+    else:
+        found = torch.as_tensor(covariates)
+        if found.dim() != 2 or len(found) != count or found.dtype.is_complex:
+            raise ValueError(
+                f"covariates are real numbers [networks, .], one row for each of {count} networks; "
+                f"received {found.dtype} {list(found.shape)}."
+            )
+        found = found.detach().cpu()
+        found = found if found.is_floating_point() else found.float()
+        if not bool(found.isfinite().all()):
+            rows = (~found.isfinite()).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"covariates are NaN or infinite for networks {rows[:6]}. Leave these networks "
+                "out, or give a value that says so."
+            )
+    if width is not None and found.shape[1] != width:
+        raise ValueError(
+            f"The predictor was trained with {width} covariates per network, received "
+            f"{found.shape[1]}. Pass covariates=[networks, {width}]."
+        )
+    return found
+
+
+def stacked(networks: Sequence[Network], covariates: Tensor | None = None) -> list[Stack]:
     """Networks grouped by graph, in order of first appearance.
 
     Graphs that are one object, or equal in everything, count as the same.
     """
+    known = as_covariates(covariates, len(networks))
     groups: dict[str, list[int]] = {}
     for number, (graph, _) in enumerate(networks):
         groups.setdefault(digest(graph), []).append(number)
-    return [_stack(networks, places) for places in groups.values()]
+    return [_stack(networks, known, places) for places in groups.values()]
 
 
-def _stack(networks: Sequence[Network], places: list[int]) -> Stack:
+def _stack(networks: Sequence[Network], known: Tensor, places: list[int]) -> Stack:
     graph = networks[places[0]].graph
     tensors = {}
     for name in graph.shapes:
@@ -208,4 +246,5 @@ def _stack(networks: Sequence[Network], places: list[int]) -> Stack:
         # one double among them makes all double: nothing is lost
         dtype = torch.float64 if any(t.dtype == torch.float64 for t in found) else torch.float32
         tensors[name] = torch.stack([t.to(dtype) for t in found])
-    return Stack(graph, tensors, torch.tensor(places))
+    where = torch.tensor(places)
+    return Stack(graph, tensors, where, known[where])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig, PredictorModel
-from gmn_opt.predict.networks import Given, Stack, as_networks, stacked
+from gmn_opt.predict.networks import Given, Stack, as_covariates, as_networks, stacked
 from gmn_opt.predict.process import Process
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
@@ -70,7 +70,18 @@ class Predictor(nn.Module):
             assert isinstance(member, PredictorModel | Rival)
             yield member
 
-    def predict(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
+    @property
+    def covariates(self) -> int:
+        """Numbers per network that have to be known beside its weights."""
+        return int(self.config.get("covariates", 0))
+
+    def predict(
+        self,
+        networks: Sequence[Given],
+        *,
+        example_inputs: Any = None,
+        covariates: Tensor | None = None,
+    ) -> Tensor:
         """Predictions in the order of ``networks``, as the targets were: ``[n]`` or ``[n, k]``.
 
         Probabilities ``[n, classes]`` where classes are predicted, scores where an order is.
@@ -78,11 +89,13 @@ class Predictor(nn.Module):
         Args:
             networks: Modules, or pairs of a graph and a state dict, of any architectures.
             example_inputs: For modules, instead of those that the predictor was trained with.
+            covariates: ``[n, .]``, of a predictor that was trained with some.
 
         Raises:
             NetworkError: A network that cannot be read; see `gmn_opt.predict.as_networks`.
+            ValueError: Covariates of another shape than in training.
         """
-        stacks = self._stacks(networks, example_inputs)
+        stacks = self._stacks(networks, example_inputs, covariates)
         parts = []
         if self.share < 1:
             every = [self.objective.decode(_over(m, stacks)) for m in self.each()]
@@ -93,25 +106,36 @@ class Predictor(nn.Module):
             parts.append(found.to(like.dtype))
         return sum(parts[1:], parts[0])
 
-    def embed(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
+    def embed(
+        self,
+        networks: Sequence[Given],
+        *,
+        example_inputs: Any = None,
+        covariates: Tensor | None = None,
+    ) -> Tensor:
         """What the last layers of the members read, side by side: ``[n, members * width]``.
 
         Of ``kind="process"``, that by which it compares networks.
         """
-        stacks = self._stacks(networks, example_inputs)
+        stacks = self._stacks(networks, example_inputs, covariates)
         readers: list[Member | Process] = list(self.each())
         if not readers and self.process is not None:
             readers = [self.process]
         return torch.cat([_over(r, stacks, embed=True) for r in readers], -1)
 
-    def score(self, networks: Sequence[Given], targets: Any) -> dict[str, float]:
+    def score(
+        self, networks: Sequence[Given], targets: Any, *, covariates: Tensor | None = None
+    ) -> dict[str, float]:
         """How good predictions are: R² and Kendall's tau, or accuracy, or tau alone."""
         values = as_targets(targets, len(networks))
-        return self.objective.judge(self.predict(networks).cpu(), values)
+        return self.objective.judge(self.predict(networks, covariates=covariates).cpu(), values)
 
-    def _stacks(self, networks: Sequence[Given], inputs: Any) -> list[Stack]:
+    def _stacks(
+        self, networks: Sequence[Given], inputs: Any, covariates: Tensor | None
+    ) -> list[Stack]:
         inputs = self.example_inputs if inputs is None else inputs
-        return stacked(as_networks(networks, inputs))
+        known = as_covariates(covariates, len(networks), self.covariates)
+        return stacked(as_networks(networks, inputs), known)
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""

@@ -3,8 +3,9 @@
 Where few networks are at hand, comparing a network to every one that is known beats whatever has
 to be trained. The estimate is the mean of a Gaussian process (Rasmussen and Williams 2006, chapters
 2 and 5): networks count as alike that are close in statistics of their weights, in the coherence of
-their layers, and in what they do from end to end (`gmn_opt.predict.paths`). Two lengths, an
-amplitude and a share of noise are chosen by the marginal likelihood, under wide priors.
+their layers, in what they do from end to end (`gmn_opt.predict.paths`), and in covariates, where
+there are some. Lengths, an amplitude and a share of noise are chosen by the marginal likelihood,
+under wide priors.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Process(nn.Module):
     """Answers ``[n, outputs]`` for networks that share a graph, in float64: it adds up many terms.
 
     Args:
-        config: As plain values: ``ends`` of the through maps that count, ``outputs``, and the
-            number of networks ``kept``.
+        config: As plain values: ``ends`` of the through maps that count, ``outputs``, the number
+            of networks ``kept``, and of ``covariates`` (none where it is missing).
     """
 
     lengths: Tensor
@@ -53,9 +54,10 @@ class Process(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.whole_scale = Standardize(GRAPH_STATISTICS)
+        whole = GRAPH_STATISTICS + config.get("covariates", 0)
+        self.whole_scale = Standardize(whole)
         self.reader = PathReader(config["ends"])
-        width = GRAPH_STATISTICS + self.reader.width
+        width = whole + self.reader.width
         self.register_buffer("lengths", torch.ones(width))
         self.register_buffer("inputs", torch.zeros(config["kept"], width))
         self.register_buffer("weights", torch.zeros(config["kept"], config["outputs"]))
@@ -72,7 +74,9 @@ class Process(nn.Module):
             those that are not kept), ``[n, outputs]``.
         """
         count = len(encoded)
-        made = Process({"ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT)})
+        covariates = stacks[0].covariates.shape[1]
+        config = {"ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT)}
+        made = Process(config | ({"covariates": covariates} if covariates else {}))
         made.double()
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_KEPT]
         chosen = torch.zeros(count, dtype=torch.bool)
@@ -90,7 +94,8 @@ class Process(nn.Module):
         x = torch.zeros(count, made.inputs.shape[1], dtype=torch.float64)
         x[places] = torch.cat([made._inputs(r) for r in read])
         y = encoded.double().cpu()
-        groups = [GRAPH_STATISTICS + made.reader.coherence_width, made.reader.through_width]
+        coherence, through = made.reader.coherence_width, made.reader.through_width
+        groups = [covariates, GRAPH_STATISTICS + coherence, through]
         lengths, amplitude, noise = _chosen(x[order[:_CHOSEN_ON]], y[order[:_CHOSEN_ON]], groups)
         scaled = x[order] / lengths
         kernel = amplitude * _alike(scaled, scaled)
@@ -110,7 +115,9 @@ class Process(nn.Module):
         return _Read(whole, path_features(stack, like.dtype).to(like.device))
 
     def _inputs(self, read: _Read) -> Tensor:
-        return torch.cat([self.whole_scale(read.whole), self.reader(read.paths)], -1)
+        scaled = self.whole_scale(read.whole)
+        covariates = scaled[..., GRAPH_STATISTICS:]
+        return torch.cat([covariates, scaled[..., :GRAPH_STATISTICS], self.reader(read.paths)], -1)
 
     def read(self, stack: Stack) -> Tensor:
         """By what networks that share a graph are compared, ``[n, .]``, in lengths."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +52,7 @@ class Rival(nn.Module):
         """In this model's dtype and on its device."""
         like = next(self.net.parameters())
         tensors = {n: t.to(like) for n, t in stack.tensors.items()}
-        return type(stack)(stack.graph, tensors, stack.places)
+        return replace(stack, tensors=tensors)
 
     def features(self, stack: Stack) -> Tensor:
         """What the head of the baseline reads, ``[n, .]``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from gmn_opt.extras import needs
 from gmn_opt.predict.losses import Objective, as_targets
 from gmn_opt.predict.model import features_of
-from gmn_opt.predict.networks import Given, Network, as_networks, stacked
+from gmn_opt.predict.networks import Given, Network, as_covariates, as_networks, stacked
 
 TREES = ("trees", "forest")
 
@@ -36,6 +36,7 @@ class TreePredictor:
         kind: str,
         example_inputs: Any,
         seed: int,
+        covariates: Tensor,
     ) -> None:
         with needs("predict"):
             from sklearn import ensemble
@@ -45,13 +46,21 @@ class TreePredictor:
         family = {"trees": "GradientBoosting", "forest": "RandomForest"}[kind]
         made = getattr(ensemble, family + ("Classifier" if self.classes else "Regressor"))
         columns = targets.unsqueeze(1) if targets.dim() == 1 else targets
-        x = statistics_of(networks).numpy()
+        self.covariates = covariates.shape[1]
+        x = statistics_of(networks, covariates).numpy()
         self.trees = [made(random_state=seed).fit(x, y.numpy()) for y in columns.T]
 
-    def predict(self, networks: Sequence[Given], *, example_inputs: Any = None) -> Tensor:
+    def predict(
+        self,
+        networks: Sequence[Given],
+        *,
+        example_inputs: Any = None,
+        covariates: Tensor | None = None,
+    ) -> Tensor:
         """As :meth:`gmn_opt.predict.Predictor.predict`."""
         inputs = self.example_inputs if example_inputs is None else example_inputs
-        x = statistics_of(as_networks(networks, inputs)).numpy()
+        known = as_covariates(covariates, len(networks), self.covariates)
+        x = statistics_of(as_networks(networks, inputs), known).numpy()
         if self.classes:
             out = torch.zeros(len(x), self.objective.outputs)
             out[:, self.trees[0].classes_] = torch.tensor(self.trees[0].predict_proba(x)).float()
@@ -59,15 +68,18 @@ class TreePredictor:
         columns = [torch.tensor(t.predict(x), dtype=torch.float32) for t in self.trees]
         return columns[0] if self.objective.state["flat"] else torch.stack(columns, 1)
 
-    def score(self, networks: Sequence[Given], targets: Any) -> dict[str, float]:
+    def score(
+        self, networks: Sequence[Given], targets: Any, *, covariates: Tensor | None = None
+    ) -> dict[str, float]:
         """As :meth:`gmn_opt.predict.Predictor.score`."""
-        return self.objective.judge(self.predict(networks), as_targets(targets, len(networks)))
+        values = as_targets(targets, len(networks))
+        return self.objective.judge(self.predict(networks, covariates=covariates), values)
 
 
-def statistics_of(networks: Sequence[Network]) -> Tensor:
-    """Statistics of the weights of every network, ``[n, GRAPH_STATISTICS]``."""
+def statistics_of(networks: Sequence[Network], covariates: Tensor | None = None) -> Tensor:
+    """Statistics of the weights of every network, ``[n, GRAPH_STATISTICS]``, and covariates."""
     parts: dict[int, Tensor] = {}
-    for stack in stacked(networks):
+    for stack in stacked(networks, covariates):
         whole = features_of(stack).whole
         parts |= dict(zip(stack.places.tolist(), whole, strict=True))
     return torch.stack([parts[i] for i in range(len(networks))])
