@@ -108,6 +108,7 @@ def predict(names: Names, printed: str) -> None:
     assert scores.keys() == {"graph", "process", "trees", "forest", "statnn"}
     assert min(float(scores["graph"]), float(scores["process"])) > 0.3
     assert "80% interval" in printed
+    assert torch.equal(names["told"][:, 0], names["seen"].column("sure"))
     assert Path("zoo/dataset.json").exists()
 
 
@@ -129,7 +130,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "optimizer.md": (10, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
     "photographs.md": (4, photographs),
-    "predict.md": (6, predict),
+    "predict.md": (7, predict),
 }
 
 
