@@ -6,9 +6,9 @@ gradients agree most (see :mod:`gmn_opt.optim.orthogonalize`). The spectral norm
 sqrt(max(1, fan-out / fan-in)), that of kernels 0.064 times that factor, that of dense input layers
 is without it: with two coordinates as inputs it is large, and what follows may be a sine of them.
 From 32 inputs on they are at 0.048. No such step is longer than a tenth of what it moves, of
-kernels a fifth: networks that take their input times thirty, as sines do, begin with small weights
-(a trust ratio, You et al. 2017, that only ever shortens, and no further than to a fifth of the
-step).
+kernels a fifth (a trust ratio, You et al. 2017, that only ever shortens, and no further than to a
+fifth of the step). Before a sine it is a twentieth, and a tenth of the step: a sine takes its input
+times thirty, say, and its weights are small (Sitzmann et al. 2020).
 All else (biases, norms, embeddings, positions, the output layer, blocks with a single row or
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
@@ -42,8 +42,10 @@ KERNEL_STEP = 0.064
 INPUT_STEP = 0.048
 #: A step at most so long, as a share of the root mean square of the singular values of the weights;
 #: but weights near zero, as those of adapters at first, get this share of the step that others do.
-MATRIX_REACH, KERNEL_REACH = 0.1, 0.2
-SHORTEST = 0.2
+MATRIX_REACH, KERNEL_REACH, SINE_REACH = 0.1, 0.2, 0.05
+SHORTEST, SINE_SHORTEST = 0.2, 0.1
+#: The activation that this is about, as the graph names it.
+_SINE = "sin"
 #: From this fan-in on, a dense input layer moves at ``INPUT_STEP``; others at ``MATRIX_STEP``.
 MANY_INPUTS = 32
 ADAM_STEP = 0.009
@@ -72,36 +74,43 @@ class BaseConstants:
     orthogonal: numbers of the blocks that move along the orthogonalized direction; is_orthogonal:
     the same as ``[blocks]`` of bool; sizes: factor on the direction of every block at the peak of
     the schedule, ``[blocks]``; reaches: of orthogonalized blocks, the longest step for weights of
-    root mean square 1, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
+    root mean square 1, ``[blocks]``; shortest: but at least this share of the size, ``[blocks]``;
+    roles: ``[blocks, len(ROLES)]`` of zeros and ones.
     """
 
     orthogonal: tuple[int, ...]
     is_orthogonal: Tensor
     sizes: Tensor
     reaches: Tensor
+    shortest: Tensor
     roles: Tensor
 
     def trusted(self, weights: Tensor) -> Tensor:
         """Sizes for blocks whose weights have the root mean squares ``weights`` [..., blocks]."""
-        share = (self.reaches * weights / self.sizes).clamp(SHORTEST, 1.0)
+        share = (self.reaches * weights / self.sizes).maximum(self.shortest).clamp(max=1.0)
         return self.sizes * torch.where(self.is_orthogonal, share, 1.0)
 
 
 def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
     roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
-    flags, sizes, reaches = [], [], []
+    sines = {group.id for group in layout.graph.groups if group.activation == _SINE}
+    flags, sizes, reaches, shortest = [], [], [], []
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
         sizes.append(_matrix_step(own, m, n) if flags[-1] else _adam_step(own, n))
         reach = KERNEL_REACH if Role.CONVOLUTION in own else MATRIX_REACH
-        reaches.append(reach * math.sqrt(max(m, n)))  # all entries alike, so all singular values
+        before_sine = block.block.dst in sines
+        # all entries alike, so all singular values
+        reaches.append((SINE_REACH if before_sine else reach) * math.sqrt(max(m, n)))
+        shortest.append(SINE_SHORTEST if before_sine else SHORTEST)
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         torch.tensor(flags, dtype=torch.bool, device=like.device),
         like.new_tensor(sizes),
         like.new_tensor(reaches),
+        like.new_tensor(shortest),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 

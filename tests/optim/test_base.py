@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gmn_opt import trace
+from gmn_opt.inr import Siren, SirenConfig
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.base import (
@@ -17,6 +18,8 @@ from gmn_opt.optim.base import (
     MATRIX_REACH,
     MATRIX_STEP,
     SHORTEST,
+    SINE_REACH,
+    SINE_SHORTEST,
     base_constants,
     schedule,
 )
@@ -126,6 +129,42 @@ def test_no_matrix_moves_by_more_than_a_share_of_itself() -> None:
             # the singular values of a square matrix whose entries are +-size, as a mean square
             longest = MATRIX_REACH * size * math.sqrt(40)
             assert given == pytest.approx(float(full) * min(1.0, max(SHORTEST, longest / full)))
+
+
+class Waves(nn.Module):
+    """A sine of a scaled layer, one with a residual, and a layer before what is no sine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 6), nn.Linear(6, 6)
+        self.third, self.last = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sin(30 * self.first(x))
+        x = x + torch.sin(self.second(x))
+        return self.last(torch.tanh(self.third(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "sines"),
+    [
+        (Waves(), {"first.weight", "second.weight"}),
+        (Siren(SirenConfig(2, 1, (6, 6))), {"layers.0.weight", "layers.1.weight"}),
+        (nn.Sequential(nn.Linear(2, 6), nn.GELU(), nn.Linear(6, 1)), set()),
+    ],
+)
+def test_before_a_sine_steps_are_shorter(model: nn.Module, sines: set[str]) -> None:
+    layout = blocked(trace(model, torch.randn(5, 2), verify=False).contract())
+    base = base_constants(layout, torch.zeros(1, dtype=torch.float64))
+    for size in (0.0, 0.02, 10.0):
+        found = base.trusted(torch.full((len(layout.blocks),), size, dtype=torch.float64))
+        for i in base.orthogonal:
+            block, full = layout.blocks[i], float(base.sizes[i])
+            is_sine = block.block.tensor in sines
+            reach = SINE_REACH if is_sine else MATRIX_REACH
+            least = SINE_SHORTEST if is_sine else SHORTEST
+            longest = reach * size * math.sqrt(max(block.dst.size, block.fan_in))
+            assert found[i] == pytest.approx(min(full, max(least * full, longest)))
 
 
 @pytest.mark.parametrize(("width", "share"), [(64, 1.0), (128, 1.0), (256, 0.5), (4096, 1 / 3)])
