@@ -75,7 +75,8 @@ class BaseConstants:
     the same as ``[blocks]`` of bool; sizes: factor on the direction of every block at the peak of
     the schedule, ``[blocks]``; reaches: of orthogonalized blocks, the longest step for weights of
     root mean square 1, ``[blocks]``; shortest: but at least this share of the size, ``[blocks]``;
-    roles: ``[blocks, len(ROLES)]`` of zeros and ones.
+    is_kernel: of blocks that are orthogonalized kernels, ``[blocks]`` of bool; roles: ``[blocks,
+    len(ROLES)]`` of zeros and ones.
     """
 
     orthogonal: tuple[int, ...]
@@ -83,6 +84,7 @@ class BaseConstants:
     sizes: Tensor
     reaches: Tensor
     shortest: Tensor
+    is_kernel: Tensor
     roles: Tensor
 
     def trusted(self, weights: Tensor) -> Tensor:
@@ -105,12 +107,15 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         # all entries alike, so all singular values
         reaches.append((SINE_REACH if before_sine else reach) * math.sqrt(max(m, n)))
         shortest.append(SINE_SHORTEST if before_sine else SHORTEST)
+    is_orthogonal = torch.tensor(flags, dtype=torch.bool, device=like.device)
+    kernels = [Role.CONVOLUTION in own for own in roles]
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
-        torch.tensor(flags, dtype=torch.bool, device=like.device),
+        is_orthogonal,
         like.new_tensor(sizes),
         like.new_tensor(reaches),
         like.new_tensor(shortest),
+        is_orthogonal & torch.tensor(kernels, dtype=torch.bool, device=like.device),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 

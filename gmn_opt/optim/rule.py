@@ -6,6 +6,7 @@ meta-training.
 
 The rule is a strong hand-made one (:mod:`gmn_opt.optim.base`) and what a graph metanetwork changes
 about it: per block the size of the step, the decay of the weights and the mixture of directions.
+Kernels keep the base's size: what was learned of it made convolutional networks slower.
 What is changed is bounded, and starts from nothing: over its first steps and at initialization the
 rule is its base. The metanet does not run at every step: what it has thought serves for some steps.
 """
@@ -195,7 +196,8 @@ class LearnedRule(nn.Module):
             blocks, nodes = states.blocks, states.nodes
         ramp = 1.0 - math.exp(-inputs.step / RAMP)
         out = ramp * self.block_head(blocks)
-        size = base.trusted(seen.rms[..., 0]) * torch.exp(_bounded(out[..., 0], MAX_LOG_SIZE))
+        log_size = _bounded(out[..., 0], MAX_LOG_SIZE).masked_fill(base.is_kernel, 0.0)
+        size = base.trusted(seen.rms[..., 0]) * torch.exp(log_size)
         mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base.is_orthogonal, ratios)
         gains = None
         if self.node_head is not None and nodes is not None:

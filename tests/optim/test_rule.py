@@ -183,6 +183,24 @@ def test_what_is_learned_is_bounded(name: str) -> None:
         assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
 
 
+@pytest.mark.parametrize("name", ["cnn", "cnn_batch_norm", "resnet", "mlp"])
+def test_kernels_keep_the_size_of_their_step(name: str) -> None:
+    graph = traced(name, contracted=True)[1]
+    layout = blocked(graph)
+    params, state = start(graph)
+    rule = busy_rule(neurons=False, mixture="none")
+    theta, grad = layout.flatten(params), layout.flatten(random_tensors(graph, seed=2))
+    flat = torch.stack([layout.flatten(state.moments[m]) for m in rule.moment_names])
+    made = rule.flat_update(StepInputs(graph, theta, grad, flat, 50)).thought
+    assert made is not None
+    base = base_constants(layout, theta)
+    rms = torch.stack([w.square().mean().sqrt() for w in theta.split(layout.edge_counts)])
+    sizes = Thought.unflatten(made, layout).coefficients.abs().amax(-1)
+    same = torch.isclose(sizes, base.trusted(rms), rtol=1e-9)
+    assert torch.equal(same, base.is_kernel)
+    assert base.is_kernel.any() == (name != "mlp")
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "attention_packed"])
 @pytest.mark.parametrize("mixture", ["none", "adam", "all"])
 def test_directions_are_mixed_where_they_may_be(
