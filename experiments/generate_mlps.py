@@ -98,7 +98,7 @@ class Sizes:
     field: FieldConfig = FIELD
     flow: FlowConfig = FLOW
     flat_widths: tuple[int, ...] = (64,)
-    flat_steps: int = 12_000
+    flat_steps: int = 8000
     added: tuple[float, ...] = (0.1, 0.3)
 
 
@@ -111,7 +111,7 @@ PRESETS = {
     ),
     "cpu": Sizes(),
     "long": Sizes(
-        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256),
+        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=12_000,
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32),
     ),
 }  # fmt: skip
