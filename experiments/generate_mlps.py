@@ -41,7 +41,6 @@ from experiments.frame import (
 )
 from experiments.generation.flat import fit_flat, sample_flat
 from experiments.generation.populations import (
-    Images,
     Stacked,
     accuracies,
     graph_of,
@@ -50,6 +49,7 @@ from experiments.generation.populations import (
     predictions,
     train,
 )
+from experiments.zoo.images import Images, flat_images
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.generate import (
     FieldConfig,
@@ -134,7 +134,7 @@ def main(
 def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> dict[str, Any]:
     """All of it; the record."""
     out.mkdir(parents=True, exist_ok=True)
-    images = Images.of("mnist", sizes.size, sizes.images)
+    images = flat_images("mnist", sizes.size, sizes.images)
     pixels = images.train.shape[1]
     graph = graph_of(pixels, sizes.width)
     clock = _Clock(out / "seconds.json", resume)

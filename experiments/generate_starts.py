@@ -35,7 +35,8 @@ from experiments.frame import (
     write_record,
 )
 from experiments.generate_mlps import OURS
-from experiments.generation.populations import Images, Stacked, initial, losses, network, train
+from experiments.generation.populations import Stacked, initial, losses, network, train
+from experiments.zoo.images import Images, flat_images
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.generate import Generator
 from gmn_opt.metanet import blocked
@@ -75,7 +76,7 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
     """All of it; the record."""
     record = read_json(folder / "result.json")
     made_with = record["sizes"]
-    images = Images.of("fashion_mnist", made_with["size"], sizes.images)
+    images = flat_images("fashion_mnist", made_with["size"], sizes.images)
     pixels, width = images.train.shape[1], made_with["width"]
     began = time.process_time()
     kinds = starts(folder, pixels, width, sizes, seed, made_with["sampling"])

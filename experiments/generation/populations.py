@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.zoo.images import Images
 from gmn_opt.graph import ParameterGraph, trace
-from tasks.data.images import images_of
 
 #: Parameters of K networks, ``{name: [K, *shape]}``.
 Stacked = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Images:
-    """Flattened images ``[N, pixels]`` and labels ``[N]``, to train on and to judge by."""
-
-    train: Tensor
-    labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-
-    @staticmethod
-    def of(name: str, size: int, most: int | None = None) -> Images:
-        """One of ``tasks.data.images.IMAGES``; ``most`` bounds both splits."""
-        data = images_of(name, size)
-        x, y, _ = data.split("inner_train")
-        test, test_y, _ = data.split("test")
-        return Images(
-            x[:most].flatten(1).contiguous(), y[:most],
-            test[:most].flatten(1).contiguous(), test_y[:most],
-        )  # fmt: skip
 
 
 def network(pixels: int, width: int, classes: int = 10) -> nn.Sequential:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
+from experiments.zoo.images import Images
 from experiments.zoo.networks import build
 from experiments.zoo.settings import BatchPlan, Setting
 
@@ -29,16 +30,6 @@ _MEASURED = 500
 
 Stacked = dict[str, Tensor]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Images:
-    """Normalized images ``[N, 1, S, S]`` and labels ``[N]`` to train on, and to judge by."""
-
-    train: Tensor
-    labels: Tensor
-    test: Tensor
-    test_labels: Tensor
 
 
 @dataclass(frozen=True)

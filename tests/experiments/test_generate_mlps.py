@@ -15,7 +15,8 @@ from experiments.generate_starts import PRESETS as START_PRESETS
 from experiments.generate_starts import Sizes as StartSizes
 from experiments.generate_starts import run as run_starts
 from experiments.generation.flat import fit_flat, sample_flat
-from experiments.generation.populations import Images, accuracies, graph_of, initial, network, train
+from experiments.generation.populations import accuracies, graph_of, initial, network, train
+from experiments.zoo.images import flat_images
 from gmn_opt.generate import Units
 from gmn_opt.metanet import blocked
 
@@ -38,7 +39,7 @@ def test_smoke(tmp_path: Path) -> None:
 
 
 def test_networks_side_by_side_train_as_one_by_one() -> None:
-    images = Images.of("mnist", 4, 64)
+    images = flat_images("mnist", 4, 64)
     begun = initial(2, 16, 5, seed=0)
     together = train(begun, images, 5, 1e-2, seed=1)
     model = network(16, 5)
