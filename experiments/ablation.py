@@ -20,6 +20,7 @@ from rich.console import Console
 
 from experiments import frame
 from experiments.shrink_rule import chosen_shares, shrunk
+from experiments.spread import plus_minus
 from gmn_opt.meta import (
     FullBackprop,
     MetaConfig,
@@ -157,7 +158,7 @@ def report(out: Path, size: Size, measure: Validation, console: Console) -> None
         (
             row["title"], f"{row['meta_parameters']:,}", str(row["seeds"]),
             f"{row['outer_steps']:.0f}", row["share"],
-            f"{row['score']:+.3f}" + ("" if row["spread"] is None else f" ± {row['spread']:.3f}"),
+            plus_minus(row["score"], row["spread"], sign="+"),
             f"{row['median']:.3f}", f"{row['worst']:.2f}",
         )
         for row in rows

@@ -30,6 +30,7 @@ import typer
 from torch import Tensor
 
 from experiments import frame
+from experiments.spread import spread
 from experiments.zoo.answers import answers_of, features
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
 from gmn_opt.predict.fitting import KINDS
@@ -202,11 +203,7 @@ def show(say: Callable[..., None], facts: dict[str, Any]) -> None:
     for regime, found in facts["fits"].items():
         rows = []
         for kind, fits in found.items():
-            cells = []
-            for name in ("r2", "tau"):
-                values = [fit[name] for fit in fits]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                cells.append(f"{statistics.fmean(values):.3f} ± {spread:.3f}")
+            cells = (spread([fit[name] for fit in fits]) for name in ("r2", "tau"))
             rows.append((kind, *cells, str(len(fits))))
         title = f"{regime}: {fits[0]['train']} to learn from, {fits[0]['test']} to judge by"
         say(frame.table(title, ("kind", "R²", "tau", "seeds"), rows))

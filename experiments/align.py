@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.frame import command_line, environment, refusing
+from experiments.spread import plus_minus
 from gmn_opt.alignment import align, barrier, losses_along_path, renormalize, repair
 from gmn_opt.data import load_bundled, normalize
 from gmn_opt.figures import legend_below, log_numbers, picture
@@ -241,7 +242,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> Table:
             cells = []
             for what in MEASURES[:2]:
                 values = torch.tensor([p["barriers"][name][what] for p in pairs]).double()
-                cells.append(f"{values.mean():.3f} ± {values.std(correction=0):.3f}")
+                cells.append(plus_minus(float(values.mean()), float(values.std(correction=0))))
             curves = [p["curves"][name]["test_accuracy"] for p in pairs]
             middle = torch.tensor([c[len(c) // 2] for c in curves]).mean()
             found.add_row(kind, name, *cells, f"{100 * middle:.1f} %")

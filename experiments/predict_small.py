@@ -22,6 +22,7 @@ from rich.console import Console
 
 from experiments import frame
 from experiments.model_zoo import make
+from experiments.spread import plus_minus
 from gmn_opt.predict import NetworkDataset, Predictor, fit_predictor
 
 KINDS = ("graph", "process", "trees", "forest", "statnn", "deepsets", "dmc")
@@ -60,7 +61,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
 def show(console: Console, found: dict[str, Any], title: str) -> None:
     """A table of all kinds."""
     rows = [
-        (kind, *(f"{s[n]['mean']:.3f} ± {s[n]['std']:.3f}" for n in ("r2", "tau")),
+        (kind, *(plus_minus(s[n]["mean"], s[n]["std"]) for n in ("r2", "tau")),
          f"{s['seconds']['mean']:.1f}" if "seconds" in s else "")
         for kind, s in found.items()
     ]  # fmt: skip

@@ -12,7 +12,8 @@ from statistics import mean, median
 from typing import Any
 
 from docs.tools import image_figures, training_figures  # noqa: F401 - they register tables
-from docs.tools.registry import ROOT, TABLES, grid, loss, read, spread, table
+from docs.tools.registry import ROOT, TABLES, grid, loss, read, table
+from experiments.spread import spread
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from docs.tools.registry import RESULTS, grid, read, spread, table
+from docs.tools.registry import RESULTS, grid, read, table
+from experiments.spread import plus_minus, spread
 
 
 @table
@@ -59,7 +60,7 @@ def sines() -> str:
     """Embeddings of sine networks, learned without labels."""
     found = read("inr_ssl/result.json")["summary"]
     rows = [
-        [k, f"{v['test_mse_mean']:.2f} ± {v['test_mse_std']:.2f}", f"{v['parameters']:,}"]
+        [k, plus_minus(v["test_mse_mean"], v["test_mse_std"], 2), f"{v['parameters']:,}"]
         for k, v in found.items()
     ]
     return grid(["", "Test MSE", "Parameters"], rows)
@@ -80,7 +81,7 @@ def inr_classes() -> str:
     """What networks show, read from their weights alone."""
     record = read("inr_classification/result.json")
     rows = [
-        [name, f"{100 * found['test_accuracy_mean']:.1f} ± {100 * found['test_accuracy_std']:.1f}",
+        [name, plus_minus(100 * found["test_accuracy_mean"], 100 * found["test_accuracy_std"], 1),
          f"{found['parameters']:,}", f"{found['seconds_mean']:.0f}"]
         for name, found in record["summary"].items()
     ]  # fmt: skip

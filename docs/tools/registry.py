@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -30,13 +29,6 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -
     rule = ["---"] * words + ["--:"] * (len(header) - words)
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]]) + "\n"
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
 def loss(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.tools.registry import grid, loss, read, table
+from experiments.spread import plus_minus
 
 
 @table
@@ -44,7 +45,7 @@ def ablation() -> str:
             str(row["seeds"]),
             f"{row['outer_steps']:.0f}",
             row["share"],
-            f"{row['score']:+.3f}" + ("" if row["spread"] is None else f" ± {row['spread']:.3f}"),
+            plus_minus(row["score"], row["spread"], sign="+"),
             f"{row['median']:.3f}",
             f"{row['worst']:.2f}",
         ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
 
 from experiments import frame
+from experiments.spread import spread
 
 _COLUMNS = (
     ("edit", "edit"),
@@ -101,8 +102,7 @@ def table_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _cell(row: dict[str, Any], key: str) -> str:
     value = row[key]
     if key == "test_mse":
-        spread = f" ± {stdev(value):.4f}" if len(value) > 1 else ""
-        return f"{mean(value):.4f}{spread}"
+        return spread(value, 4)
     if key == "settings":
         return ", ".join(f"{k} {json.dumps(v)}" for k, v in value.items())
     if key == "seeds":
