@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from gmn_opt.optim.directions import (
     update_moments,
 )
 from gmn_opt.optim.step import StepInputs, StepOutputs
+from gmn_opt.weights.headers import MIXTURES, MixtureName
 
 if TYPE_CHECKING:
     from gmn_opt.graph import ParameterGraph
@@ -78,11 +79,11 @@ class RuleConfig:
     every: int = 20
     neurons: bool = False
     messages: bool = True
-    mixture: Literal["none", "adam", "all"] = "all"
+    mixture: MixtureName = "all"
 
     def __post_init__(self) -> None:
-        if self.mixture not in ("none", "adam", "all"):
-            raise ValueError(f'mixture is "none", "adam" or "all", received {self.mixture!r}.')
+        if self.mixture not in MIXTURES:
+            raise ValueError(f"mixture is one of {list(MIXTURES)}, received {self.mixture!r}.")
         if self.neurons and not self.messages:
             raise ValueError("Neurons have states, and so gains, only with messages=True.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,9 @@ from torch import Tensor
 from gmn_opt.weights.plain import is_count, shown
 
 Shapes = Mapping[str, tuple[int, ...]]
+#: Which blocks of a learned rule mix directions, see `gmn_opt.optim.RuleConfig`.
+MixtureName = Literal["none", "adam", "all"]
+MIXTURES: tuple[MixtureName, ...] = get_args(MixtureName)
 #: Tensors that a file may have; the largest networks of ours have some hundreds.
 MOST_TENSORS = 4096
 #: Arithmetic on tensors ends at 64.
@@ -168,8 +171,8 @@ def check_rule(config: Mapping[str, Any], shapes: Shapes) -> None:
     for name in ("neurons", "messages"):
         if not isinstance(value := config.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, received {shown(value)}")
-    if (mixture := config.get("mixture", "all")) not in ("none", "adam", "all"):
-        raise ValueError(f'mixture must be "none", "adam" or "all", received {shown(mixture)}')
+    if (mixture := config.get("mixture", "all")) not in MIXTURES:
+        raise ValueError(f"mixture must be one of {list(MIXTURES)}, received {shown(mixture)}")
     if config.get("messages", True):
         check_metanet(config, shapes)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from gmn_opt.optim.directions import (
     update_moments,
 )
 from gmn_opt.optim.rule import MAX_LOG_SIZE, MAX_WEIGHT, Thought
+from gmn_opt.weights.headers import MIXTURES, MixtureName
 from tests.cases import Case
 from tests.optim.named import NamedState, named_step
 from tests.traced import PLAIN, largest_difference, permute, random_tensors, traced
@@ -32,7 +32,7 @@ cases = pytest.mark.parametrize("case", PLAIN, ids=lambda c: c.name)
 def busy_rule(
     seed: int = 0,
     neurons: bool = True,
-    mixture: Literal["none", "adam", "all"] = "all",
+    mixture: MixtureName = "all",
     messages: bool = True,
 ) -> LearnedRule:
     """A small rule in float64 whose heads are far from zero."""
@@ -202,10 +202,8 @@ def test_kernels_keep_the_size_of_their_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn_batch_norm", "attention_packed"])
-@pytest.mark.parametrize("mixture", ["none", "adam", "all"])
-def test_directions_are_mixed_where_they_may_be(
-    name: str, mixture: Literal["none", "adam", "all"]
-) -> None:
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_directions_are_mixed_where_they_may_be(name: str, mixture: MixtureName) -> None:
     graph = traced(name, contracted=True)[1]
     layout = blocked(graph)
     params, state = start(graph)
