@@ -182,7 +182,7 @@ def take_predictor(editor: WeightEditor, other: WeightEditor) -> Any:
 
 
 def commit_of(weights: Path) -> str | None:
-    """The commit at which an editor was trained, by the record beside it."""
+    """The commit of an editor's run, by the record beside it; parts taken over name their own."""
     record = weights.with_name("result.json")
     return frame.read_json(record)["environment"]["commit"] if record.exists() else None
 
@@ -234,7 +234,7 @@ class Run:
     def take(self, path: Path) -> None:
         """Take the predictor over from an editor for the same edit."""
         taken = take_predictor(self.editor, load_editor(path))
-        self.record["predictor"] = taken | {"commit": commit_of(path)}
+        self.record["predictor"] = {"commit": commit_of(path)} | taken
 
     def see(self, seconds: float, continued: bool = False, rate: float | None = None) -> None:
         """Train the predictor; one that was taken over at a lower rate, on other crops."""
@@ -311,7 +311,7 @@ def main(
         folder = out or Path("runs/photo_editing") / name.removeprefix(PHOTO)
         folder.mkdir(parents=True, exist_ok=True)
         if known is not None and rounds is not None:
-            run.record["rounds"] = known.about["rounds"] | {"commit": commit_of(rounds)}
+            run.record["rounds"] = {"commit": commit_of(rounds)} | known.about["rounds"]
         elif not predictor_only:
             run.move(rounds_seconds or move, tiles)
         if predictor is not None:

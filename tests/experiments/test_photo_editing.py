@@ -47,6 +47,20 @@ def test_a_predictor_is_trained_on(folder: Path) -> None:
     assert all(".predictor." in n for n in moved)
 
 
+def test_a_part_keeps_the_commit_that_trained_it(folder: Path) -> None:
+    """Also when it is taken over from an editor that had taken it over."""
+    weights, out = folder / "known" / "editor.safetensors", folder / "out"
+    weights.parent.mkdir()
+    about = {"rounds": {"commit": "earlier"}, "predictor": {"steps": 1}}
+    save_editor(weights, new_photo_editor("photo-warm"), about)
+    weights.with_name("result.json").write_text('{"environment": {"commit": "later"}}')
+    for known in (weights, out / "editor.safetensors"):
+        photo_editing.main("warm", out, "smoke", rounds=known, predictor=known, predictor_only=True)
+        record = json.loads((out / "result.json").read_text())
+        commits = {part: record[part]["commit"] for part in about}
+        assert commits == {"rounds": "earlier", "predictor": "later"}
+
+
 def test_what_becomes_of_a_photograph(folder: Path) -> None:
     """Bounds, seams and pictures, here of tiles of grids."""
     editor = for_family(load_editor("photo-warm", 3), photo_config(3, family="grid"))
