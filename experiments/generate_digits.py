@@ -8,7 +8,6 @@ its own noise, the fitted networks and real images. Writes the generator, ``shee
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +29,7 @@ from experiments.frame import (
     table,
     write_record,
 )
+from experiments.generation.clock import Clock
 from experiments.generation.recognizer import features, frechet, recognized, train_recognizer
 from gmn_opt.data import ImageDataset, load_bundled
 from gmn_opt.generate import (
@@ -103,8 +103,7 @@ def run(
     """All of it; the record."""
     data = load_bundled("mnist")
     images, labels = data.train_images[: sizes.images], data.train_labels[: sizes.images]
-    seconds: dict[str, float] = {}
-    clock = time.process_time()
+    clock = Clock()
     path = out / "start.safetensors"
     if resume and path.is_file():
         start = load_start(path)
@@ -115,18 +114,18 @@ def run(
         )
         save_start(path, start)
     networks = fit_from(start, images)
-    seconds["start_and_networks"], clock = time.process_time() - clock, time.process_time()
+    clock.lap("start_and_networks")
     model = start.config.build(torch.Generator().manual_seed(0))
     generator = fit_generator(
         networks, traced(model), conditions=labels, field=sizes.field, flow=sizes.flow, model=model,
         seed=seed, out=out, resume=resume and (out / CHECKPOINT).is_file(), stop=stop,
         progress=console.is_terminal,
     )  # fmt: skip
-    seconds["generator"] = time.process_time() - clock
+    clock.lap("generator")
     generator.about |= {"data": "mnist", "images": sizes.images, "size": [28, 28]}
     generator.save(out / f"{NAME}.safetensors")
     facts = judge(generator, start, networks, data, sizes, seed, out)
-    facts |= {"sizes": asdict(sizes), "seed": seed, "cpu_seconds_this_run": seconds}
+    facts |= {"sizes": asdict(sizes), "seed": seed, "cpu_seconds_this_run": clock.seconds}
     record = write_record(out / "result.json", facts)
     tell(facts, console)
     return record

@@ -13,7 +13,6 @@ Every kind is audited. Writes ``result.json``, the generators, ``training.safete
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,12 +32,11 @@ from experiments.frame import (
     Threads,
     begin,
     choose,
-    read_json,
     refusing,
     table,
-    write_json,
     write_record,
 )
+from experiments.generation.clock import Clock
 from experiments.generation.flat import fit_flat, sample_flat
 from experiments.generation.populations import (
     Stacked,
@@ -137,7 +135,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     images = flat_images("mnist", sizes.size, sizes.images)
     pixels = images.train.shape[1]
     graph = graph_of(pixels, sizes.width)
-    clock = _Clock(out / "seconds.json", resume)
+    clock = Clock(out / "seconds.json", resume)
     training = _training(sizes, images, seed, out / "training.safetensors", resume)
     clock.lap("training networks", goes_on=True)
     kinds: dict[str, Stacked] = {TRAINING: {n: t[: sizes.judged] for n, t in training.items()}}
@@ -160,7 +158,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     for name, made in kinds.items():
         facts["kinds"][name] = judge(name, made, training, graph, images, errors, sizes, seed)
     clock.lap("judging")
-    facts["cpu_seconds"] = clock.seconds
+    facts["cpu_seconds"] = clock.rounded()
     record = write_record(out / "result.json", facts)
     draw(facts, out / "accuracy_and_novelty.png")
     tell(facts, console)
@@ -291,25 +289,6 @@ def judge(
             "most": float(shared.max(1).values.mean()),
         },
     }
-
-
-class _Clock:
-    """Processor seconds of each part."""
-
-    def __init__(self, path: Path, resume: bool) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = {}
-        if resume and path.is_file():
-            self.seconds = read_json(path)
-        self.last = time.process_time()
-
-    def lap(self, name: str, goes_on: bool = False) -> None:
-        """Since the last one; what ``goes_on`` where an earlier run was counts both."""
-        now = time.process_time()
-        before = self.seconds.get(name, 0.0) if goes_on else 0.0
-        self.seconds[name] = round(before + now - self.last, 1)
-        self.last = now
-        write_json(self.path, self.seconds)
 
 
 def draw(facts: dict[str, Any], path: Path) -> None:

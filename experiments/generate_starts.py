@@ -11,7 +11,6 @@ generator has cost is set against the steps that it saves. Writes ``result.json`
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +34,7 @@ from experiments.frame import (
     write_record,
 )
 from experiments.generate_mlps import OURS
+from experiments.generation.clock import Clock
 from experiments.generation.populations import Stacked, initial, losses, network, train
 from experiments.zoo.images import Images, flat_images
 from gmn_opt.figures import legend_below, picture
@@ -78,9 +78,9 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
     made_with = record["sizes"]
     images = flat_images("fashion_mnist", made_with["size"], sizes.images)
     pixels, width = images.train.shape[1], made_with["width"]
-    began = time.process_time()
+    clock = Clock()
     kinds = starts(folder, pixels, width, sizes, seed, made_with["sampling"])
-    sampled = time.process_time() - began
+    clock.lap("sampling")
     curves = {name: curve(start, images, sizes, seed) for name, start in kinds.items()}
     # a step of one network, from all that were trained here
     seconds = sum(c["seconds"] for c in curves.values())
@@ -88,7 +88,7 @@ def run(sizes: Sizes, folder: Path, seed: int, out: Path, console: Console) -> d
     target = curves[DEFAULT]["mean"][-1]
     found = {name: judged(c, target, sizes) for name, c in curves.items()}
     parts = record["cpu_seconds"]
-    cost = parts["training networks"] + parts[OURS] + sampled
+    cost = parts["training networks"] + parts[OURS] + clock.seconds["sampling"]
     saved = found[DEFAULT]["steps"] - (found["generated"]["steps"] or sizes.steps)
     facts = {
         "sizes": asdict(sizes), "seed": seed, "from": "mnist", "to": "fashion_mnist",
@@ -130,26 +130,24 @@ def starts(
 def curve(start: Stacked, images: Images, sizes: Sizes, seed: int) -> dict[str, Any]:
     """Test losses ``[checks, networks]`` at the rate at which they end lowest."""
     best: dict[str, Any] = {}
-    seconds = 0.0
+    clock = Clock()
     for rate in sizes.rates:
         rows: list[Tensor] = [losses(start, images)]
-        judging = 0.0
 
         def watch(step: int, params: Stacked) -> None:
-            nonlocal judging
             if step % sizes.every == 0:
-                began = time.process_time()
+                clock.lap("training", goes_on=True)
                 rows.append(losses(params, images))  # noqa: B023
-                judging += time.process_time() - began
+                clock.lap("judging")
 
-        began = time.process_time()
+        clock.lap("judging")
         train(start, images, sizes.steps, rate, seed + 2, decay=False, watch=watch)
-        seconds += time.process_time() - began - judging
+        clock.lap("training", goes_on=True)
         seen = torch.stack(rows)
         mean = seen.mean(1).tolist()
         if not best or mean[-1] < best["mean"][-1]:
             best = {"rate": rate, "mean": mean, "losses": seen}
-    return {**best, "seconds": seconds}
+    return {**best, "seconds": clock.seconds["training"]}
 
 
 def judged(found: dict[str, Any], target: float, sizes: Sizes) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from experiments.generate_starts import DEFAULT, judged
 from experiments.generate_starts import PRESETS as START_PRESETS
 from experiments.generate_starts import Sizes as StartSizes
 from experiments.generate_starts import run as run_starts
+from experiments.generation.clock import Clock
 from experiments.generation.flat import fit_flat, sample_flat
 from experiments.generation.populations import accuracies, graph_of, initial, network, train
 from experiments.zoo.images import flat_images
@@ -83,3 +84,15 @@ def test_steps_to_a_target() -> None:
     assert judged(found, 1.0, sizes)["steps"] == 10
     assert judged(found, 3.0, sizes)["steps"] == 0
     assert judged(found, 0.5, sizes)["steps"] is None
+
+
+def test_a_clock_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0, 1.04, 3.0, 10.0, 10.5, 12.0))
+    monkeypatch.setattr("time.process_time", lambda: next(times))
+    path = tmp_path / "seconds.json"
+    for resume in (False, True):
+        clock = Clock(path, resume)
+        clock.lap("fit", goes_on=True)
+        clock.lap("judging")
+        assert clock.rounded() == json.loads(path.read_text())
+    assert clock.rounded() == {"fit": 1.0 + 0.5, "judging": 1.5}
