@@ -248,24 +248,30 @@ def predictors() -> str:
 _REGIMES = {
     "all": "all",
     "tenth": "a tenth",
-    "wider": "trained on narrow ones, judged on wide ones",
+    "wider": "narrow, judged on wide",
     "half": "half way through training",
 }
-_PREDICTORS = ("settings", "trees", "statnn", "process", "graph", "answers")
+_PREDICTORS = (
+    "settings", "trees", "forest", "statnn", "deepsets", "dmc", "process", "graph", "answers",
+    "graph_answers",
+)  # fmt: skip
 
 
 def _by_regime(population: str) -> str:
     fits = read(f"accuracy_prediction_{population}/result.json")["fits"]
-    kinds = [kind for kind in _PREDICTORS if all(kind in fits[regime] for regime in _REGIMES)]
     rows = []
-    for regime, title in _REGIMES.items():
+    for kind in _PREDICTORS:
+        if not all(kind in fits[regime] for regime in _REGIMES):
+            continue
         cells = []
-        for kind in kinds:
+        for regime in _REGIMES:
             runs = fits[regime][kind]
             r2, tau = ([run[name] for run in runs] for name in ("r2", "tau"))
             cells.append(f"{spread(r2)} / {mean(tau):.3f}")
-        rows.append([title, str(fits[regime]["settings"][0]["train"]), *cells])
-    return grid(["R² / τ", "Training networks", *kinds], rows)
+        rows.append([kind.replace("_", ", "), *cells])
+    counts = {regime: fits[regime]["settings"][0]["train"] for regime in _REGIMES}
+    titles = [f"{title} ({counts[regime]})" for regime, title in _REGIMES.items()]
+    return grid(["R² / τ", *titles], rows)
 
 
 @table
