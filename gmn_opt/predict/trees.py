@@ -36,7 +36,7 @@ class TreePredictor:
         kind: str,
         example_inputs: Any,
         seed: int,
-        covariates: Tensor,
+        covariates: Tensor | None = None,
     ) -> None:
         with needs("predict"):
             from sklearn import ensemble
@@ -46,7 +46,7 @@ class TreePredictor:
         family = {"trees": "GradientBoosting", "forest": "RandomForest"}[kind]
         made = getattr(ensemble, family + ("Classifier" if self.classes else "Regressor"))
         columns = targets.unsqueeze(1) if targets.dim() == 1 else targets
-        self.covariates = covariates.shape[1]
+        self.covariates = 0 if covariates is None else covariates.shape[1]
         x = statistics_of(networks, covariates).numpy()
         self.trees = [made(random_state=seed).fit(x, y.numpy()) for y in columns.T]
 

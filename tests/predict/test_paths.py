@@ -135,7 +135,9 @@ def test_coherence_tells_partners_from_strangers() -> None:
 def test_huge_and_tiny_weights(scale: float) -> None:
     graph, tensors = given(mlp(6, 3), 2, 3)
     (plain, scaled) = (
-        path_features(Stack(graph, {n: t * s for n, t in tensors.items()}, torch.zeros(1)))
+        path_features(
+            Stack(graph, {n: t * s for n, t in tensors.items()}, torch.zeros(1), torch.zeros(1, 0))
+        )
         for s in (1.0, scale)
     )
     torch.testing.assert_close(plain.through, scaled.through)
