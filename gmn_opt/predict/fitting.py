@@ -76,10 +76,7 @@ def fit_predictor(
     recipe, goal_type = recipe or Recipe(), objective(loss)
     count = _counted(networks)
     _check(kind, count, valid, minutes)
-    known = as_covariates(covariates, count)
-    if kind in RIVALS and known.shape[1]:
-        readers = [k for k in KINDS if k not in RIVALS]
-        raise ValueError(f"kind={kind!r} reads no covariates; {', '.join(readers)} do.")
+    known = _covariates(covariates, count, kind)
     goal = goal_type.fitted(values := as_targets(targets, count))
     found = as_networks(networks, example_inputs)
     if kind in TREES:
@@ -93,17 +90,33 @@ def fit_predictor(
         predictor = Predictor(about, goal, recipe.members, example_inputs).to(device)
     record = {"seed": seed, "recipe": asdict(recipe), "valid": valid, "networks": count}
     state = TrainingState(None if out is None else Path(out), {**record, "model": about}, resume)
-    budget = None if minutes is None else 60 * minutes / recipe.members
-    with fit_progress(progress, recipe.members * recipe.epochs) as bar:
-        fits = []
-        for number, member in enumerate(predictor.each()):
-            fit = MemberFit(member, number, goal, stacks, values, recipe, valid, seed, budget)
-            fit.run(state, bar)
-            fits.append(fit)
+    fits = _trained(predictor, stacks, values, recipe, valid, seed, minutes, state, progress)
     if kind == "graph" and recipe.process and serves(goal):
         _stand_beside(predictor, stacks, goal.encode(values), fits, seed)
     predictor.record = {**record, "members": state.done}
     return predictor.eval()
+
+
+def _trained(
+    predictor: Predictor,
+    stacks: list[Stack],
+    values: Tensor,
+    recipe: Recipe,
+    valid: float,
+    seed: int,
+    minutes: float | None,
+    state: TrainingState,
+    progress: bool,
+) -> list[MemberFit]:
+    """Train all members, or take what ``state`` has of them."""
+    fits = []
+    goal = predictor.objective
+    with fit_progress(progress, recipe.members * recipe.epochs) as bar:
+        for number, member in enumerate(predictor.each()):
+            fit = MemberFit(member, number, goal, stacks, values, recipe, valid, seed, minutes)
+            fit.run(state, bar)
+            fits.append(fit)
+    return fits
 
 
 def _stand_beside(
@@ -138,6 +151,15 @@ def _process_alone(
     }  # fmt: skip
     record = {"seed": seed, "networks": len(values)}
     return Predictor(about, goal, 0, example_inputs, record, process, 1.0)
+
+
+def _covariates(covariates: Tensor | None, count: int, kind: str) -> Tensor:
+    """``[count, .]``, for a kind that reads them."""
+    known = as_covariates(covariates, count)
+    if kind in RIVALS and known.shape[1]:
+        readers = [k for k in KINDS if k not in RIVALS]
+        raise ValueError(f"kind={kind!r} reads no covariates; {', '.join(readers)} do.")
+    return known
 
 
 def _counted(networks: Sequence[Given]) -> int:

@@ -110,10 +110,11 @@ class MemberFit:
         recipe: Recipe,
         valid: float,
         seed: int,
-        budget: float | None,
+        minutes: float | None,
     ) -> None:
         self.member, self.number, self.goal, self.recipe = member, number, goal, recipe
-        self.seed, self.budget = seed, budget
+        self.seed = seed
+        self.budget = None if minutes is None else 60 * minutes / recipe.members
         generator = torch.Generator().manual_seed(self._seed(-1))
         order = torch.randperm(len(targets), generator=generator)
         held = torch.zeros(len(targets), dtype=torch.bool)
