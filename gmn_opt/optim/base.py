@@ -44,8 +44,9 @@ INPUT_STEP = 0.048
 #: but weights near zero, as those of adapters at first, get this share of the step that others do.
 MATRIX_REACH, KERNEL_REACH, SINE_REACH = 0.1, 0.2, 0.05
 SHORTEST, SINE_SHORTEST = 0.2, 0.1
-#: The activation that this is about, as the graph names it.
-_SINE = "sin"
+#: The activations that this is about, as the graph names them. Neurons that a residual joins have
+#: the first one that was seen.
+_SINES = ("sin", "cos")
 #: From this fan-in on, a dense input layer moves at ``INPUT_STEP``; others at ``MATRIX_STEP``.
 MANY_INPUTS = 32
 ADAM_STEP = 0.009
@@ -96,7 +97,7 @@ class BaseConstants:
 def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
     roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
-    sines = {group.id for group in layout.graph.groups if group.activation == _SINE}
+    sines = {group.id for group in layout.graph.groups if group.activation in _SINES}
     flags, sizes, reaches, shortest = [], [], [], []
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in

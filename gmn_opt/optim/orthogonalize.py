@@ -60,7 +60,8 @@ def orthogonalize_all(
         by_shape[matrix.shape].append(i)
     found: list[Tensor] = [torch.empty(0)] * len(wide)
     for indices in by_shape.values():
-        x = torch.stack([wide[i] for i in indices])
+        some = [wide[i] for i in indices]
+        x = torch.stack(some) if len(some) > 1 else some[0].unsqueeze(0)
         half = fast and _is_served_in_bfloat16(x)
         made = (_plain if half else _gram)(x, steps, damped)
         for i, y in zip(indices, made.unbind(0), strict=True):
@@ -103,8 +104,9 @@ def _plain(x: Tensor, steps: int, damped: bool) -> Tensor:
         p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         flat = torch.baddbmm(flat, p, flat, beta=_A)
     if damped:
-        raised = torch.baddbmm(flat, first_gram, first, alpha=RAISED)
-        flat = torch.add(raised, first, alpha=-DAMPED)
+        less = first_gram.mul_(RAISED)
+        less.diagonal(dim1=-2, dim2=-1).sub_(DAMPED)
+        flat = torch.baddbmm(flat, less, first)
     return flat.to(x.dtype).view(x.shape)
 
 

@@ -103,12 +103,14 @@ def features_of(stack: Stack, dtype: torch.dtype = torch.float32) -> Features:
     blocks = layout.split({n: t.to(dtype) for n, t in stack.tensors.items()})
     statistics = block_statistics(stack.graph, blocks)
     whole = graph_statistics(stack.graph, statistics)
+    if stack.covariates.shape[1]:
+        whole = torch.cat([whole, stack.covariates.to(whole)], 1)
     return Features(
         stack.graph,
         edges_of(stack.graph, blocks),
         node_statistics(stack.graph, blocks),
         statistics,
-        torch.cat([whole, stack.covariates.to(whole)], 1),
+        whole,
     )
 
 

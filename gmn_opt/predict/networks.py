@@ -212,11 +212,12 @@ def as_covariates(covariates: Tensor | None, count: int, width: int | None = Non
             )
         found = found.detach().cpu()
         found = found if found.is_floating_point() else found.float()
-        if not bool(found.isfinite().all()):
-            rows = (~found.isfinite()).any(1).nonzero().flatten().tolist()
+        usable = found.float().isfinite()  # what metanets and trees read
+        if not bool(usable.all()):
+            rows = (~usable).any(1).nonzero().flatten().tolist()
             raise ValueError(
-                f"covariates are NaN or infinite for networks {rows[:6]}. Leave these networks "
-                "out, or give a value that says so."
+                f"covariates are NaN or infinite in float32 for networks {rows[:6]}. Leave these "
+                "networks out, or give a value that says so."
             )
     if width is not None and found.shape[1] != width:
         raise ValueError(

@@ -134,8 +134,8 @@ class Predictor(nn.Module):
         self, networks: Sequence[Given], inputs: Any, covariates: Tensor | None
     ) -> list[Stack]:
         inputs = self.example_inputs if inputs is None else inputs
-        known = as_covariates(covariates, len(networks), self.covariates)
-        return stacked(as_networks(networks, inputs), known)
+        found = as_networks(networks, inputs)
+        return stacked(found, as_covariates(covariates, len(found), self.covariates))
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""

@@ -59,8 +59,9 @@ class TreePredictor:
     ) -> Tensor:
         """As :meth:`gmn_opt.predict.Predictor.predict`."""
         inputs = self.example_inputs if example_inputs is None else example_inputs
-        known = as_covariates(covariates, len(networks), self.covariates)
-        x = statistics_of(as_networks(networks, inputs), known).numpy()
+        found = as_networks(networks, inputs)
+        known = as_covariates(covariates, len(found), self.covariates)
+        x = statistics_of(found, known).numpy()
         if self.classes:
             out = torch.zeros(len(x), self.objective.outputs)
             out[:, self.trees[0].classes_] = torch.tensor(self.trees[0].predict_proba(x)).float()

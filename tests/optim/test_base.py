@@ -145,11 +145,23 @@ class Waves(nn.Module):
         return self.last(torch.tanh(self.third(x)))
 
 
+class Cosines(nn.Module):
+    """Random features that are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(2, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(x).cos())
+
+
 @pytest.mark.parametrize(
     ("model", "sines"),
     [
         (Waves(), {"first.weight", "second.weight"}),
         (Siren(SirenConfig(2, 1, (6, 6))), {"layers.0.weight", "layers.1.weight"}),
+        (Cosines(), {"layer.weight"}),
         (nn.Sequential(nn.Linear(2, 6), nn.GELU(), nn.Linear(6, 1)), set()),
     ],
 )

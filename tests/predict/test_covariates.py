@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmn_opt.predict import Predictor, Recipe, calibrate, fit_predictor, r2_score
+from gmn_opt.predict import NetworkError, Predictor, Recipe, calibrate, fit_predictor
 from tests.predict.population import INPUTS, population
 
 SHORT = Recipe(members=1, epochs=2)
@@ -52,15 +52,18 @@ def test_each_belongs_to_its_network(kind: str, tmp_path: Path) -> None:
     assert torch.equal(back.predict(models, covariates=covariates), before)
 
 
-def test_members_and_process_read_them_in_double() -> None:
-    models, covariates, targets = known(24)
-    wide = covariates.double()
-    made = [
-        fit_predictor(models, targets, example_inputs=INPUTS, covariates=x, kind="process")
-        for x in (covariates, wide)
-    ]
-    found = [m.predict(models, covariates=covariates) for m in made]
-    assert r2_score(found[0], found[1]) > 1 - 1e-6
+@pytest.mark.parametrize("kind", ["graph", "process", "trees"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_in_any_dtype(kind: str, dtype: torch.dtype) -> None:
+    models, _, targets = known(24)
+    covariates = torch.arange(24).unsqueeze(1)
+    found = []
+    for x in (covariates.float(), covariates.to(dtype)):
+        made = fit_predictor(
+            models, targets, example_inputs=INPUTS, covariates=x, kind=kind, recipe=SHORT
+        )
+        found.append(made.predict(models, covariates=x))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,7 @@ def test_members_and_process_read_them_in_double() -> None:
         (torch.zeros(23, 2), "one row for each of 24 networks; received torch.float32 [23, 2]"),
         (torch.zeros(24), "received torch.float32 [24]"),
         (torch.zeros(24, 2).index_fill(0, torch.tensor(5), torch.nan), "for networks [5]"),
+        (torch.full((24, 1), 1e39, dtype=torch.float64), "infinite in float32"),
         (torch.zeros(24, 2, dtype=torch.complex64), "real numbers"),
     ],
 )
@@ -96,6 +100,22 @@ def test_not_all_kinds_read_them(kind: str) -> None:
     models, covariates, targets = known(24)
     with pytest.raises(ValueError, match="reads no covariates; graph, process, trees, forest do"):
         fit_predictor(models, targets, example_inputs=INPUTS, covariates=covariates, kind=kind)
+
+
+class Own(nn.Module):
+    """A module without a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("kind", ["process", "trees"])
+def test_a_single_network_is_refused(kind: str) -> None:
+    models, targets = population(24)
+    made = fit_predictor(models, targets, example_inputs=INPUTS, kind=kind)
+    with pytest.raises(NetworkError, match="at least one network is needed, received a single one"):
+        made.predict(Own())  # type: ignore[arg-type]
 
 
 def test_intervals_need_weights_alone() -> None:
