@@ -60,8 +60,7 @@ def orthogonalize_all(
         by_shape[matrix.shape].append(i)
     found: list[Tensor] = [torch.empty(0)] * len(wide)
     for indices in by_shape.values():
-        some = [wide[i] for i in indices]
-        x = torch.stack(some) if len(some) > 1 else some[0].unsqueeze(0)
+        x = torch.stack([wide[i] for i in indices])
         half = fast and _is_served_in_bfloat16(x)
         made = (_plain if half else _gram)(x, steps, damped)
         for i, y in zip(indices, made.unbind(0), strict=True):
