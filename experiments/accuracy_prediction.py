@@ -34,6 +34,7 @@ from experiments.spread import spread
 from experiments.zoo.answers import answers_of, features
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
 from gmn_opt.predict.fitting import KINDS
+from gmn_opt.predict.networks import stacked
 from gmn_opt.predict.trees import statistics_of
 
 REGIMES = ("all", "tenth", "wider", "half")
@@ -98,7 +99,7 @@ def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int, _: Recipe
     """Predictions of trees that also know what networks say."""
     said, said_test = _said(train, test)
     x, x_test = (
-        statistics_of(part.networks, answers).numpy()
+        statistics_of(stacked(part.networks, answers)).numpy()
         for part, answers in ((train, said), (test, said_test))
     )
     return _boosted(x, train.column(TARGET), x_test, seed)

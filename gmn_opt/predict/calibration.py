@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gmn_opt.predict.losses import as_targets
 from gmn_opt.predict.model import PredictorModel
-from gmn_opt.predict.networks import Given, as_networks
+from gmn_opt.predict.networks import Given, as_networks, stacked
 from gmn_opt.predict.predictor import Predictor
 from gmn_opt.predict.trees import statistics_of
 from gmn_opt.weights import WeightsError, WeightSet, load, save
@@ -209,7 +209,7 @@ def _standardized(predictor: Predictor, networks: Sequence[Given]) -> Tensor:
     assert isinstance(member, PredictorModel)
     like = member.head.weight
     found = as_networks(networks, predictor.example_inputs)
-    out: Tensor = member.whole_scale(statistics_of(found).to(like)).cpu()
+    out: Tensor = member.whole_scale(statistics_of(stacked(found)).to(like)).cpu()
     return out
 
 

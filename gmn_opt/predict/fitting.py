@@ -78,10 +78,9 @@ def fit_predictor(
     _check(kind, count, valid, minutes)
     known = _covariates(covariates, count, kind)
     goal = goal_type.fitted(values := as_targets(targets, count))
-    found = as_networks(networks, example_inputs)
+    stacks = stacked(as_networks(networks, example_inputs), known)
     if kind in TREES:
-        return TreePredictor(found, values, goal, kind, example_inputs, seed, known)
-    stacks = stacked(found, known)
+        return TreePredictor(stacks, values, goal, kind, example_inputs, seed)
     if kind == "process":
         return _process_alone(goal, stacks, values, example_inputs, seed).to(device)
     about = _sizes(kind, config, goal, stacks)

@@ -230,13 +230,25 @@ def as_covariates(covariates: Tensor | None, count: int, width: int | None = Non
 def stacked(networks: Sequence[Network], covariates: Tensor | None = None) -> list[Stack]:
     """Networks grouped by graph, in order of first appearance.
 
-    Graphs that are one object, or equal in everything, count as the same.
+    Graphs that are one object, or equal in everything, count as the same. ``covariates`` are as
+    :func:`as_covariates` gives them.
     """
-    known = as_covariates(covariates, len(networks))
+    known = torch.zeros(len(networks), 0) if covariates is None else covariates
     groups: dict[str, list[int]] = {}
     for number, (graph, _) in enumerate(networks):
         groups.setdefault(digest(graph), []).append(number)
     return [_stack(networks, known, places) for places in groups.values()]
+
+
+def as_stacks(
+    networks: Sequence[Given],
+    example_inputs: tuple[Any, ...] | Tensor | None,
+    covariates: Tensor | None,
+    width: int,
+) -> list[Stack]:
+    """Networks to predict from, checked and grouped by graph, with ``width`` covariates each."""
+    found = as_networks(networks, example_inputs)
+    return stacked(found, as_covariates(covariates, len(found), width))
 
 
 def _stack(networks: Sequence[Network], known: Tensor, places: list[int]) -> Stack:

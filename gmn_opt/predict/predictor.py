@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmn_opt.predict.losses import Objective, as_targets, objective
 from gmn_opt.predict.model import ModelConfig, PredictorModel
-from gmn_opt.predict.networks import Given, Stack, as_covariates, as_networks, stacked
+from gmn_opt.predict.networks import Given, Stack, as_stacks
 from gmn_opt.predict.process import Process
 from gmn_opt.predict.rivals import Rival
 from gmn_opt.weights import WeightsError, WeightSet, load, save
@@ -134,8 +134,7 @@ class Predictor(nn.Module):
         self, networks: Sequence[Given], inputs: Any, covariates: Tensor | None
     ) -> list[Stack]:
         inputs = self.example_inputs if inputs is None else inputs
-        found = as_networks(networks, inputs)
-        return stacked(found, as_covariates(covariates, len(found), self.covariates))
+        return as_stacks(networks, inputs, covariates, self.covariates)
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""

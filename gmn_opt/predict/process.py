@@ -75,8 +75,11 @@ class Process(nn.Module):
         """
         count = len(encoded)
         covariates = stacks[0].covariates.shape[1]
-        config = {"ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT)}
-        made = Process(config | ({"covariates": covariates} if covariates else {}))
+        config = {
+            "ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT),
+            "covariates": covariates,
+        }  # fmt: skip
+        made = Process(config)
         made.double()
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_KEPT]
         chosen = torch.zeros(count, dtype=torch.bool)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gmn_opt.extras import needs
 from gmn_opt.predict.losses import Objective, as_targets
 from gmn_opt.predict.model import features_of
-from gmn_opt.predict.networks import Given, Network, as_covariates, as_networks, stacked
+from gmn_opt.predict.networks import Given, Stack, as_stacks
 
 TREES = ("trees", "forest")
 
@@ -30,13 +30,12 @@ class TreePredictor:
 
     def __init__(
         self,
-        networks: Sequence[Network],
+        stacks: Sequence[Stack],
         targets: Tensor,
         goal: Objective,
         kind: str,
         example_inputs: Any,
         seed: int,
-        covariates: Tensor | None = None,
     ) -> None:
         with needs("predict"):
             from sklearn import ensemble
@@ -46,8 +45,8 @@ class TreePredictor:
         family = {"trees": "GradientBoosting", "forest": "RandomForest"}[kind]
         made = getattr(ensemble, family + ("Classifier" if self.classes else "Regressor"))
         columns = targets.unsqueeze(1) if targets.dim() == 1 else targets
-        self.covariates = 0 if covariates is None else covariates.shape[1]
-        x = statistics_of(networks, covariates).numpy()
+        self.covariates = stacks[0].covariates.shape[1]
+        x = statistics_of(stacks).numpy()
         self.trees = [made(random_state=seed).fit(x, y.numpy()) for y in columns.T]
 
     def predict(
@@ -59,9 +58,7 @@ class TreePredictor:
     ) -> Tensor:
         """As :meth:`gmn_opt.predict.Predictor.predict`."""
         inputs = self.example_inputs if example_inputs is None else example_inputs
-        found = as_networks(networks, inputs)
-        known = as_covariates(covariates, len(found), self.covariates)
-        x = statistics_of(found, known).numpy()
+        x = statistics_of(as_stacks(networks, inputs, covariates, self.covariates)).numpy()
         if self.classes:
             out = torch.zeros(len(x), self.objective.outputs)
             out[:, self.trees[0].classes_] = torch.tensor(self.trees[0].predict_proba(x)).float()
@@ -77,10 +74,10 @@ class TreePredictor:
         return self.objective.judge(self.predict(networks, covariates=covariates), values)
 
 
-def statistics_of(networks: Sequence[Network], covariates: Tensor | None = None) -> Tensor:
+def statistics_of(stacks: Sequence[Stack]) -> Tensor:
     """Statistics of the weights of every network, ``[n, GRAPH_STATISTICS]``, and covariates."""
     parts: dict[int, Tensor] = {}
-    for stack in stacked(networks, covariates):
+    for stack in stacks:
         whole = features_of(stack).whole
         parts |= dict(zip(stack.places.tolist(), whole, strict=True))
-    return torch.stack([parts[i] for i in range(len(networks))])
+    return torch.stack([parts[i] for i in range(len(parts))])
