@@ -1,13 +1,14 @@
-"""What an image shows, read from weights alone: ``python -m experiments.inr.classification``.
+"""What an image shows, read from its INR's weights: ``python -m experiments.inr.classification``.
 
-Classifies Fashion-MNIST INRs (SIREN 2-32-32-1, one per image, fitted from independent random
-initializations) by a graph metanet and by the baselines, with the same data, epochs, optimizer,
+Classifies INRs of Fashion-MNIST or MNIST (SIREN 2-32-32-1, one per image, fitted from independent
+random initializations) by graph metanets and by baselines, with the same data, epochs, optimizer,
 schedule, augmentation and normalization for all; the time that each takes is reported beside its
-accuracy. Everybody reads SIRENs brought to one representative of the sine's symmetries, each
-tensor divided by its standard deviation over the training set, and in training moved images (see
-gmn_opt/inr/augmentation.py). The epoch of the best validation accuracy counts. Writes
-``result.json`` and ``accuracy.png`` to --out; a finished (model, seed) is not run again with
---resume.
+accuracy. Most read weights alone; those that also know what the network says at places of the
+image are listed in the record. Everybody reads SIRENs brought to one representative of the sine's
+symmetries, each tensor divided by its standard deviation over the training set, and in training
+moved images (see gmn_opt/inr/augmentation.py). The epoch of the best validation accuracy counts.
+Writes ``result.json`` and ``accuracy.png`` to --out; a finished (model, seed) is not run again
+with --resume.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments import frame
-from experiments.inr.classifiers import CLASSIFIERS
+from experiments.inr.classifiers import CLASSIFIERS, LISTENING
 from experiments.inr.data import folder_of, load_or_make
 from experiments.inr.runs import (
     Normalizer,
@@ -53,7 +54,8 @@ class Budget:
 
 
 PRESETS = {"smoke": Budget(epochs=2, batch=8), "cpu": Budget()}
-
+#: Data sets, and whether what an image shows survives a mirror.
+MIRRORED = {"fashion_mnist": True, "mnist": False}
 
 #: How the INRs are fitted: on sampled pixels, which takes weights further from where they began
 #: than all pixels do, to the same PSNR. All classifiers find them easier to read.
@@ -78,7 +80,7 @@ def accuracy(model: nn.Module, inputs: Params, labels: Tensor, batch: int = 250)
 @torch.no_grad()
 def measure_statistics(model: nn.Module, inputs: Params, batch: int) -> None:
     """Set running statistics to averages over ``inputs``: those of training lag behind."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     kept = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
@@ -93,12 +95,12 @@ def measure_statistics(model: nn.Module, inputs: Params, batch: int) -> None:
 def train_classifier(
     model: nn.Module,
     sets: Mapping[str, InrSet],
+    normalizer: Normalizer,
     budget: Budget,
     seed: int,
     device: torch.device,
 ) -> dict[str, Any]:
     """Train and judge one classifier; returns its record."""
-    normalizer = Normalizer(sets["train"])
     data: dict[str, tuple[Params, Tensor]] = {}
     for split, found in sets.items():
         assert found.labels is not None
@@ -154,6 +156,7 @@ def plot(runs: Runs, path: Path) -> None:
 
 def main(
     preset: Annotated[str, typer.Option(help="smoke or cpu")] = "cpu",
+    data: Annotated[str, typer.Option(help=", ".join(MIRRORED))] = "fashion_mnist",
     out: frame.Out = Path("runs/inr_classification"),
     inrs: Annotated[Path | None, typer.Option(help="Folder of INRs; by default made.")] = None,
     models: Annotated[str, typer.Option(help="Which classifiers.")] = ",".join(CLASSIFIERS),
@@ -169,34 +172,38 @@ def main(
     path = out / "result.json"
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
+        frame.choose("data", data, MIRRORED)
         names = frame.chosen("model", models, CLASSIFIERS)
         where = frame.choose_device(device)
-        folder = inrs or folder_of("fashion_mnist_sampled", preset)
-        sets = load_or_make(folder, "fashion_mnist", preset, **RECIPE)
+        folder = inrs or folder_of(f"{data}_sampled", preset)
+        sets = load_or_make(folder, data, preset, **RECIPE)
         labels = sets["train"].labels
         if labels is None or any(s.labels is None for s in sets.values()):
             raise ValueError(f"The INRs in {folder} have no labels; there is nothing to classify.")
-        budget = PRESETS[preset] if epochs is None else replace(PRESETS[preset], epochs=epochs)
+        budget = replace(PRESETS[preset], moves=Moves(mirror=MIRRORED[data]))
+        budget = budget if epochs is None else replace(budget, epochs=epochs)
         settings = plain(
             {
                 "budget": asdict(budget),
                 "inrs": sets["train"].manifest,
                 "networks": {split: len(s) for split, s in sets.items()},
                 "initialization": "independent for every INR",
+                "function access": [n for n in CLASSIFIERS if n in LISTENING],
             }
         )
         runs = runs_before(path, settings, resume)
         out.mkdir(parents=True, exist_ok=True)
     graph, classes = traced(sets["train"].template()), int(labels.max()) + 1
+    normalizer = Normalizer(sets["train"])
 
     def run(name: str, number: int) -> dict[str, Any]:
         with seeded(number, where):
-            model = CLASSIFIERS[name](graph, classes)
-        return train_classifier(model, sets, budget, number, where)
+            model = CLASSIFIERS[name](graph, classes, normalizer)
+        return train_classifier(model, sets, normalizer, budget, number, where)
 
     compare(names, range(seed, seed + seeds), run, path, settings, runs, MEASURE, console)
     plot(runs, out / "accuracy.png")
-    console.print(summary_table("Fashion-MNIST INRs", runs, MEASURE, highest=True))
+    console.print(summary_table(f"INRs of {data}", runs, MEASURE, highest=True))
 
 
 if __name__ == "__main__":

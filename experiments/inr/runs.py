@@ -52,6 +52,10 @@ class Normalizer:
         known = canonical(params, self.config)
         return {n: (p - self.mean[n].to(p)) / self.std[n].to(p) for n, p in known.items()}
 
+    def back(self, params: Mapping[str, Tensor]) -> Params:
+        """Networks of the same functions as those that were normalized to ``params``."""
+        return {n: p * self.std[n].to(p) + self.mean[n].to(p) for n, p in params.items()}
+
 
 def epochs(
     model: nn.Module,

@@ -14,7 +14,7 @@ import typer
 from experiments import release_editor
 from experiments.benchmarks import inr_fitting
 from experiments.inr import classification, data, edit_report, editing, editing_table, fitters
-from experiments.inr.classifiers import CLASSIFIERS
+from experiments.inr.classifiers import CLASSIFIERS, LISTENING, Drawn
 from experiments.inr.editors import EDITORS, new_editor
 from gmn_opt import trace
 from gmn_opt.cli.settings import with_settings
@@ -28,6 +28,7 @@ from gmn_opt.inr import (
     fit_images,
     load_editor,
     load_inr_set,
+    render,
 )
 from gmn_opt.inr.edit_training import rendered_edits
 from tasks.inr_data import PATCH, PHOTOS, load_split
@@ -260,11 +261,12 @@ class TestClassification:
     def test_every_classifier_takes_a_batch(self, name: str) -> None:
         data = small(2)
         graph = trace(data.template(), torch.zeros(3, 2))
-        model = CLASSIFIERS[name](graph, 10).double().eval()
+        normalizer = classification.Normalizer(data)
+        model = CLASSIFIERS[name](graph, 10, normalizer).double().eval()
         params = {n: p.double() for n, p in data.params.items()}
         out = model(params)
         assert out.shape == (2, 10)
-        if name in ("gmn", "statnn", "deep_sets", "np_nfn"):
+        if name in ("gmn", "statnn", "deep_sets", "np_nfn", *LISTENING):
             moved_params = graph.permute(params, graph.random_symmetry())
             assert torch.allclose(model(moved_params), out, atol=1e-10)
 
@@ -275,14 +277,28 @@ class TestClassification:
             assert abs(float(p.mean())) < 1e-5
             assert p.numel() == len(data) or float(p.std()) == pytest.approx(1, abs=1e-4)
 
-    def test_as_one_runs_it(self, folder: Path, tmp_path: Path) -> None:
+    def test_those_that_listen_hear_the_network_as_it_was(self) -> None:
+        data = small()
+        normalizer = classification.Normalizer(data)
+        back = normalizer.back(normalizer(data.params))
+        drawn = render(data.template(), 14, data.params)
+        assert torch.allclose(render(data.template(), 14, back), drawn, atol=1e-3)
+        seen: list[torch.Tensor] = []
+        model = Drawn(10, normalizer, side=14)
+        model.convolutions.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        model(normalizer(data.params))
+        assert torch.allclose(seen[0].movedim(1, -1), drawn, atol=1e-3)
+
+    @pytest.mark.parametrize("models", ["gmn,flat_mlp", "gmn_probes,drawn"])
+    def test_as_one_runs_it(self, folder: Path, tmp_path: Path, models: str) -> None:
         run: dict[str, Any] = {
-            "preset": "smoke", "inrs": folder, "out": tmp_path, "seeds": 2,
-            "models": "gmn,flat_mlp", "device": "cpu",
+            "preset": "smoke", "data": "mnist", "inrs": folder, "out": tmp_path, "seeds": 2,
+            "models": models, "device": "cpu",
         }  # fmt: skip
         classification.main(**run)
         first = json.loads((tmp_path / "result.json").read_text())
-        assert [r["seed"] for r in first["runs"]["gmn"]] == [0, 1]
+        assert [r["seed"] for r in first["runs"][models.split(",")[0]]] == [0, 1]
+        assert first["budget"]["moves"]["mirror"] is False  # a mirrored digit may be none
         assert (tmp_path / "accuracy.png").is_file()
         classification.main(**run, resume=True)
         again = json.loads((tmp_path / "result.json").read_text())
