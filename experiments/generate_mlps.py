@@ -64,17 +64,19 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 
 OURS = "graph metanet"
-#: File, and what of the flow is changed.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    OURS: ("metanet", {}),
-    "graph metanet, weights alone": ("weights_alone", {"function": None}),
-    "graph metanet, noise not paired": ("unpaired", {"pair": False}),
+#: File, and what of the flow and of the field is changed.
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    OURS: ("metanet", {}, {}),
+    "graph metanet, weights alone": ("weights_alone", {"function": None}, {"anchors": 0}),
+    "graph metanet, noise not paired": ("unpaired", {"pair": False}, {}),
 }
+#: Of the noise, where networks are drawn nearer to each other.
+COOL = 0.6
 TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
-FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32)
+FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32, anchors=128)
 FLOW = FlowConfig(
-    steps=12_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
+    steps=16_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
     function_weight=16.0, check_every=250,
 )  # fmt: skip
 
@@ -90,7 +92,7 @@ class Sizes:
     rate: float = 4e-3
     images: int | None = None
     judged: int = 20
-    sampling: int = 10
+    sampling: int = 32
     fine_steps: tuple[int, ...] = (0, 1, 10, 100)
     fine_rate: float = 1e-3
     field: FieldConfig = FIELD
@@ -103,14 +105,14 @@ class Sizes:
 PRESETS = {
     "smoke": Sizes(
         networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, fine_steps=(0, 1),
-        field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2),
+        field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2, anchors=4),
         flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
     "long": Sizes(
-        width=64, size=28, judged=50, sampling=20, flat_widths=(64, 256), flat_steps=12_000,
-        field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32),
+        width=64, size=28, judged=50, flat_widths=(64, 256), flat_steps=12_000,
+        field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32, anchors=128),
     ),
 }  # fmt: skip
 
@@ -140,10 +142,13 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     clock.lap("training networks", goes_on=True)
     kinds: dict[str, Stacked] = {TRAINING: {n: t[: sizes.judged] for n, t in training.items()}}
     parameters = {}
-    for name, (file, changes) in VARIANTS.items():
-        flow = replace(sizes.flow, **changes)
-        generator = fit(training, graph, images, sizes, flow, seed, out / file, resume, console)
-        kinds[name] = generator.sample(sizes.judged, steps=sizes.sampling, seed=seed + 1)
+    for name, (file, of_flow, of_field) in VARIANTS.items():
+        flow, field = replace(sizes.flow, **of_flow), replace(sizes.field, **of_field)
+        changed = replace(sizes, flow=flow, field=field)
+        generator = fit(training, graph, images, changed, seed, out / file, resume, console)
+        kinds[name] = sampled(generator, sizes, seed)
+        if name == OURS:
+            kinds[f"{name}, temperature {COOL}"] = sampled(generator, sizes, seed, COOL)
         clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
     kinds |= plain(training, generator.units, graph, sizes, seed)
@@ -177,18 +182,25 @@ def _training(sizes: Sizes, images: Images, seed: int, path: Path, resume: bool)
 
 
 def fit(
-    training: Stacked, graph: ParameterGraph, images: Images, sizes: Sizes, flow: FlowConfig,
-    seed: int, folder: Path, resume: bool, console: Console,
+    training: Stacked, graph: ParameterGraph, images: Images, sizes: Sizes, seed: int,
+    folder: Path, resume: bool, console: Console,
 ) -> Generator:  # fmt: skip
     """Ours; checkpoints go to ``folder``, the generator to the file of that name."""
     generator = fit_generator(
-        training, graph, field=sizes.field, flow=flow,
-        model=network(images.train.shape[1], sizes.width), example=images.train[:2],
+        training, graph, field=sizes.field, flow=sizes.flow,
+        model=network(images.train.shape[1], sizes.width), example=images.train[:128],
         inputs=images.train, seed=seed, out=folder,
         resume=resume and (folder / CHECKPOINT).is_file(), progress=console.is_terminal,
     )  # fmt: skip
     generator.save(folder.with_suffix(".safetensors"))
     return generator
+
+
+def sampled(generator: Generator, sizes: Sizes, seed: int, temperature: float = 1.0) -> Stacked:
+    """Networks to judge. Where energies are followed, the way is stiff: many simple steps."""
+    return generator.sample(
+        sizes.judged, steps=sizes.sampling, method="euler", temperature=temperature, seed=seed + 1
+    )
 
 
 def plain(

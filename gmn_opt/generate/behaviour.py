@@ -10,6 +10,10 @@ at is also called with inputs, and compared with what training networks say ther
   early is not corrected later (exposure bias; Bengio et al. 2015, arXiv 1506.03099). Paths of a
   batch of samples are kept open, and go on by a step of the field at every step of the fit.
 
+From time t on the velocity moves the end of a line by (1 - t) only: judged by ends alike at all
+times, the field hardly learns what to do late, when a network is nearly made and its last errors
+could be mended. So gaps count by 1 / (1 - t), see :func:`lateness`.
+
 No labels are needed. The price: all samples are drawn to one mean answer, and share more of their
 errors with training networks than without.
 """
@@ -17,6 +21,7 @@ errors with training networks than without.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,7 +38,9 @@ Gap = Literal["mse", "kl"]
 GAPS: tuple[Gap, ...] = ("mse", "kl")
 #: Inputs that networks are compared at in a step, steps from noise to a network on average, and
 #: training networks that a mean is taken over.
-_INPUTS, _STEPS, _MOST = 64, 16, 256
+_INPUTS, _STEPS, _MOST = 256, 16, 256
+#: Time to the end from which gaps count no more than the last ones.
+_SOON = 0.03
 #: Of points ``[B, P]`` at times ``[B]`` under conditions ``[B, k]``, velocities ``[B, P]``.
 Field = Callable[[ParameterGraph, Tensor, Tensor, Tensor], Tensor]
 
@@ -88,12 +95,17 @@ class Behaviour:
         out: Tensor = vmap(lambda own: functional_call(self.model, own, (x,)))(named)
         return out
 
-    def on_the_way(self, ends: Tensor, data: Tensor, random: torch.Generator) -> Tensor:
-        """How far the networks ``ends`` [B, P] are from ``data`` [B, P] in what they say."""
+    def on_the_way(
+        self, ends: Tensor, data: Tensor, times: Tensor, random: torch.Generator
+    ) -> Tensor:
+        """How far the networks ``ends`` [B, P] are from ``data`` [B, P] in what they say.
+
+        ``times`` ``[B]``: of the points that the lines to these ends begin at.
+        """
         x = self._draw(random)
         with torch.no_grad():
             wanted = self.says(data, x)
-        return gap(self.gap, self.says(ends, x), wanted)
+        return (lateness(times) * gaps(self.gap, self.says(ends, x), wanted)).mean()
 
     def on_its_own(self, field: Field, batch: int, random: torch.Generator) -> Tensor:
         """The same for ends of lines that begin where sampling has come to, which goes on."""
@@ -101,7 +113,8 @@ class Behaviour:
         velocity = field(self.graph, at, self.times, self.known[self.of])
         ends = at + (1 - self.times).unsqueeze(1) * velocity
         x = self._draw(random)
-        found = gap(self.gap, self.says(ends, x), self._expected(x, random))
+        apart = gaps(self.gap, self.says(ends, x), self._expected(x, random))
+        found = (lateness(self.times) * apart).mean()
         step = 2 / _STEPS * torch.rand(batch, generator=random)
         self.paths = (at + step.unsqueeze(1) * velocity).detach()
         self.times = self.times + step
@@ -152,14 +165,21 @@ def centred(kind: Gap, outputs: Tensor) -> Tensor:
     return outputs - outputs.mean(-1, keepdim=True) if kind == "kl" else outputs
 
 
-def gap(kind: Gap, made: Tensor, wanted: Tensor) -> Tensor:
-    """How far outputs are from those wanted, both ``[B, n, ...]``: a scalar."""
+def lateness(times: Tensor) -> Tensor:
+    """What gaps at ``times`` count, of mean 1 over [0, 1]: one over the time to the end."""
+    left = (1 - times).clamp_min(0) + _SOON
+    return 1 / (left * math.log((1 + _SOON) / _SOON))
+
+
+def gaps(kind: Gap, made: Tensor, wanted: Tensor) -> Tensor:
+    """How far outputs ``[B, n, ...]`` are from those wanted, ``[B]``."""
     if kind == "kl":
-        return F.kl_div(
+        apart = F.kl_div(
             made.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True
-        ).sum(-1).mean()  # fmt: skip
+        ).sum(-1)  # fmt: skip
+        return apart.flatten(1).mean(1)
     variance = wanted.var(dim=1, correction=0).mean().clamp_min(1e-12)
-    return (made - wanted).square().mean() / variance
+    return (made - wanted).square().flatten(1).mean(1) / variance
 
 
-__all__ = ["GAPS", "Behaviour", "Gap", "gap"]
+__all__ = ["GAPS", "Behaviour", "Gap", "gaps", "lateness"]

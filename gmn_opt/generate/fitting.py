@@ -140,7 +140,8 @@ def fit_generator(
             after the other.
         field: Sizes of the velocity field.
         flow: Settings of the fit.
-        model, example: A network and inputs ``[batch, ...]``, for probes; INRs need no example.
+        model, example: A network and inputs ``[batch, ...]``, for probes and anchors, which begin
+            as these inputs; INRs need no example.
         inputs: What networks are called with where ``flow.function`` compares them, ``[n, ...]``.
         seed: Of everything random.
         out: Folder for checkpoints.
@@ -271,7 +272,7 @@ class _Run:
         if self.behaviours:
             behaviour = self.behaviours[which]
             ends = at + (1 - time).unsqueeze(1) * velocity
-            gap = behaviour.on_the_way(ends, data, random)
+            gap = behaviour.on_the_way(ends, data, time, random)
             gap = gap + behaviour.on_its_own(self.field, flow.batch, random)
             loss = loss + flow.function_weight * gap
         if not bool(loss.isfinite()):

@@ -183,8 +183,8 @@ class Generator:
 
         Args:
             path: The file.
-            model: A network of the architecture; needed where the generator has probes and makes
-                no INRs.
+            model: A network of the architecture; needed where the generator has probes or
+                anchors and makes no INRs.
 
         Raises WeightsError when the file is missing, damaged, or holds something else, ValueError
         without a model where one is needed.
@@ -203,8 +203,9 @@ class Generator:
         if config.get("inr") is not None:
             with torch.random.fork_rng(devices=[]):
                 model = config_from_dict(config["inr"]).build()
-        elif sizes.probes and model is not None:
-            example = tensors["probes.inputs.0"][:1]
+        elif model is not None:  # of the right shape; the values are read below
+            kept = (tensors[n] for n in ("probes.inputs.0", "energy.inputs") if n in tensors)
+            example = next(kept, None)
         with torch.random.fork_rng(devices=[]):
             field = VelocityField(
                 sizes, units, conditions.size, model=model, graph=graph, example=example
@@ -224,7 +225,7 @@ def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
     field = config["field"]
     check_metanet(field, shapes)
     most = sum(math.prod(shape) for shape in shapes.values())
-    for name in ("probes", "carried"):
+    for name in ("probes", "carried", "anchors"):
         if not is_count(count := field.get(name, 0), 0, most):
             raise ValueError(f"{name} is {shown(count)}, with {most:,} numbers in all")
     if config.get("inr") is not None:

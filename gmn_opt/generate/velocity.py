@@ -4,7 +4,9 @@ A change of a weight is the metanet's readout of its edge plus a product of read
 ends, as the gradient of a weight is made of an activation and a backward signal. With probes, nodes
 also know what their neuron says at learned inputs (and, in a SIREN, how the output there depends on
 it), and all of them what the whole network says there: a few rounds of message passing could not
-work that out. All of it is equivariant to the symmetries of the graph.
+work that out. With anchors, edges also know where an energy goes downhill, and follow it as far as
+their block says; see :mod:`gmn_opt.generate.energy`. All of it is equivariant to the symmetries of
+the graph.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gmn_opt.generate.behaviour import GAPS, Gap
 from gmn_opt.generate.carry import carried
+from gmn_opt.generate.energy import Energy
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.inr import Inr, SirenConfig
@@ -28,6 +32,8 @@ from gmn_opt.metanet.layers.states import TwoLayer
 
 _FREQUENCIES = 4
 TIME_FEATURES = 1 + 2 * _FREQUENCIES
+#: Gradients of a mean over inputs, by weights in units, are small numbers.
+_STEEP = 30.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class FieldConfig:
             then.
         carried: Features that weights carry between their ends before the metanet; 0 for none. See
             :mod:`gmn_opt.generate.carry`.
+        anchors: Learned inputs with learned answers that networks are drawn towards; 0 for none. A
+            model must be given then. See :mod:`gmn_opt.generate.energy`.
+        answers: What answers are: ``"kl"`` for logits, ``"mse"`` for other outputs.
 
     Raises ValueError for sizes below 1, or fewer than no probes.
     """
@@ -51,14 +60,19 @@ class FieldConfig:
     gain: float = 2.0
     probes: int = 0
     carried: int = 0
+    anchors: int = 0
+    answers: Gap = "kl"
 
     def __post_init__(self) -> None:
         """See the class."""
         sizes = (self.hidden, self.edge_hidden, self.layers)
-        if min(sizes) < 1 or min(self.probes, self.carried) < 0:
+        if min(sizes) < 1 or min(self.probes, self.carried, self.anchors) < 0:
             raise ValueError(
-                f"Sizes must be at least 1, probes and carried at least 0, received {self}."
+                "Sizes must be at least 1, probes, carried and anchors at least 0, received "
+                f"{self}."
             )
+        if self.answers not in GAPS:
+            raise ValueError(f"answers is one of {list(GAPS)}, received {self.answers!r}.")
 
 
 def time_features(time: Tensor) -> Tensor:
@@ -84,11 +98,12 @@ class VelocityField(nn.Module):
         config: Sizes.
         units: Of the weights.
         conditions: Numbers that describe a condition.
-        model: A network of the architecture, needed for probes.
+        model: A network of the architecture, needed for probes and anchors.
         graph: Its graph, needed for probes.
-        example: Inputs of the model ``[batch, ...]``, needed for probes on what is no SIREN.
+        example: Inputs of the model ``[batch, ...]``, needed for probes on what is no SIREN and for
+            anchors on what is no INR; anchors begin as these.
 
-    Raises ValueError for probes without what they need.
+    Raises ValueError for probes or anchors without what they need.
     """
 
     def __init__(
@@ -132,7 +147,7 @@ class VelocityField(nn.Module):
         self.told = TwoLayer(TIME_FEATURES + conditions + told, c, c)
         self.said = nn.Linear(NODE_FEATURES + own + c, config.carried) if config.carried else None
         self.metanet = GraphMetanet(
-            1 + (units.center is not None),
+            1 + (units.center is not None) + bool(config.anchors),
             1,
             hidden=c,
             edge_hidden=config.edge_hidden,
@@ -145,6 +160,11 @@ class VelocityField(nn.Module):
         self.rows, self.columns = nn.Linear(c, c), nn.Linear(c, c)
         nn.init.zeros_(self.rows.weight)
         nn.init.zeros_(self.rows.bias)
+        self.energy = _energy(config, model, example) if config.anchors else None
+        self.downhill = nn.Linear(c, 1) if config.anchors else None
+        if self.downhill is not None:
+            nn.init.zeros_(self.downhill.weight)
+            nn.init.zeros_(self.downhill.bias)
 
     def forward(
         self, graph: ParameterGraph, values: Tensor, time: Tensor, condition: Tensor
@@ -167,6 +187,10 @@ class VelocityField(nn.Module):
         center = self.units.center_in_units(graph, values)
         if center is not None:
             edges = torch.cat([edges, center.expand_as(values).unsqueeze(-2)], -2)
+        slope = None
+        if self.energy is not None:
+            slope = _STEEP * self.energy.slope(graph, self.units, values)
+            edges = torch.cat([edges, slope.asinh().unsqueeze(-2)], -2)
         inputs = torch.cat([*heard, told], -1)
         if self.said is not None:
             places = structural(graph, values)[0].expand(*inputs.shape[:2], -1)
@@ -180,6 +204,12 @@ class VelocityField(nn.Module):
         assert readout is not None
         change = (readout.weight @ states.edges).squeeze(-2)
         out = change + torch.cat(products, -1) * self.config.hidden**-0.5
+        if slope is not None:
+            assert self.downhill is not None
+            counts = torch.tensor(layout.edge_counts, device=values.device)
+            out = (
+                out + self.downhill(states.blocks).squeeze(-1).repeat_interleave(counts, -1) * slope
+            )
         apart = values - self.units.mean(values, condition[:, : self.classes])
         return self.units.within(out + gaussian_part(time).unsqueeze(-1) * apart)
 
@@ -192,6 +222,26 @@ class VelocityField(nn.Module):
         assert self.probes is not None
         out: Tensor = self.probes(named)
         return out
+
+
+def _energy(config: FieldConfig, model: nn.Module | None, example: Tensor | None) -> Energy:
+    """Its inputs begin as the example's, those of INRs anywhere."""
+    if model is None:
+        raise ValueError(
+            f"anchors={config.anchors} call a network: pass model=, a module of the architecture, "
+            "or set anchors=0."
+        )
+    if example is None and isinstance(model, Inr):
+        return Energy(
+            model, torch.rand(config.anchors, model.config.inputs) * 2 - 1, config.answers
+        )
+    if example is None or not example.is_floating_point() or not len(example):
+        raise ValueError(
+            f"anchors={config.anchors} on a {type(model).__name__} begin as example= inputs, "
+            "[batch, ...] in floating point."
+        )
+    begun = example[torch.arange(config.anchors) % len(example)]
+    return Energy(model, begun, config.answers)
 
 
 def _output_sizes(graph: ParameterGraph) -> list[int]:

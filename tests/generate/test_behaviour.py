@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from gmn_opt.generate import FieldConfig, FlowConfig, fit_generator
-from gmn_opt.generate.behaviour import Behaviour, Gap, gap
+from gmn_opt.generate.behaviour import Behaviour, Gap, gaps, lateness
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
@@ -49,25 +49,37 @@ def test_networks_say_what_the_module_says() -> None:
 @pytest.mark.parametrize("kind", ["mse", "kl"])
 def test_a_gap_is_zero_for_the_network_itself_and_grows(kind: Gap) -> None:
     own = behaviour(kind)
+    times = torch.linspace(0, 1, len(own.values))
     apart = [
-        float(own.on_the_way(own.values + size, own.values, random())) for size in (0, 0.1, 0.5)
+        float(own.on_the_way(own.values + size, own.values, times, random()))
+        for size in (0, 0.1, 0.5)
     ]
     assert apart[0] == pytest.approx(0, abs=1e-6)
     assert apart[0] < apart[1] < apart[2]
     permuted = own.graph.random_symmetry(random(3))
     layout = blocked(own.graph)
     moved = layout.flatten(permuted.apply(layout.unflatten(own.values)))
-    assert float(own.on_the_way(moved, own.values, random())) == pytest.approx(0, abs=1e-6)
+    assert float(own.on_the_way(moved, own.values, times, random())) == pytest.approx(0, abs=1e-6)
 
 
 def test_gaps_are_those_of_the_formulas() -> None:
     made, wanted = (torch.randn(2, 5, 3, generator=random(s)).double() for s in (2, 3))
     p, q = wanted.softmax(-1), made.softmax(-1)
-    by_hand = (p * (p / q).log()).sum(-1).mean()
-    torch.testing.assert_close(gap("kl", made, wanted), by_hand)
-    torch.testing.assert_close(gap("kl", made + 7, wanted), by_hand)
+    by_hand = (p * (p / q).log()).sum(-1).mean(1)
+    torch.testing.assert_close(gaps("kl", made, wanted), by_hand)
+    torch.testing.assert_close(gaps("kl", made + 7, wanted), by_hand)
     spread = ((wanted - wanted.mean(1, keepdim=True)) ** 2).mean()
-    torch.testing.assert_close(gap("mse", made, wanted), ((made - wanted) ** 2).mean() / spread)
+    by_hand = ((made - wanted) ** 2).mean((1, 2)) / spread
+    torch.testing.assert_close(gaps("mse", made, wanted), by_hand)
+
+
+def test_what_a_velocity_does_counts_alike_at_all_times() -> None:
+    times = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    counts = lateness(times)
+    assert float(counts.mean()) == pytest.approx(1, abs=1e-3)
+    early, late = lateness(torch.tensor([0.1, 0.8]).double())
+    assert float(late / early) == pytest.approx(0.93 / 0.23)  # 0.03 more than what is left
+    assert torch.equal(lateness(torch.tensor([1.0, 1.1])), lateness(torch.ones(2)))
 
 
 def test_paths_go_on_and_begin_anew() -> None:
@@ -113,7 +125,7 @@ def test_generators_that_know_what_networks_do_say_the_right_things(kind: Gap) -
         own = behaviour(kind, 24)
         said = own.says(made, INPUTS)
         wanted = own.says(own.values, INPUTS).mean(0).expand_as(said)
-        apart.append(float(gap(kind, said, wanted)))
+        apart.append(float(gaps(kind, said, wanted).mean()))
     assert apart[1] < 0.7 * apart[0]
 
 

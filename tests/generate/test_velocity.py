@@ -56,12 +56,15 @@ def gap(field: VelocityField, graph: ParameterGraph, moved_units: Units | None =
 
 
 @pytest.mark.parametrize(
-    ("probes", "carried", "neurons"), [(0, 0, False), (5, 0, True), (5, 3, True)]
+    ("probes", "carried", "anchors", "neurons"),
+    [(0, 0, 0, False), (5, 0, 0, True), (5, 3, 0, True), (0, 0, 4, False), (5, 3, 4, True)],
 )
-def test_field_is_equivariant_for_an_mlp(probes: int, carried: int, neurons: bool) -> None:
+def test_field_is_equivariant_for_an_mlp(
+    probes: int, carried: int, anchors: int, neurons: bool
+) -> None:
     graph = mlp_graph()
     units = Units.of([(graph, stacked(mlps(4), graph))], neurons=neurons)
-    config = FieldConfig(hidden=8, edge_hidden=4, layers=2, probes=probes, carried=carried)
+    config = FieldConfig(8, 4, 2, probes=probes, carried=carried, anchors=anchors)
     model = mlp()
     field = VelocityField(config, units, 4, model=model, graph=graph, example=torch.randn(2, 3))
     assert gap(randomized(field), graph) < 1e-10
@@ -102,3 +105,18 @@ def test_probes_need_a_model() -> None:
         VelocityField(FieldConfig(probes=4), units, model=nn.Sequential(mlp()), graph=graph)
     with pytest.raises(ValueError, match="at least 1"):
         FieldConfig(hidden=0)
+
+
+def test_anchors_need_something_to_call() -> None:
+    graph = mlp_graph()
+    units = Units.of([(graph, stacked(mlps(3), graph))])
+    sizes = FieldConfig(anchors=4)
+    with pytest.raises(ValueError, match="call a network: pass model="):
+        VelocityField(sizes, units)
+    for example in (None, torch.ones(2, 3, dtype=torch.int64), torch.zeros(0, 3)):
+        with pytest.raises(ValueError, match="begin as example="):
+            VelocityField(sizes, units, model=mlp(), graph=graph, example=example)
+    with pytest.raises(ValueError, match=r"cannot be called with \[4, 7\]"):
+        VelocityField(sizes, units, model=mlp(), graph=graph, example=torch.zeros(2, 7))
+    with pytest.raises(ValueError, match="answers is one of"):
+        FieldConfig(anchors=4, answers="l1")  # type: ignore[arg-type]
