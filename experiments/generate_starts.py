@@ -112,7 +112,7 @@ def starts(
     noise = generator.units.noise(generator.graph, count, random)
     default = initial(count, pixels, width, seed)
     whole = {
-        "generated": generator.sample(count, steps=steps, noise=noise),
+        "generated": generator.sample(count, steps=steps, method="euler", noise=noise),
         "noise of the generator": blocked(generator.graph).unflatten(
             generator.units.back(generator.graph, noise)
         ),

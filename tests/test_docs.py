@@ -122,7 +122,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "align.md": (8, align),
     "comparison.md": (1, comparison),
     "compatibility.md": (1, compatibility),
-    "generate.md": (4, generate),
+    "generate.md": (5, generate),
     "index.md": (1, readme),
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
