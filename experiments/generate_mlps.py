@@ -5,8 +5,7 @@ size for a CPU: 100 MLPs from different initializations, generators fitted to th
 accuracy of what they make as it is and after 1, 10 and 100 steps of training, beside flattened
 flows, noise added to training networks, and averages of aligned pairs. Ours is fitted, by our own
 optimizer, to the networks as they are, in no common order, to their weights and to what they say
-of the training images (no labels are read); beside it, to weights alone, and with noise that is
-not paired up to permutations.
+of the training images (no labels are read); beside it, to weights alone.
 Every kind is audited. Writes ``result.json``, the generators, ``training.safetensors`` and
 ``accuracy_and_novelty.png``; ``--resume`` goes on with the fits that are there.
 """
@@ -68,7 +67,6 @@ OURS = "graph metanet"
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     OURS: ("metanet", {}, {}),
     "graph metanet, weights alone": ("weights_alone", {"function": None}, {"anchors": 0}),
-    "graph metanet, noise not paired": ("unpaired", {"pair": False}, {}),
 }
 #: Of the noise, where networks are drawn nearer to each other.
 COOL = 0.6
