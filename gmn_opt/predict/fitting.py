@@ -18,7 +18,7 @@ from gmn_opt.predict.process import Process, serves, share_of
 from gmn_opt.predict.progress import fit_progress
 from gmn_opt.predict.rivals import RIVALS
 from gmn_opt.predict.through import common_ends
-from gmn_opt.predict.training import MemberFit, Recipe, TrainingState
+from gmn_opt.predict.training import MemberFit, Recipe, TrainingState, digest
 from gmn_opt.predict.trees import TREES, TreePredictor
 
 KINDS = ("graph", "process", *RIVALS, *TREES)
@@ -71,7 +71,7 @@ def fit_predictor(
         NetworkError: A network that cannot be read.
         ValueError: Targets or covariates of another number or kind, too few networks, an unknown
             loss or kind, covariates for a kind that reads none, a state of training that was
-            begun with other settings.
+            begun with other settings, networks, targets or covariates.
     """
     recipe, goal_type = recipe or Recipe(), objective(loss)
     count = _counted(networks)
@@ -88,7 +88,8 @@ def fit_predictor(
         torch.manual_seed(seed)
         predictor = Predictor(about, goal, recipe.members, example_inputs).to(device)
     record = {"seed": seed, "recipe": asdict(recipe), "valid": valid, "networks": count}
-    state = TrainingState(None if out is None else Path(out), {**record, "model": about}, resume)
+    begun = {**record, "model": about, "data": "" if out is None else digest(stacks, values)}
+    state = TrainingState(None if out is None else Path(out), begun, resume)
     fits = _trained(predictor, stacks, values, recipe, valid, seed, minutes, state, progress)
     if kind == "graph" and recipe.process and serves(goal):
         _stand_beside(predictor, stacks, goal.encode(values), fits, seed)

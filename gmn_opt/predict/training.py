@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import pickle
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,26 @@ class Recipe:
     process: bool = True
 
 
+def digest(stacks: Sequence[Stack], targets: Tensor) -> str:
+    """Of all numbers that are learned from: their SHA-256."""
+    found = sha256()
+    for stack in stacks:
+        found.update(repr(list(stack.tensors)).encode())
+        for tensor in (*stack.tensors.values(), stack.places, stack.covariates):
+            found.update(_bytes(tensor))
+    found.update(_bytes(targets))
+    return found.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 class TrainingState:
-    """What training has come to, in a file after every epoch; plain values and tensors."""
+    """What training has come to, in a file after every epoch; plain values and tensors.
+
+    ``settings`` hold the :func:`digest` of what is learned from as ``"data"``.
+    """
 
     def __init__(self, path: Path | None, settings: dict[str, Any], resume: bool) -> None:
         self.path, self.settings = path, settings
@@ -67,9 +87,15 @@ class TrainingState:
             kept = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, OSError) as error:
             raise ValueError(f"{path} is no whole state of a training ({error}).") from error
-        if kept.get("settings") != settings:
+        before = kept.get("settings") or {}
+        if {**before, "data": settings["data"]} == settings != before:
             raise ValueError(
-                f"{path} was begun with other settings: {kept.get('settings')}, now {settings}. "
+                f"{path} was begun with other networks, targets or covariates. Use the same, or "
+                "another file."
+            )
+        if before != settings:
+            raise ValueError(
+                f"{path} was begun with other settings: {before}, now {settings}. "
                 "Use the same, or another file."
             )
         self.done, self.weights = kept["done"], kept["weights"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gmn_opt.predict import (
     NetworkError,
@@ -137,11 +137,31 @@ def test_resumed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         fit_predictor(models, targets, out=kept, **given)
     with pytest.raises(ValueError, match="begun with other settings"):
         fit_predictor(models, targets, out=kept, resume=True, seed=1, **given)
+    others: dict[str, tuple[list[nn.Module], Tensor, dict[str, Any]]] = {
+        "targets": (models, targets + 1e-6, {}),
+        "networks": (models[1:] + models[:1], targets, {}),
+        "covariates": (models, targets, {"covariates": torch.ones(24, 1)}),
+    }
+    for what, (networks, numbers, more) in others.items():
+        said = "other settings" if what == "covariates" else "other networks, targets or covar"
+        with pytest.raises(ValueError, match=said):  # the model reads no covariates so far
+            fit_predictor(networks, numbers, out=kept, resume=True, **more, **given)
     resumed = fit_predictor(models, targets, out=kept, resume=True, **given)
     assert torch.equal(resumed.predict(models), whole.predict(models))
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(ValueError, match="no whole state"):
         fit_predictor(models, targets, out=kept, resume=True, **given)
+
+
+def test_other_covariates_are_noticed(tmp_path: Path) -> None:
+    models, targets = population(24)
+    given: dict[str, Any] = {"example_inputs": INPUTS, "recipe": Recipe(members=1, epochs=1)}
+    known = torch.arange(24.0).unsqueeze(1)
+    fit_predictor(models, targets, out=tmp_path / "state.pt", covariates=known, **given)
+    again: dict[str, Any] = {"out": tmp_path / "state.pt", "resume": True, **given}
+    fit_predictor(models, targets, covariates=known, **again)
+    with pytest.raises(ValueError, match="other networks, targets or covariates"):
+        fit_predictor(models, targets, covariates=known.flip(0), **again)
 
 
 @pytest.mark.parametrize(
