@@ -33,6 +33,7 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 from gmn_opt.optim import GMNOptimizer
 from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.weights.digest import digest
 
 CHECKPOINT = "generator-checkpoint.pt"
 
@@ -321,8 +322,12 @@ class _Run:
 
     def _settings(self) -> dict[str, Any]:
         settings = asdict(self.flow) | asdict(self.field.config)
-        sums = [float(v.double().abs().sum()) for v in self.values]
-        return settings | {"seed": self.seed, "networks": sums}
+        data = {
+            "networks": digest(flat for _, flat in self.sets),
+            "conditions": digest(self.known),
+            "inputs": digest(b.inputs for b in self.behaviours),
+        }
+        return settings | {"seed": self.seed} | data
 
     def keep(self, path: Path) -> None:
         """Write all that is needed to go on, whole or not at all."""

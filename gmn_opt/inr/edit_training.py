@@ -28,6 +28,7 @@ from gmn_opt.inr.edits import edited
 from gmn_opt.inr.gallery import levels
 from gmn_opt.inr.rendering import render
 from gmn_opt.inr.sets import InrSet
+from gmn_opt.weights.digest import digest
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class EditTrainer:
     ) -> None:
         """Raise ValueError for INRs that the editor was not made for."""
         self.config, self.device, self.edit = config, device, edit
+        self.data = digest(t for d in data for t in (d.images, *d.params.values()))
         self.editor = editor.to(device)
         self.material = []
         for some in data:
@@ -224,6 +226,8 @@ class EditTrainer:
             "skipped": self.skipped,
             "best": self.best,
             "config": asdict(self.config),
+            "edit": self.edit,
+            "data": self.data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -233,6 +237,11 @@ class EditTrainer:
             raise ValueError(
                 f"The checkpoint was written with other settings ({found}, now "
                 f"{asdict(self.config)}). Continue with the same, or start anew."
+            )
+        if (state.get("edit"), state.get("data")) != (self.edit, self.data):
+            raise ValueError(
+                f"The checkpoint is of the edit {state.get('edit')!r} or of other INRs, this run "
+                f"trains {self.edit!r}. Continue with the same, or start anew."
             )
         try:
             self.editor.load_state_dict(state["editor"])

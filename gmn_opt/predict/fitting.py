@@ -18,7 +18,7 @@ from gmn_opt.predict.process import Process, serves, share_of
 from gmn_opt.predict.progress import fit_progress
 from gmn_opt.predict.rivals import RIVALS
 from gmn_opt.predict.through import common_ends
-from gmn_opt.predict.training import MemberFit, Recipe, TrainingState, digest
+from gmn_opt.predict.training import MemberFit, Recipe, TrainingState, learned_from
 from gmn_opt.predict.trees import TREES, TreePredictor
 
 KINDS = ("graph", "process", *RIVALS, *TREES)
@@ -88,7 +88,8 @@ def fit_predictor(
         torch.manual_seed(seed)
         predictor = Predictor(about, goal, recipe.members, example_inputs).to(device)
     record = {"seed": seed, "recipe": asdict(recipe), "valid": valid, "networks": count}
-    begun = {**record, "model": about, "data": "" if out is None else digest(stacks, values)}
+    data = "" if out is None else learned_from(stacks, values)
+    begun = {**record, "model": about, "data": data}
     state = TrainingState(None if out is None else Path(out), begun, resume)
     fits = _trained(predictor, stacks, values, recipe, valid, seed, minutes, state, progress)
     if kind == "graph" and recipe.process and serves(goal):

@@ -7,7 +7,7 @@ import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gmn_opt.predict.networks import Stack
 from gmn_opt.predict.predictor import Member
 from gmn_opt.predict.progress import FitProgress
 from gmn_opt.weights.atomic import write_atomically
+from gmn_opt.weights.digest import digest
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,16 @@ class Recipe:
     process: bool = True
 
 
-def digest(stacks: Sequence[Stack], targets: Tensor) -> str:
-    """Of all numbers that are learned from: their SHA-256."""
-    found = sha256()
-    for stack in stacks:
-        found.update(repr(list(stack.tensors)).encode())
-        for tensor in (*stack.tensors.values(), stack.places, stack.covariates):
-            found.update(_bytes(tensor))
-    found.update(_bytes(targets))
-    return found.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def learned_from(stacks: Sequence[Stack], targets: Tensor) -> str:
+    """The digest of all numbers that are learned from."""
+    known = ((*s.tensors.values(), s.places, s.covariates) for s in stacks)
+    return digest([*chain.from_iterable(known), targets])
 
 
 class TrainingState:
     """What training has come to, in a file after every epoch; plain values and tensors.
 
-    ``settings`` hold the :func:`digest` of what is learned from as ``"data"``.
+    ``settings`` hold the digest of what is :func:`learned_from` as ``"data"``.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any], resume: bool) -> None:

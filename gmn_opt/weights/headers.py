@@ -108,7 +108,8 @@ class OpenFile:
         """All tensors; raises WeightsError for NaN, infinity, and what no float32 can hold."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                found = {name: file.get_tensor(name) for name in self.shapes}
+                # copies: products of tensors as they lie in a file may differ in the last digit
+                found = {name: file.get_tensor(name).clone() for name in self.shapes}
         except (SafetensorError, OSError, RuntimeError, OverflowError) as error:
             raise self._damaged(error) from error
         for name, t in found.items():

@@ -110,6 +110,22 @@ def test_resumed_fits_end_alike(optimizer: Any, tmp_path: Path) -> None:
         fit_generator(networks, graph, field=SMALL, flow=flow, out=tmp_path / "no", resume=True)
 
 
+def test_resumed_fits_notice_other_data(tmp_path: Path) -> None:
+    graph, networks = mlp_graph(), mlps(8)
+    flow = replace(QUICK, function="mse")
+    given: dict[str, Any] = {"conditions": torch.arange(8) % 2, "inputs": torch.ones(5, 3)}
+    fixed: dict[str, Any] = {"field": SMALL, "flow": flow, "model": mlp(), "out": tmp_path}
+    fit_generator(networks, graph, stop=2, **given, **fixed)
+    turned = {n: t.flip(0) for n, t in networks.items()}
+    with pytest.raises(ValueError, match="other \\['networks'\\]"):
+        fit_generator(turned, graph, resume=True, **given, **fixed)
+    others = {"conditions": given["conditions"].flip(0), "inputs": 2 * given["inputs"]}
+    for name, value in others.items():
+        with pytest.raises(ValueError, match=f"other \\['{name}'\\]"):
+            fit_generator(networks, graph, resume=True, **(given | {name: value}), **fixed)
+    fit_generator(networks, graph, resume=True, **given, **fixed)
+
+
 def test_files_keep_generators_of_inrs(tmp_path: Path) -> None:
     config = SirenConfig(widths=(4, 4))
     model = config.build(torch.Generator().manual_seed(0))

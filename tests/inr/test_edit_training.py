@@ -34,10 +34,10 @@ def small(count: int = 4) -> InrSet:
 def test_a_run_goes_on_exactly() -> None:
     data, config = small(), TrainConfig(steps=6, batch=2)
 
-    def fresh() -> EditTrainer:
+    def fresh(data: InrSet = data, edit: str = "dilate") -> EditTrainer:
         torch.manual_seed(0)
         editor = WeightEditor(data.config, TINY)
-        return EditTrainer([data], "dilate", editor, config, 0, torch.device("cpu"))
+        return EditTrainer([data], edit, editor, config, 0, torch.device("cpu"))
 
     whole, first, second = fresh(), fresh(), fresh()
     want = [whole.advance() for _ in range(6)]
@@ -59,6 +59,9 @@ def test_a_run_goes_on_exactly() -> None:
     other.config = replace(config, lr=1.0)
     with pytest.raises(ValueError, match="written with other settings"):
         other.load_state_dict(first.state_dict())
+    for other in (fresh(edit="erode"), fresh(small(5))):
+        with pytest.raises(ValueError, match="of the edit 'dilate' or of other INRs"):
+            other.load_state_dict(first.state_dict())
 
 
 def test_the_rate_follows_steps_or_time() -> None:
