@@ -321,7 +321,7 @@ def tell(facts: dict[str, Any], console: Console) -> None:
     rows = [
         (
             name,
-            f"{facts['parameters'].get(name, 0):,}",
+            f"{facts['parameters'][name]:,}" if name in facts["parameters"] else "",
             *(percent(k["accuracy"][s]["mean"]) for s in steps),
             f"{k['novelty']:.2f}",
             f"{k['shared_errors']['most']:.2f}",

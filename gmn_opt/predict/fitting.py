@@ -88,8 +88,7 @@ def fit_predictor(
         torch.manual_seed(seed)
         predictor = Predictor(about, goal, recipe.members, example_inputs).to(device)
     record = {"seed": seed, "recipe": asdict(recipe), "valid": valid, "networks": count}
-    data = "" if out is None else learned_from(stacks, values)
-    begun = {**record, "model": about, "data": data}
+    begun = {**record, "model": about, "data": out and learned_from(stacks, values)}
     state = TrainingState(None if out is None else Path(out), begun, resume)
     fits = _trained(predictor, stacks, values, recipe, valid, seed, minutes, state, progress)
     if kind == "graph" and recipe.process and serves(goal):
