@@ -137,8 +137,18 @@ def problems() -> str:
 @table
 def step_cost() -> str:
     """Milliseconds of a step beside AdamW's and Muon's."""
+    return _costs("step_cost/result.json")
+
+
+@table
+def step_cost_avx2() -> str:
+    """The same on a processor that is not made for bfloat16."""
+    return _costs("step_cost_avx2/result.json")
+
+
+def _costs(path: str) -> str:
     rows = []
-    for name, facts in read("step_cost/result.json")["models"].items():
+    for name, facts in read(path)["models"].items():
         ms = facts["milliseconds"]
         cells = [f"{ms[k]:.1f}" for k in ("gmn", "muon", "adamw", "pass")]
         rows.append([name, f"{facts['parameters']:,}", *cells, f"{ms['gmn'] / ms['muon']:.2f}"])
