@@ -27,6 +27,8 @@ from gmn_opt.weights.plain import is_count, reason, shown
 KIND = "network generator"
 _UNITS = "units."
 _TENSORS = ("center", "directions", "means", "factors")
+#: Tensors with a row for each probe (one of them) and for each anchor.
+_ROWS = {"probes": ("probes.inputs.0", "probes.places"), "anchors": ("energy.inputs",)}
 Method = Literal["euler", "heun"]
 
 
@@ -228,6 +230,10 @@ def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
     for name in ("probes", "carried", "anchors"):
         if not is_count(count := field.get(name, 0), 0, most):
             raise ValueError(f"{name} is {shown(count)}, with {most:,} numbers in all")
+    for name, tensors in _ROWS.items():
+        rows = sum(shapes[n][0] for n in tensors if shapes.get(n))
+        if (count := field.get(name, 0)) and rows != count:
+            raise ValueError(f"{name} is {count}, and its tensors are for {rows}")
     if config.get("inr") is not None:
         inr = config_from_dict(config["inr"])
         numbers = sum(math.prod(shape) for shape in inr.shapes().values())
