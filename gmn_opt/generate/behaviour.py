@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
+from gmn_opt.metanet.probes import buffers_like
 
 Gap = Literal["mse", "kl"]
 GAPS: tuple[Gap, ...] = ("mse", "kl")
@@ -91,9 +92,7 @@ class Behaviour:
 
     def says(self, values: Tensor, x: Tensor) -> Tensor:
         """Outputs ``[B, n, ...]`` of networks ``[B, P]`` in units at inputs ``[n, ...]``."""
-        named = blocked(self.graph).unflatten(self.units.back(self.graph, values))
-        out: Tensor = vmap(lambda own: functional_call(self.model, own, (x,)))(named)
-        return out
+        return said_by(self.model, self.graph, self.units, values, x)
 
     def on_the_way(
         self, ends: Tensor, data: Tensor, times: Tensor, random: torch.Generator
@@ -160,6 +159,19 @@ class Behaviour:
             self.paths, self.times, self.of = state["paths"], state["times"], state["of"]
 
 
+def said_by(
+    model: nn.Module, graph: ParameterGraph, units: Units, values: Tensor, x: Tensor
+) -> Tensor:
+    """Outputs ``[B, n, ...]`` at inputs ``[n, ...]`` of networks ``[B, P]`` in units.
+
+    ``model`` is a module of their architecture, whose buffers they have.
+    """
+    named = blocked(graph).unflatten(units.back(graph, values))
+    buffers = buffers_like(model, values)
+    out: Tensor = vmap(lambda own: functional_call(model, {**own, **buffers}, (x,)))(named)
+    return out
+
+
 def centred(kind: Gap, outputs: Tensor) -> Tensor:
     """Logits up to what a softmax does not see; other outputs as they are."""
     return outputs - outputs.mean(-1, keepdim=True) if kind == "kl" else outputs
@@ -182,4 +194,4 @@ def gaps(kind: Gap, made: Tensor, wanted: Tensor) -> Tensor:
     return (made - wanted).square().flatten(1).mean(1) / variance
 
 
-__all__ = ["GAPS", "Behaviour", "Gap", "gaps", "lateness"]
+__all__ = ["GAPS", "Behaviour", "Gap", "gaps", "lateness", "said_by"]

@@ -14,12 +14,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad
 
-from gmn_opt.generate.behaviour import Gap, gaps
+from gmn_opt.generate.behaviour import Gap, gaps, said_by
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
-from gmn_opt.metanet import blocked
 
 
 class Energy(nn.Module):
@@ -51,15 +50,7 @@ class Energy(nn.Module):
 
     def forward(self, graph: ParameterGraph, units: Units, values: Tensor) -> Tensor:
         """Energies ``[B]`` of networks ``[B, P]`` in units."""
-        (model,) = self._model
-        named = blocked(graph).unflatten(units.back(graph, values))
-        buffers = {
-            n: b.to(values) if b.is_floating_point() else b.to(values.device)
-            for n, b in model.named_buffers()
-        }
-        said: Tensor = vmap(
-            lambda own: functional_call(model, {**own, **buffers}, (self.inputs,), strict=False)
-        )(named)
+        said = said_by(*self._model, graph, units, values, self.inputs)
         if self.kind == "kl":
             return gaps("kl", said, self.answers.expand_as(said))
         return 0.5 * (said - self.answers).square().flatten(1).mean(1)

@@ -15,6 +15,7 @@ import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,12 +323,16 @@ class _Run:
 
     def _settings(self) -> dict[str, Any]:
         settings = asdict(self.flow) | asdict(self.field.config)
-        data = {
+        return settings | {"seed": self.seed} | self._data
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        """Digests of what is learned from."""
+        return {
             "networks": digest(flat for _, flat in self.sets),
             "conditions": digest(self.known),
             "inputs": digest(b.inputs for b in self.behaviours),
         }
-        return settings | {"seed": self.seed} | data
 
     def keep(self, path: Path) -> None:
         """Write all that is needed to go on, whole or not at all."""

@@ -207,9 +207,8 @@ class VelocityField(nn.Module):
         if slope is not None:
             assert self.downhill is not None
             counts = torch.tensor(layout.edge_counts, device=values.device)
-            out = (
-                out + self.downhill(states.blocks).squeeze(-1).repeat_interleave(counts, -1) * slope
-            )
+            far = self.downhill(states.blocks).squeeze(-1).repeat_interleave(counts, -1)
+            out = out + far * slope
         apart = values - self.units.mean(values, condition[:, : self.classes])
         return self.units.within(out + gaussian_part(time).unsqueeze(-1) * apart)
 

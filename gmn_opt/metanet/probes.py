@@ -38,6 +38,14 @@ class _Site(NamedTuple):
     axis: int
 
 
+def buffers_like(model: nn.Module, like: Tensor) -> dict[str, Tensor]:
+    """The buffers of ``model``, on the device and, but for integers, in the dtype of ``like``."""
+    return {
+        n: b.to(like) if b.is_floating_point() else b.to(like.device)
+        for n, b in model.named_buffers()
+    }
+
+
 class Probes(nn.Module):
     """Node features from learned inputs, for the networks of one architecture.
 
@@ -109,10 +117,7 @@ class Probes(nn.Module):
         """Of one network: ``[N, count]``."""
         (model,) = self._model
         like = self.inputs[0]
-        buffers = {
-            n: b.to(like) if b.is_floating_point() else b.to(like.device)
-            for n, b in model.named_buffers()
-        }
+        buffers = buffers_like(model, like)
         seen: dict[int, list[Tensor]] = {}
 
         def watch(site: _Site) -> torch.utils.hooks.RemovableHandle:

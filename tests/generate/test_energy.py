@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.func import functional_call
@@ -60,7 +62,7 @@ def test_slopes_are_finite_differences(kind: Gap) -> None:
     assert float(inputs[0].abs().max()) > 0  # inputs are learned through it
 
 
-def test_generators_with_anchors_come_back_from_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_generators_with_anchors_come_back_from_a_file(tmp_path: Path) -> None:
     flow = FlowConfig(steps=3, batch=4, function="kl")
     field = FieldConfig(8, 4, 1, anchors=5)
     fit = {"model": mlp(), "example": INPUTS[:2], "inputs": INPUTS}
@@ -73,7 +75,7 @@ def test_generators_with_anchors_come_back_from_a_file(tmp_path) -> None:  # typ
         Generator.load(tmp_path / "made.safetensors")
 
 
-def test_anchors_of_inrs_are_places(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_anchors_of_inrs_are_places(tmp_path: Path) -> None:
     config = SirenConfig(widths=(4, 5))
     model = config.build(torch.Generator().manual_seed(0))
     random = torch.Generator().manual_seed(0)
