@@ -63,10 +63,12 @@ from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
 
 OURS = "graph metanet"
+#: What a flow of weights alone does without.
+ALONE = {"function": None, "corrections": 0, "unsure": 0.0}
 #: File, and what of the flow and of the field is changed.
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     OURS: ("metanet", {}, {}),
-    "graph metanet, weights alone": ("weights_alone", {"function": None}, {"anchors": 0}),
+    "graph metanet, weights alone": ("weights_alone", ALONE, {"anchors": 0}),
 }
 #: Of the noise, where networks are drawn nearer to each other.
 COOL = 0.6
@@ -75,7 +77,7 @@ TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32, anchors=128)
 FLOW = FlowConfig(
     steps=16_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
-    function_weight=16.0, check_every=250,
+    function_weight=16.0, corrections=16, unsure=0.5, check_every=250,
 )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
         kinds[name] = sampled(generator, sizes, seed)
         if name == OURS:
             kinds[f"{name}, temperature {COOL}"] = sampled(generator, sizes, seed, COOL)
+            kinds[f"{name}, not corrected"] = sampled(generator, sizes, seed, corrections=0)
         clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
     kinds |= plain(training, generator.units, graph, sizes, seed)
@@ -194,11 +197,15 @@ def fit(
     return generator
 
 
-def sampled(generator: Generator, sizes: Sizes, seed: int, temperature: float = 1.0) -> Stacked:
+def sampled(
+    generator: Generator, sizes: Sizes, seed: int, temperature: float = 1.0,
+    corrections: int | None = None,
+) -> Stacked:  # fmt: skip
     """Networks to judge. Where energies are followed, the way is stiff: many simple steps."""
     return generator.sample(
-        sizes.judged, steps=sizes.sampling, method="euler", temperature=temperature, seed=seed + 1
-    )
+        sizes.judged, steps=sizes.sampling, method="euler", corrections=corrections,
+        temperature=temperature, seed=seed + 1,
+    )  # fmt: skip
 
 
 def plain(

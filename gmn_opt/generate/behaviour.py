@@ -7,8 +7,8 @@ at is also called with inputs, and compared with what training networks say ther
 - *on the way*, between noise and a training network, with what that network says;
 - *on its own*, where sampling leads from noise to, with the mean of what all training networks (of
   the class) say. There the field has never been when it learns from lines alone, and an error made
-  early is not corrected later (exposure bias; Bengio et al. 2015, arXiv 1506.03099). Paths of a
-  batch of samples are kept open, and go on by a step of the field at every step of the fit.
+  early is not corrected later (exposure bias; Bengio et al. 2015, arXiv 1506.03099). A batch of
+  samples is under way during the fit, see :mod:`gmn_opt.generate.paths`.
 
 From time t on the velocity moves the end of a line by (1 - t) only: judged by ends alike at all
 times, the field hardly learns what to do late, when a network is nearly made and its last errors
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from gmn_opt.generate.paths import Paths
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
@@ -37,9 +38,8 @@ from gmn_opt.metanet.probes import buffers_like
 
 Gap = Literal["mse", "kl"]
 GAPS: tuple[Gap, ...] = ("mse", "kl")
-#: Inputs that networks are compared at in a step, steps from noise to a network on average, and
-#: training networks that a mean is taken over.
-_INPUTS, _STEPS, _MOST = 256, 16, 256
+#: Inputs that networks are compared at in a step, and training networks that a mean is taken over.
+_INPUTS, _MOST = 256, 256
 #: Time to the end from which gaps count no more than the last ones.
 _SOON = 0.03
 #: Of points ``[B, P]`` at times ``[B]`` under conditions ``[B, k]``, velocities ``[B, P]``.
@@ -59,6 +59,9 @@ class Behaviour:
         inputs: What networks are called with, ``[n, ...]``.
         gap: ``"mse"``, relative to the variance of outputs, or ``"kl"`` where the last dimension of
             outputs are logits.
+        corrections: Rounds of correction that samples under way get at most.
+        unsure: Share of inputs that are drawn by the entropy of what networks say there on average;
+            needs logits.
 
     Raises ValueError when the model cannot be called with the inputs, or they are not finite.
     """
@@ -73,13 +76,13 @@ class Behaviour:
         labels: Tensor | None,
         inputs: Tensor,
         gap: Gap,
+        corrections: int = 0,
+        unsure: float = 0.0,
     ) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.graph, self.units, self.values, self.known = graph, units, values, known
         self.labels, self.inputs, self.gap = labels, inputs, gap
-        self.paths: Tensor | None = None
-        #: How far each path is, and the training network whose condition it has.
-        self.times, self.of = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        self.paths = Paths(self._noise, len(known), corrections)
         if not bool(inputs.isfinite().all()):
             raise ValueError("inputs hold NaN or infinity. Leave these examples out.")
         try:
@@ -89,6 +92,7 @@ class Behaviour:
                 f"The model cannot be called with inputs {list(inputs.shape)} of {inputs.dtype}: "
                 f"{error}. Pass inputs=, a tensor [n, ...] of what the networks read."
             ) from error
+        self.odds = self._odds(unsure) if unsure else None
 
     def says(self, values: Tensor, x: Tensor) -> Tensor:
         """Outputs ``[B, n, ...]`` of networks ``[B, P]`` in units at inputs ``[n, ...]``."""
@@ -108,32 +112,35 @@ class Behaviour:
 
     def on_its_own(self, field: Field, batch: int, random: torch.Generator) -> Tensor:
         """The same for ends of lines that begin where sampling has come to, which goes on."""
-        at = self._open(batch, random)
-        velocity = field(self.graph, at, self.times, self.known[self.of])
-        ends = at + (1 - self.times).unsqueeze(1) * velocity
+        paths = self.paths
+        paths.open(batch, random)
+        velocity = field(self.graph, paths.points, paths.times, self.known[paths.of])
+        ends = paths.points + (1 - paths.times).unsqueeze(1) * velocity
         x = self._draw(random)
         apart = gaps(self.gap, self.says(ends, x), self._expected(x, random))
-        found = (lateness(self.times) * apart).mean()
-        step = 2 / _STEPS * torch.rand(batch, generator=random)
-        self.paths = (at + step.unsqueeze(1) * velocity).detach()
-        self.times = self.times + step
+        found = (lateness(paths.times) * apart).mean()
+        paths.go_on(velocity, random)
         return found
 
     def _draw(self, random: torch.Generator) -> Tensor:
-        return self.inputs[torch.randint(len(self.inputs), (_INPUTS,), generator=random)]
+        if self.odds is None:
+            return self.inputs[torch.randint(len(self.inputs), (_INPUTS,), generator=random)]
+        return self.inputs[torch.multinomial(self.odds, _INPUTS, True, generator=random)]
 
-    def _open(self, batch: int, random: torch.Generator) -> Tensor:
-        """Points of all paths; those that have come to their end begin anew."""
-        if self.paths is None:
-            self.paths = self.values.new_zeros(batch, self.values.shape[1])
-            self.times, self.of = torch.ones(batch), torch.zeros(batch, dtype=torch.int64)
-        over = self.times >= 1
-        drawn = torch.randint(len(self.known), (batch,), generator=random)
-        self.of = torch.where(over, drawn, self.of)
-        self.times = torch.where(over, torch.zeros(()), self.times)
-        labels = None if self.labels is None else self.labels[self.of]
-        fresh = self.units.noise(self.graph, batch, random, labels)
-        return torch.where(over.unsqueeze(1), fresh, self.paths)
+    @torch.no_grad()
+    def _odds(self, unsure: float) -> Tensor:
+        """How likely each input is drawn, ``[n]``."""
+        some = self.values[: _MOST // 4]
+        parts = self.inputs.split(_INPUTS)
+        mean = torch.cat([centred("kl", self.says(some, x)).mean(0) for x in parts])
+        entropy = torch.special.entr(mean.softmax(-1)).sum(-1)
+        entropy = entropy.flatten(1).mean(1) if entropy.dim() > 1 else entropy
+        entropy = entropy.clamp_min(1e-9)
+        return (1 - unsure) / len(entropy) + unsure * entropy / entropy.sum()
+
+    def _noise(self, of: Tensor, random: torch.Generator) -> Tensor:
+        labels = None if self.labels is None else self.labels[of]
+        return self.units.noise(self.graph, len(of), random, labels)
 
     @torch.no_grad()
     def _expected(self, x: Tensor, random: torch.Generator) -> Tensor:
@@ -141,22 +148,11 @@ class Behaviour:
         some = torch.arange(len(self.values))
         if len(some) > _MOST:
             drawn = torch.randint(len(some), (_MOST,), generator=random)
-            some = torch.cat([drawn, self.of]).unique()
+            some = torch.cat([drawn, self.paths.of]).unique()
         said = centred(self.gap, self.says(self.values[some], x))
-        alike = (self.known[self.of].unsqueeze(1) == self.known[some]).all(-1).to(said)
+        alike = (self.known[self.paths.of].unsqueeze(1) == self.known[some]).all(-1).to(said)
         mean = (alike / alike.sum(1, keepdim=True)) @ said.flatten(1)
         return mean.unflatten(1, said.shape[1:])
-
-    def state(self) -> dict[str, Tensor]:
-        """What a fit that goes on needs; empty before the first step."""
-        if self.paths is None:
-            return {}
-        return {"paths": self.paths, "times": self.times, "of": self.of}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """From :meth:`state`."""
-        if state:
-            self.paths, self.times, self.of = state["paths"], state["times"], state["of"]
 
 
 def said_by(

@@ -66,6 +66,10 @@ class FlowConfig:
             outputs, ``"kl"`` of logits, or None for weights alone; see
             :mod:`gmn_opt.generate.behaviour`. Needs ``model`` and ``inputs``.
         function_weight: Of that part.
+        corrections: Rounds of correction that the field learns to make, at most, and that samples
+            get; needs ``function``. See :meth:`Generator.sample`.
+        unsure: Share of inputs that are drawn by the entropy of what networks say there on average,
+            where they differ most; needs logits, ``function="kl"``.
         check_every: Steps between checkpoints.
 
     Raises ValueError for settings with which nothing could be fitted.
@@ -86,6 +90,8 @@ class FlowConfig:
     balance: float = 0.0
     function: Gap | None = None
     function_weight: float = 2.0
+    corrections: int = 0
+    unsure: float = 0.0
     check_every: int = 500
 
     def __post_init__(self) -> None:
@@ -108,6 +114,16 @@ class FlowConfig:
         if self.function is not None and self.function not in GAPS:
             raise ValueError(
                 f"function is one of {list(GAPS)}, or None; received {self.function!r}."
+            )
+        if self.corrections < 0 or (self.corrections and self.function is None):
+            raise ValueError(
+                f"corrections={self.corrections} must be at least 0, and 0 without function=: what "
+                "is corrected is what networks do."
+            )
+        if not 0 <= self.unsure < 1 or (self.unsure and self.function != "kl"):
+            raise ValueError(
+                f'unsure={self.unsure} must be in [0, 1), and 0 unless function="kl": only logits '
+                "say how sure a network is."
             )
         if not self.function_weight > 0:
             raise ValueError(f"function_weight must be positive, received {self.function_weight}.")
@@ -245,9 +261,12 @@ class _Run:
             )
         units = self.field.units
         return [
-            Behaviour(model, graph, units, values, known, self.labels, inputs, kind)
+            Behaviour(
+                model, graph, units, values, known, self.labels, inputs, kind,
+                self.flow.corrections, self.flow.unsure,
+            )
             for (graph, _), values, known in zip(self.sets, self.values, self.known, strict=True)
-        ]
+        ]  # fmt: skip
 
     def step(self) -> float:
         """One step; the loss."""
@@ -342,7 +361,7 @@ class _Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": self.generator_state.get_state(),
-            "paths": [b.state() for b in self.behaviours],
+            "paths": [b.paths.state() for b in self.behaviours],
             "done": self.done,
         }
         buffer = io.BytesIO()
@@ -370,7 +389,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator_state.set_state(state["random"])
         for behaviour, paths in zip(self.behaviours, state["paths"], strict=True):
-            behaviour.restore(paths)
+            behaviour.paths.restore(paths)
         self.done = state["done"]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gmn_opt.generate.conditions import Condition, Conditions
 from gmn_opt.generate.neurons import Neurons
+from gmn_opt.generate.paths import LATE
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
@@ -29,6 +30,8 @@ _UNITS = "units."
 _TENSORS = ("center", "directions", "means", "factors")
 #: Tensors with a row for each probe (one of them) and for each anchor.
 _ROWS = {"probes": ("probes.inputs.0", "probes.places"), "anchors": ("energy.inputs",)}
+#: Of correction, that a file may ask for.
+_MOST_ROUNDS = 10_000
 Method = Literal["euler", "heun"]
 
 
@@ -66,6 +69,7 @@ class Generator:
         *,
         steps: int = 20,
         method: Method = "heun",
+        corrections: int | None = None,
         guidance: float = 1.0,
         temperature: float = 1.0,
         seed: int | None = 0,
@@ -80,6 +84,10 @@ class Generator:
             graph: Of the networks wanted, where they have other widths.
             steps: Steps from noise to networks.
             method: ``"euler"``, or ``"heun"``, which evaluates the field twice per step.
+            corrections: Rounds after these in which networks are taken for points at a late time
+                and carried to the end again (the corrector of Song et al. 2021, arXiv 2011.13456,
+                without fresh noise): errors of the way are mended. By default as many as the
+                generator was fitted to make (``FlowConfig.corrections``); more may lead astray.
             guidance: Above 1, what the condition changes is exaggerated (Ho & Salimans 2022); has
                 no effect where noise is drawn per class.
             temperature: Of the noise: below 1, it is drawn nearer to its mean, and networks are
@@ -91,8 +99,13 @@ class Generator:
         Raises ValueError for a condition that was not learned, and networks that the generator
         cannot make.
         """
-        if n < 1 or steps < 1 or batch < 1:
-            raise ValueError(f"n, steps and batch must be at least 1, received {n, steps, batch}.")
+        if corrections is None:
+            corrections = int(self.about.get("flow", {}).get("corrections", 0))
+        if n < 1 or steps < 1 or batch < 1 or corrections < 0:
+            raise ValueError(
+                "n, steps and batch must be at least 1, corrections at least 0, received "
+                f"{n, steps, batch, corrections}."
+            )
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be at least 0, received {temperature}.")
         if method not in ("euler", "heun"):
@@ -111,7 +124,7 @@ class Generator:
                 noise = mean + temperature * (noise - mean)
         like = next(self.field.parameters())
         parts = [
-            self._flow(graph, x.to(like), c.to(like), steps, method, guidance)
+            self._flow(graph, x.to(like), c.to(like), steps, method, corrections, guidance)
             for x, c in zip(noise.split(batch), known.split(batch), strict=True)
         ]
         values = torch.cat(parts)
@@ -119,7 +132,7 @@ class Generator:
 
     def _flow(
         self, graph: ParameterGraph, x: Tensor, condition: Tensor, steps: int, method: str,
-        guidance: float,
+        corrections: int, guidance: float,
     ) -> Tensor:  # fmt: skip
         guided = guidance != 1.0 and self.conditions.size and not self.field.classes
 
@@ -138,6 +151,8 @@ class Generator:
             if method == "heun":
                 ahead = x + (v + velocity(ahead, there)) / (2 * steps)
             x = ahead
+        for _ in range(corrections):
+            x = x + (1 - LATE) * velocity(x, LATE)
         return x
 
     def _fitting(self, graph: ParameterGraph) -> ParameterGraph:
@@ -224,6 +239,9 @@ def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
     parts = ("field", "scale", "conditions", "about")
     if not all(isinstance(config.get(part), dict) for part in parts):
         raise ValueError(f"it lacks an entry of {', '.join(parts)}")
+    fitted = config["about"].get("flow", {})
+    if not isinstance(fitted, dict) or not is_count(fitted.get("corrections", 0), 0, _MOST_ROUNDS):
+        raise ValueError(f"it was fitted with {shown(fitted)}, whose corrections are no number")
     field = config["field"]
     check_metanet(field, shapes)
     most = sum(math.prod(shape) for shape in shapes.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -82,28 +81,13 @@ def test_what_a_velocity_does_counts_alike_at_all_times() -> None:
     assert torch.equal(lateness(torch.tensor([1.0, 1.1])), lateness(torch.ones(2)))
 
 
-def test_paths_go_on_and_begin_anew() -> None:
-    own, generator = behaviour(), random()
-    times = []
-    for _ in range(60):
-        own.on_its_own(still, 4, generator)
-        times.append(own.times)
-    falls = sum(int((b < a).sum()) for a, b in itertools.pairwise(times))
-    assert 4 <= falls <= 24  # sixteen steps each on average
-    assert float(torch.stack(times).max()) < 1 + 2 / 16
-    kept = behaviour()
-    kept.restore(own.state())
-    again = random(5)
-    assert torch.equal(own.on_its_own(still, 4, random(5)), kept.on_its_own(still, 4, again))
-
-
 def test_paths_are_judged_by_the_networks_of_their_condition() -> None:
     one_hot = torch.tensor([[1.0, 0.0, 1.0]] * 3 + [[0.0, 1.0, 1.0]] * 3)
     own = behaviour(conditions=one_hot)
     own.on_its_own(still, 8, random())
     said = own.says(own.values, INPUTS)
     expected = own._expected(INPUTS, random())
-    for i, of in enumerate(own.of.tolist()):
+    for i, of in enumerate(own.paths.of.tolist()):
         part = said[:3] if of < 3 else said[3:]
         torch.testing.assert_close(expected[i], part.mean(0))
 
@@ -129,9 +113,27 @@ def test_generators_that_know_what_networks_do_say_the_right_things(kind: Gap) -
     assert apart[1] < 0.7 * apart[0]
 
 
+def test_inputs_where_networks_are_unsure_are_drawn_more_often() -> None:
+    sure = 40 * torch.ones(20, 1) * INPUTS[:1]
+    inputs = torch.cat([sure, 0.01 * INPUTS[:20]])
+    own = behaviour("kl")
+    drawn = Behaviour(
+        mlp(), own.graph, own.units, own.values, own.known, None, inputs, "kl", unsure=0.5
+    )
+    said = drawn.says(drawn.values, inputs)
+    mean = (said - said.mean(-1, keepdim=True)).mean(0).softmax(-1)
+    entropy = -(mean * mean.log()).sum(-1)
+    assert drawn.odds is not None
+    torch.testing.assert_close(drawn.odds, 0.5 / 40 + 0.5 * entropy / entropy.sum())
+    seen = drawn._draw(random())
+    share = float((seen.norm(dim=-1) < 1).float().mean())
+    assert share == pytest.approx(float(drawn.odds[20:].sum()), abs=0.1)
+    assert share > 0.6
+
+
 def test_resumed_fits_end_alike(tmp_path: Path) -> None:
     graph, networks = mlp_graph(), mlps(8)
-    flow = FlowConfig(steps=4, batch=4, check_every=2, function="mse")
+    flow = FlowConfig(steps=4, batch=4, check_every=2, function="kl", corrections=2, unsure=0.5)
     fit = {"field": SMALL, "flow": flow, "model": mlp(), "inputs": INPUTS}
     whole = fit_generator(networks, graph, **fit)  # type: ignore[arg-type]
     fit_generator(networks, graph, out=tmp_path, stop=2, **fit)  # type: ignore[arg-type]
@@ -166,5 +168,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         fit_generator(networks, graph, field=SMALL, flow=flow, model=mlp(), inputs=broken)
     with pytest.raises(ValueError, match="function is one of"):
         FlowConfig(function="mae")  # type: ignore[arg-type]
+    for settings in ({"function": "mse", "unsure": 0.5}, {"function": "kl", "unsure": 1.0}):
+        with pytest.raises(ValueError, match="unsure=[01].[05] must be"):
+            FlowConfig(**settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="function_weight must be positive"):
         FlowConfig(function="kl", function_weight=0.0)
