@@ -83,7 +83,10 @@ FLOW = FlowConfig(
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is done."""
+    """How much is done.
+
+    corrections: other numbers of rounds than the generator was fitted to make, to be compared.
+    """
 
     networks: int = 100
     width: int = 32
@@ -93,6 +96,7 @@ class Sizes:
     images: int | None = None
     judged: int = 20
     sampling: int = 32
+    corrections: tuple[int, ...] = (0, 32)
     fine_steps: tuple[int, ...] = (0, 1, 10, 100)
     fine_rate: float = 1e-3
     field: FieldConfig = FIELD
@@ -104,12 +108,13 @@ class Sizes:
 
 PRESETS = {
     "smoke": Sizes(
-        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, fine_steps=(0, 1),
+        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0,), fine_steps=(0, 1),
         field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2, anchors=4),
         flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
+    "wide": Sizes(width=64, flow=replace(FLOW, steps=8000)),
     "long": Sizes(
         width=64, size=28, judged=50, flat_widths=(64, 256), flat_steps=12_000,
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32, anchors=128),
@@ -149,7 +154,9 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
         kinds[name] = sampled(generator, sizes, seed)
         if name == OURS:
             kinds[f"{name}, temperature {COOL}"] = sampled(generator, sizes, seed, COOL)
-            kinds[f"{name}, not corrected"] = sampled(generator, sizes, seed, corrections=0)
+            for rounds in sizes.corrections:
+                corrected = sampled(generator, sizes, seed, corrections=rounds)
+                kinds[f"{name}, {rounds} corrections"] = corrected
         clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
     kinds |= plain(training, generator.units, graph, sizes, seed)
