@@ -108,7 +108,8 @@ class Sizes:
 
 PRESETS = {
     "smoke": Sizes(
-        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0,), fine_steps=(0, 1),
+        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0,),
+        fine_steps=(0, 1),
         field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2, anchors=4),
         flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
         flat_steps=3, added=(0.1,),
