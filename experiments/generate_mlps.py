@@ -85,7 +85,7 @@ FLOW = FlowConfig(
 class Sizes:
     """How much is done.
 
-    corrections: other numbers of rounds than the generator was fitted to make, to be compared.
+    corrections: numbers of rounds that are compared; those that lead to no numbers are left out.
     """
 
     networks: int = 100
@@ -96,7 +96,7 @@ class Sizes:
     images: int | None = None
     judged: int = 20
     sampling: int = 32
-    corrections: tuple[int, ...] = (0, 32)
+    corrections: tuple[int, ...] = (0, 4, 8, 16, 24, 32, 40)
     fine_steps: tuple[int, ...] = (0, 1, 10, 100)
     fine_rate: float = 1e-3
     field: FieldConfig = FIELD
@@ -108,7 +108,7 @@ class Sizes:
 
 PRESETS = {
     "smoke": Sizes(
-        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0,),
+        networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0, 1),
         fine_steps=(0, 1),
         field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2, anchors=4),
         flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
@@ -155,9 +155,7 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
         kinds[name] = sampled(generator, sizes, seed)
         if name == OURS:
             kinds[f"{name}, temperature {COOL}"] = sampled(generator, sizes, seed, COOL)
-            for rounds in sizes.corrections:
-                corrected = sampled(generator, sizes, seed, corrections=rounds)
-                kinds[f"{name}, {rounds} corrections"] = corrected
+            rounds = {k: sampled(generator, sizes, seed, corrections=k) for k in sizes.corrections}
         clock.lap(name, goes_on=True)
         parameters[name] = sum(p.numel() for p in generator.field.parameters())
     kinds |= plain(training, generator.units, graph, sizes, seed)
@@ -171,6 +169,11 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     errors = predictions(training, images)
     for name, made in kinds.items():
         facts["kinds"][name] = judge(name, made, training, graph, images, errors, sizes, seed)
+    facts["corrections"] = {
+        str(k): at_once(made, training, graph, images, errors)
+        for k, made in rounds.items()
+        if all(bool(t.isfinite().all()) for t in made.values())
+    }
     clock.lap("judging")
     facts["cpu_seconds"] = clock.rounded()
     record = write_record(out / "result.json", facts)
@@ -287,30 +290,38 @@ def judge(
     name: str, made: Stacked, training: Stacked, graph: ParameterGraph, images: Images,
     errors: Tensor, sizes: Sizes, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Accuracies after some steps of training, distances, and shared errors."""
-    accuracy = {}
-    for steps in sizes.fine_steps:
-        tuned = train(made, images, steps, sizes.fine_rate, seed + 4, decay=False)
-        found = accuracies(tuned, images)
-        accuracy[str(steps)] = {"mean": float(found.mean()), "std": float(found.std())}
-        if not steps:
-            each = found.tolist()
-    shared = shared_errors(predictions(made, images), errors, images.test_labels)
+    """The same as :func:`at_once`, and accuracies after some steps of training."""
     own = name == TRAINING
+    found = at_once(made, training, graph, images, errors, own)
+    accuracy = {"0": found["accuracy"]}
+    for steps in sizes.fine_steps[1:]:
+        tuned = accuracies(
+            train(made, images, steps, sizes.fine_rate, seed + 4, decay=False), images
+        )
+        accuracy[str(steps)] = {"mean": float(tuned.mean()), "std": float(tuned.std())}
+    return {**found, "accuracy": accuracy}
+
+
+def at_once(
+    made: Stacked, training: Stacked, graph: ParameterGraph, images: Images, errors: Tensor,
+    own: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Accuracies as they are, distances, and shared errors; ``own``: of training networks."""
+    right = accuracies(made, images)
+    shared = shared_errors(predictions(made, images), errors, images.test_labels)
     if own:
         shared.fill_diagonal_(0)
-    others = len(errors) - own
     apart = audit(made, training, graph, candidates=len(errors))
     # a training network is its own nearest: the nearest other one is meant
     nearest = apart.among if own else apart.nearest
     return {
-        "accuracy": accuracy,
-        "each": each,
+        "accuracy": {"mean": float(right.mean()), "std": float(right.std())},
+        "each": right.tolist(),
         "nearest": nearest.tolist(),
         "novelty": float(nearest.median() / apart.pairs.median()),
         "nearest_by_training_nearest": float(nearest.median() / apart.among.median()),
         "shared_errors": {
-            "mean": float(shared.sum(1).mean() / others),
+            "mean": float(shared.sum(1).mean() / (len(errors) - own)),
             "most": float(shared.max(1).values.mean()),
         },
     }

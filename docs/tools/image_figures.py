@@ -115,6 +115,22 @@ def mlps() -> str:
 
 
 @table
+def corrections() -> str:
+    """Generated MLPs after rounds of correction."""
+    record = read("generate_mlps/result.json")
+    rows = [
+        [
+            rounds,
+            f"{100 * found['accuracy']['mean']:.1f} ± {100 * found['accuracy']['std']:.1f}",
+            f"{found['novelty']:.2f}",
+            f"{found['shared_errors']['most']:.2f}",
+        ]
+        for rounds, found in record["corrections"].items()
+    ]
+    return grid(["Rounds", "Right, %", "Nearest", "Shared errors"], rows)
+
+
+@table
 def starts() -> str:
     """Generated networks as initializations."""
     record = read("generate_starts/result.json")
