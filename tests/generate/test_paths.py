@@ -107,4 +107,4 @@ def test_samples_are_corrected_as_paths_are() -> None:
 def test_corrections_of_weights_alone_are_refused() -> None:
     for settings in ({"corrections": 4}, {"corrections": -1, "function": "kl"}):
         with pytest.raises(ValueError, match="corrections=-?[0-9] must be"):
-            FlowConfig(**settings)  # type: ignore[arg-type]
+            FlowConfig(**settings)
