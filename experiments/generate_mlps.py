@@ -115,7 +115,7 @@ PRESETS = {
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
-    "wide": Sizes(width=64, flow=replace(FLOW, steps=8000)),
+    "wide": Sizes(width=64, flow=replace(FLOW, steps=5000)),
     "long": Sizes(
         width=64, size=28, judged=50, flat_widths=(64, 256), flat_steps=12_000,
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32, anchors=128),
