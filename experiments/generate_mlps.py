@@ -76,7 +76,7 @@ TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
 FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32, anchors=128)
 FLOW = FlowConfig(
-    steps=16_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
+    steps=10_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
     function_weight=16.0, corrections=16, unsure=0.5, check_every=250,
 )  # fmt: skip
 
@@ -86,6 +86,7 @@ class Sizes:
     """How much is done.
 
     corrections: numbers of rounds that are compared; those that lead to no numbers are left out.
+    alone_steps: of the flow of weights alone, which are cheaper.
     """
 
     networks: int = 100
@@ -101,6 +102,7 @@ class Sizes:
     fine_rate: float = 1e-3
     field: FieldConfig = FIELD
     flow: FlowConfig = FLOW
+    alone_steps: int = 16_000
     flat_widths: tuple[int, ...] = (64,)
     flat_steps: int = 8000
     added: tuple[float, ...] = (0.1, 0.3)
@@ -111,11 +113,11 @@ PRESETS = {
         networks=6, width=6, size=4, steps=3, images=64, judged=3, sampling=2, corrections=(0, 1),
         fine_steps=(0, 1),
         field=FieldConfig(hidden=8, edge_hidden=4, layers=1, probes=4, carried=2, anchors=4),
-        flow=replace(FLOW, steps=3, batch=4), flat_widths=(4,),
+        flow=replace(FLOW, steps=3, batch=4), alone_steps=3, flat_widths=(4,),
         flat_steps=3, added=(0.1,),
     ),
     "cpu": Sizes(),
-    "wide": Sizes(width=64, flow=replace(FLOW, steps=5000)),
+    "wide": Sizes(width=64, flow=replace(FLOW, steps=5000), alone_steps=5000),
     "long": Sizes(
         width=64, size=28, judged=50, flat_widths=(64, 256), flat_steps=12_000,
         field=FieldConfig(hidden=64, edge_hidden=4, layers=2, probes=64, carried=32, anchors=128),
@@ -150,6 +152,8 @@ def run(sizes: Sizes, seed: int, out: Path, resume: bool, console: Console) -> d
     parameters = {}
     for name, (file, of_flow, of_field) in VARIANTS.items():
         flow, field = replace(sizes.flow, **of_flow), replace(sizes.field, **of_field)
+        if flow.function is None:
+            flow = replace(flow, steps=sizes.alone_steps)
         changed = replace(sizes, flow=flow, field=field)
         generator = fit(training, graph, images, changed, seed, out / file, resume, console)
         kinds[name] = sampled(generator, sizes, seed)
@@ -294,7 +298,7 @@ def judge(
     own = name == TRAINING
     found = at_once(made, training, graph, images, errors, own)
     accuracy = {"0": found["accuracy"]}
-    for steps in sizes.fine_steps[1:]:
+    for steps in filter(None, sizes.fine_steps):
         tuned = accuracies(
             train(made, images, steps, sizes.fine_rate, seed + 4, decay=False), images
         )

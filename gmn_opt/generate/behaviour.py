@@ -63,7 +63,8 @@ class Behaviour:
         unsure: Share of inputs that are drawn by the entropy of what networks say there on average;
             needs logits.
 
-    Raises ValueError when the model cannot be called with the inputs, or they are not finite.
+    Raises ValueError when the model cannot be called with the inputs, they are not finite, or, with
+    ``unsure``, what networks say there is not.
     """
 
     def __init__(
@@ -130,11 +131,17 @@ class Behaviour:
     @torch.no_grad()
     def _odds(self, unsure: float) -> Tensor:
         """How likely each input is drawn, ``[n]``."""
-        some = self.values[: _MOST // 4]
+        count = len(self.values)  # in any order, by class or accuracy say
+        some = self.values[torch.linspace(0, count - 1, min(count, _MOST)).round().long()]
         parts = self.inputs.split(_INPUTS)
         mean = torch.cat([centred("kl", self.says(some, x)).mean(0) for x in parts])
         entropy = torch.special.entr(mean.softmax(-1)).sum(-1)
         entropy = entropy.flatten(1).mean(1) if entropy.dim() > 1 else entropy
+        if not bool(entropy.isfinite().all()):
+            raise ValueError(
+                "What networks say at some inputs is infinite, so that inputs cannot be drawn by "
+                "entropy. Scale the inputs as in training, or set unsure=0."
+            )
         entropy = entropy.clamp_min(1e-9)
         return (1 - unsure) / len(entropy) + unsure * entropy / entropy.sum()
 

@@ -27,6 +27,7 @@ from gmn_opt.generate.behaviour import GAPS, Behaviour, Gap
 from gmn_opt.generate.conditions import Conditions
 from gmn_opt.generate.generator import Generator
 from gmn_opt.generate.pairing import paired
+from gmn_opt.generate.paths import MOST_ROUNDS
 from gmn_opt.generate.training_set import Graphs, Networks, training_sets
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
@@ -35,6 +36,7 @@ from gmn_opt.metanet import blocked
 from gmn_opt.optim import GMNOptimizer
 from gmn_opt.weights.atomic import write_atomically
 from gmn_opt.weights.digest import digest
+from gmn_opt.weights.plain import is_count
 
 CHECKPOINT = "generator-checkpoint.pt"
 
@@ -67,9 +69,9 @@ class FlowConfig:
             :mod:`gmn_opt.generate.behaviour`. Needs ``model`` and ``inputs``.
         function_weight: Of that part.
         corrections: Rounds of correction that the field learns to make, at most, and that samples
-            get; needs ``function``. See :meth:`Generator.sample`.
-        unsure: Share of inputs that are drawn by the entropy of what networks say there on average,
-            where they differ most; needs logits, ``function="kl"``.
+            get; needs ``function``, whose part counts the more. See :meth:`Generator.sample`.
+        unsure: Share of inputs that are drawn by the entropy of what networks say there on average;
+            needs logits, ``function="kl"``.
         check_every: Steps between checkpoints.
 
     Raises ValueError for settings with which nothing could be fitted.
@@ -115,10 +117,11 @@ class FlowConfig:
             raise ValueError(
                 f"function is one of {list(GAPS)}, or None; received {self.function!r}."
             )
-        if self.corrections < 0 or (self.corrections and self.function is None):
+        most = 0 if self.function is None else MOST_ROUNDS
+        if not is_count(self.corrections, 0, most):
             raise ValueError(
-                f"corrections={self.corrections} must be at least 0, and 0 without function=: what "
-                "is corrected is what networks do."
+                f"corrections={self.corrections} must be a whole number up to {MOST_ROUNDS:,}, and "
+                "0 without function=: what is corrected is what networks do."
             )
         if not 0 <= self.unsure < 1 or (self.unsure and self.function != "kl"):
             raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gmn_opt.generate.conditions import Condition, Conditions
 from gmn_opt.generate.neurons import Neurons
-from gmn_opt.generate.paths import LATE
+from gmn_opt.generate.paths import LATE, MOST_ROUNDS, back
 from gmn_opt.generate.units import Units
 from gmn_opt.generate.velocity import FieldConfig, VelocityField
 from gmn_opt.graph import ParameterGraph
@@ -30,8 +30,6 @@ _UNITS = "units."
 _TENSORS = ("center", "directions", "means", "factors")
 #: Tensors with a row for each probe (one of them) and for each anchor.
 _ROWS = {"probes": ("probes.inputs.0", "probes.places"), "anchors": ("energy.inputs",)}
-#: Of correction, that a file may ask for.
-_MOST_ROUNDS = 10_000
 Method = Literal["euler", "heun"]
 
 
@@ -84,10 +82,11 @@ class Generator:
             graph: Of the networks wanted, where they have other widths.
             steps: Steps from noise to networks.
             method: ``"euler"``, or ``"heun"``, which evaluates the field twice per step.
-            corrections: Rounds after these in which networks are taken for points at a late time
-                and carried to the end again (the corrector of Song et al. 2021, arXiv 2011.13456,
-                without fresh noise): errors of the way are mended. By default as many as the
-                generator was fitted to make (``FlowConfig.corrections``); more may lead astray.
+            corrections: Rounds after these in which a sample goes back a little way to its noise,
+                and to its end again (as the corrector of Song et al. 2021, arXiv 2011.13456, but to
+                the same noise): errors of the way are mended. By default as many as the generator
+                was fitted to make (``FlowConfig.corrections``), none where a condition is left open
+                or exaggerated, which the fit does not correct.
             guidance: Above 1, what the condition changes is exaggerated (Ho & Salimans 2022); has
                 no effect where noise is drawn per class.
             temperature: Of the noise: below 1, it is drawn nearer to its mean, and networks are
@@ -100,7 +99,9 @@ class Generator:
         cannot make.
         """
         if corrections is None:
-            corrections = int(self.about.get("flow", {}).get("corrections", 0))
+            free = bool(self.conditions.size) and condition is None and not self.field.classes
+            learned = (self.about.get("flow") or {}).get("corrections", 0)
+            corrections = 0 if free or guidance != 1.0 else int(learned)
         if n < 1 or steps < 1 or batch < 1 or corrections < 0:
             raise ValueError(
                 "n, steps and batch must be at least 1, corrections at least 0, received "
@@ -144,6 +145,7 @@ class Generator:
                 v = free + guidance * (v - free)
             return v
 
+        begun = x
         for i in range(steps):
             here, there = i / steps, (i + 1) / steps
             v = velocity(x, here)
@@ -152,6 +154,7 @@ class Generator:
                 ahead = x + (v + velocity(ahead, there)) / (2 * steps)
             x = ahead
         for _ in range(corrections):
+            x = back(x, begun)
             x = x + (1 - LATE) * velocity(x, LATE)
         return x
 
@@ -239,9 +242,12 @@ def _check(config: Mapping[str, Any], shapes: Shapes) -> None:
     parts = ("field", "scale", "conditions", "about")
     if not all(isinstance(config.get(part), dict) for part in parts):
         raise ValueError(f"it lacks an entry of {', '.join(parts)}")
-    fitted = config["about"].get("flow", {})
-    if not isinstance(fitted, dict) or not is_count(fitted.get("corrections", 0), 0, _MOST_ROUNDS):
-        raise ValueError(f"it was fitted with {shown(fitted)}, whose corrections are no number")
+    fitted = config["about"].get("flow") or {}
+    if not isinstance(fitted, dict) or not is_count(fitted.get("corrections", 0), 0, MOST_ROUNDS):
+        raise ValueError(
+            f"it was fitted with {shown(fitted)}, where corrections are to be a whole number up to "
+            f"{MOST_ROUNDS:,}"
+        )
     field = config["field"]
     check_metanet(field, shapes)
     most = sum(math.prod(shape) for shape in shapes.values())

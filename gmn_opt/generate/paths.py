@@ -1,8 +1,8 @@
 """Samples that are under way during a fit: from noise to networks, a step at every step of the fit.
 
-At its end, a path may be corrected some rounds, as samples are: the network is taken for a point
-at a late time and carried to the end again, see :meth:`gmn_opt.generate.Generator.sample`. How many
-rounds is drawn for each path, so that the field has been where any number of them leads.
+At its end, a path may be corrected some rounds, as samples are: it goes back a little way to the
+noise that it came from, and to the end again, see :func:`back`. How many rounds is drawn for each
+path, so that the field has been where any number of them leads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 
 #: Steps from noise to a network on average.
 _STEPS = 16
-#: From where networks are carried to the end again.
+#: From where paths go to the end again.
 LATE = 0.95
+#: Rounds that a generator may be fitted to make.
+MOST_ROUNDS = 10_000
 #: In units; what is farther from zero has gone astray, and begins anew.
 _FAR = 1e3
 
@@ -31,6 +33,7 @@ class Paths:
 
     Attributes:
         points: ``[B, P]`` in units; empty before the first step.
+        begun: ``[B, P]``, the noise that they came from.
         times: How far they are, ``[B]``.
         of: int64 ``[B]``, the training networks whose conditions they have.
         rounds: int64 ``[B]``, rounds of correction to come.
@@ -44,7 +47,7 @@ class Paths:
         corrections: int = 0,
     ) -> None:
         self.noise, self.networks, self.corrections = noise, networks, corrections
-        self.points = torch.zeros(0, 0)
+        self.points = self.begun = torch.zeros(0, 0)
         self.times = torch.zeros(0)
         self.of = torch.zeros(0, dtype=torch.int64)
         self.rounds = torch.zeros(0, dtype=torch.int64)
@@ -68,8 +71,12 @@ class Paths:
             self.rounds = torch.where(over, drawn, self.rounds)
         self.times = self.times.masked_fill(self.correcting, LATE).masked_fill(over, 0.0)
         fresh = self.noise(self.of, random)
-        points = self.points if len(self.points) == batch else fresh
-        self.points = torch.where(over.unsqueeze(1), fresh, points)
+        if len(self.points) != batch:
+            self.points = self.begun = fresh
+        self.begun = torch.where(over.unsqueeze(1), fresh, self.begun)
+        points = torch.where(over.unsqueeze(1), fresh, self.points)
+        again = back(points, self.begun)
+        self.points = torch.where(self.correcting.unsqueeze(1), again, points)
 
     def go_on(self, velocity: Tensor, random: torch.Generator) -> None:
         """A step by ``velocity`` ``[B, P]``; in a round of correction, all that is left."""
@@ -84,13 +91,18 @@ class Paths:
         """What a fit that goes on needs; empty before the first step."""
         if not len(self.times):
             return {}
-        return {"paths": self.points, "times": self.times, "of": self.of, "rounds": self.rounds}
+        names = ("points", "begun", "times", "of", "rounds")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """From :meth:`state`."""
-        if state:
-            self.points, self.times = state["paths"], state["times"]
-            self.of, self.rounds = state["of"], state["rounds"]
+        for name, tensor in state.items():
+            setattr(self, name, tensor)
 
 
-__all__ = ["LATE", "Paths"]
+def back(ends: Tensor, begun: Tensor) -> Tensor:
+    """Where straight lines from ``begun`` [B, P] to ``ends`` [B, P] are at the time ``LATE``."""
+    return torch.lerp(begun, ends, LATE)
+
+
+__all__ = ["LATE", "MOST_ROUNDS", "Paths", "back"]
