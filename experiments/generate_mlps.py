@@ -310,7 +310,10 @@ def at_once(
     made: Stacked, training: Stacked, graph: ParameterGraph, images: Images, errors: Tensor,
     own: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Accuracies as they are, distances, and shared errors; ``own``: of training networks."""
+    """Accuracies as they are, distances, sizes by tensor, and shared errors.
+
+    ``own``: of training networks.
+    """
     right = accuracies(made, images)
     shared = shared_errors(predictions(made, images), errors, images.test_labels)
     if own:
@@ -322,6 +325,10 @@ def at_once(
         "accuracy": {"mean": float(right.mean()), "std": float(right.std())},
         "each": right.tolist(),
         "nearest": nearest.tolist(),
+        "sizes": {
+            n: float(t.square().mean().sqrt() / training[n].square().mean().sqrt())
+            for n, t in made.items()
+        },
         "novelty": float(nearest.median() / apart.pairs.median()),
         "nearest_by_training_nearest": float(nearest.median() / apart.among.median()),
         "shared_errors": {

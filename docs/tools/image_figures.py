@@ -124,10 +124,11 @@ def corrections() -> str:
             f"{100 * found['accuracy']['mean']:.1f} ± {100 * found['accuracy']['std']:.1f}",
             f"{found['novelty']:.2f}",
             f"{found['shared_errors']['most']:.2f}",
+            f"{min(found['sizes'].values()):.2f} to {max(found['sizes'].values()):.2f}",
         ]
         for rounds, found in record["corrections"].items()
     ]
-    return grid(["Rounds", "Right, %", "Nearest", "Shared errors"], rows)
+    return grid(["Rounds", "Right, %", "Nearest", "Shared errors", "Sizes of tensors"], rows)
 
 
 @table

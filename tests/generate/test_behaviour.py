@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch.func import functional_call
 
 from gmn_opt.generate import FieldConfig, FlowConfig, fit_generator
 from gmn_opt.generate.behaviour import Behaviour, Gap, gaps, lateness
+from gmn_opt.generate.paths import Paths
 from gmn_opt.generate.units import Units
 from gmn_opt.graph import ParameterGraph
 from gmn_opt.metanet import blocked
@@ -113,13 +115,16 @@ def test_generators_that_know_what_networks_do_say_the_right_things(kind: Gap) -
     assert apart[1] < 0.7 * apart[0]
 
 
+def unsure(values: Tensor, inputs: Tensor) -> Behaviour:
+    own = behaviour("kl")
+    known = torch.zeros(len(values), 0)
+    return Behaviour(mlp(), own.graph, own.units, values, known, None, inputs, "kl", unsure=0.5)
+
+
 def test_inputs_where_networks_are_unsure_are_drawn_more_often() -> None:
     sure = 40 * torch.ones(20, 1) * INPUTS[:1]
     inputs = torch.cat([sure, 0.01 * INPUTS[:20]])
-    own = behaviour("kl")
-    drawn = Behaviour(
-        mlp(), own.graph, own.units, own.values, own.known, None, inputs, "kl", unsure=0.5
-    )
+    drawn = unsure(behaviour().values, inputs)
     said = drawn.says(drawn.values, inputs)
     mean = (said - said.mean(-1, keepdim=True)).mean(0).softmax(-1)
     entropy = -(mean * mean.log()).sum(-1)
@@ -131,12 +136,30 @@ def test_inputs_where_networks_are_unsure_are_drawn_more_often() -> None:
     assert share > 0.6
 
 
-def test_resumed_fits_end_alike(tmp_path: Path) -> None:
+def test_who_is_unsure_does_not_depend_on_the_order_of_networks() -> None:
+    values = behaviour(count=6).values
+    groups = [v.expand(300, -1) for v in (values[:1], 3 * values[1:2])]
+    odds = [unsure(torch.cat(order), INPUTS).odds for order in (groups, groups[::-1])]
+    torch.testing.assert_close(odds[0], odds[1])
+    with pytest.raises(ValueError, match="set unsure=0"):
+        unsure(1e38 * values, INPUTS)
+
+
+def test_resumed_fits_end_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of rounds of correction."""
+    corrected, plain = [], Paths.go_on
+
+    def counting(paths: Paths, velocity: Tensor, generator: torch.Generator) -> None:
+        corrected.append(int(paths.correcting.sum()))
+        plain(paths, velocity, generator)
+
+    monkeypatch.setattr(Paths, "go_on", counting)
     graph, networks = mlp_graph(), mlps(8)
-    flow = FlowConfig(steps=4, batch=4, check_every=2, function="kl", corrections=2, unsure=0.5)
+    flow = FlowConfig(steps=40, batch=8, function="kl", corrections=9, unsure=0.5)
     fit = {"field": SMALL, "flow": flow, "model": mlp(), "inputs": INPUTS}
     whole = fit_generator(networks, graph, **fit)  # type: ignore[arg-type]
-    fit_generator(networks, graph, out=tmp_path, stop=2, **fit)  # type: ignore[arg-type]
+    stop = next(i for i, (a, b) in enumerate(itertools.pairwise(corrected)) if a and b) + 1
+    fit_generator(networks, graph, out=tmp_path, stop=stop, **fit)  # type: ignore[arg-type]
     resumed = fit_generator(networks, graph, out=tmp_path, resume=True, **fit)  # type: ignore[arg-type]
     first, second = whole.sample(2), resumed.sample(2)
     assert all(torch.equal(first[n], second[n]) for n in first)
@@ -146,9 +169,17 @@ def test_one_fit_compares_several_widths_and_classes() -> None:
     graphs = [mlp_graph(5), mlp_graph(7)]
     generator = fit_generator(
         [mlps(6, 5), mlps(6, 7)], graphs, conditions=torch.arange(12) % 3, field=SMALL,
-        flow=FlowConfig(steps=6, batch=4, function="kl"), model=mlp(), inputs=INPUTS,
+        flow=FlowConfig(steps=40, batch=4, function="kl", corrections=2, unsure=0.5),
+        model=mlp(), inputs=INPUTS,
     )  # fmt: skip
     assert generator.sample(2, 1, graph=graphs[1])["0.weight"].shape == (2, 7, 3)
+    # what is left open was not corrected in the fit
+    for given in ({"condition": 1, "guidance": 2.0}, {"condition": None}):
+        free = generator.sample(2, steps=3, **given)
+        none = generator.sample(2, steps=3, corrections=0, **given)
+        assert all(torch.equal(free[n], none[n]) for n in free)
+    asked, none = (generator.sample(2, 1, steps=3, corrections=k) for k in (None, 0))
+    assert not torch.equal(asked["0.weight"], none["0.weight"])
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from gmn_opt.generate import FieldConfig, FlowConfig, fit_generator
-from gmn_opt.generate.paths import LATE, Paths
+from gmn_opt.generate.paths import LATE, Paths, back
 from gmn_opt.metanet import blocked
 from tests.generate.networks import mlp, mlp_graph, mlps
 
@@ -60,15 +61,20 @@ def test_every_number_of_corrections_is_met_and_none_is_more() -> None:
     assert counts == {0, 1, 2, 3}
 
 
-def test_a_correction_goes_all_of_the_way_that_is_left() -> None:
+def test_a_correction_goes_back_and_all_of_the_way_again() -> None:
     paths, random = Paths(noise, 6, 1), torch.Generator().manual_seed(1)
     met = 0
     for _ in range(80):
+        ends = paths.points
         paths.open(4, random)
-        before, at = paths.points, paths.times
+        now, at, begun = paths.points, paths.times, paths.begun
+        if bool(paths.correcting.any()):
+            expected = begun + LATE * (ends - begun)
+            torch.testing.assert_close(now[paths.correcting], expected[paths.correcting])
+            torch.testing.assert_close(back(ends, begun), expected)
+        assert torch.equal(now[at == 0], begun[at == 0])
         paths.go_on(torch.ones(4, 5), random)
-        gone = (paths.points - before)[:, 0]
-        torch.testing.assert_close(gone, paths.times - at)
+        torch.testing.assert_close((paths.points - now)[:, 0], paths.times - at)
         assert bool((paths.times[paths.correcting] == 1).all())
         met += int(paths.correcting.sum())
     assert met
@@ -89,9 +95,11 @@ def test_samples_are_corrected_as_paths_are() -> None:
     graph, units = generator.graph, generator.units
     plain, twice = (generator.sample(3, steps=4, corrections=k) for k in (0, None))
     at = units.into(graph, blocked(graph).flatten(plain))
+    begun = units.noise(graph, 3, torch.Generator().manual_seed(0))
     known = generator.conditions.encode(None, 3)
     with torch.no_grad():
         for _ in range(2):
+            at = begun + LATE * (at - begun)
             velocity = generator.field(graph, at, torch.full((3,), LATE), known)
             at = at + (1 - LATE) * velocity
     by_hand = blocked(graph).unflatten(units.back(graph, at))
@@ -105,6 +113,10 @@ def test_samples_are_corrected_as_paths_are() -> None:
 
 
 def test_corrections_of_weights_alone_are_refused() -> None:
-    for settings in ({"corrections": 4}, {"corrections": -1, "function": "kl"}):
-        with pytest.raises(ValueError, match="corrections=-?[0-9] must be"):
-            FlowConfig(**settings)
+    settings: list[dict[str, Any]] = [
+        {"corrections": 4},
+        *({"corrections": wrong, "function": "kl"} for wrong in (-1, 2.0, 20_000)),
+    ]
+    for given in settings:
+        with pytest.raises(ValueError, match="corrections=.* must be a whole number"):
+            FlowConfig(**given)
