@@ -36,6 +36,7 @@ class EmbeddingMetanet(nn.Module):
             comes out, and the mean of a function that is nearly linear says little.
         node_inputs: Numbers that are known of every node beside its role.
         beside: Numbers that the head reads beside the embedding.
+        sizes: Whether the metanet knows how many neurons there are.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class EmbeddingMetanet(nn.Module):
         gain: float = 4.0,
         node_inputs: int = 0,
         beside: int = 0,
+        sizes: bool = True,
     ) -> None:
         super().__init__()
         self.graph, self.frequencies = graph, frequencies
         features = 1 + 2 * frequencies
         self.metanet = GraphMetanet(
-            features, 0, hidden, edge_hidden, layers, node_inputs=node_inputs
+            features, 0, hidden, edge_hidden, layers, node_inputs=node_inputs, sizes=sizes
         )
         with torch.no_grad():
             self.metanet.edge_encoder.weight.mul_(gain)
@@ -91,23 +93,35 @@ class ProbedMetanet(EmbeddingMetanet):
         outputs: Classes.
         normalizer: By which the networks were normalized: they are to be what they were.
         places: How many, a grid at the start.
+        sizes: Whether the metanet knows how many neurons there are.
     """
 
     def __init__(
-        self, graph: ParameterGraph, outputs: int, normalizer: Normalizer, places: int = 144
+        self,
+        graph: ParameterGraph,
+        outputs: int,
+        normalizer: Normalizer,
+        places: int = 144,
+        sizes: bool = True,
     ) -> None:
         probes = SirenProbes(normalizer.config, places)
         said = places * normalizer.config.outputs
-        super().__init__(graph, outputs, node_inputs=probes.features, beside=said)
+        super().__init__(graph, outputs, node_inputs=probes.features, beside=said, sizes=sizes)
         self.probes, self.normalizer, self.places = probes, normalizer, places
         roles = [group.role for group in graph.groups]
         self.last = roles.index("output")
+
+    def use(self, normalizer: Normalizer) -> None:
+        """Read networks that were normalized by this one from now on."""
+        self.normalizer = normalizer
 
     def embed(self, tensors: Mapping[str, Tensor], node_inputs: Tensor | None = None) -> Tensor:
         """See the class; raises ValueError for node inputs of the caller's own."""
         if node_inputs is not None:
             raise ValueError("The nodes of a ProbedMetanet begin with its probes' features alone.")
-        heard = self.probes(self.normalizer.back(tensors), self.normalizer.config, self.graph)
+        normalizer = self.normalizer
+        networks = normalizer.back(tensors)
+        heard = self.probes(networks, normalizer.config, self.graph, normalizer.gains)
         outputs = heard.split(blocked(self.graph).group_sizes, -2)[self.last]
         said = outputs[..., : self.places].flatten(-2)
         return torch.cat([super().embed(tensors, heard), said], -1)
@@ -126,8 +140,8 @@ class Drawn(nn.Module):
 
     def __init__(self, outputs: int, normalizer: Normalizer, side: int = 28) -> None:
         super().__init__()
-        self.normalizer, self.side = normalizer, side
-        self.siren = (Siren(normalizer.config),)  # in a tuple: its parameters are not ours
+        self.side = side
+        self.use(normalizer)
         self.register_buffer("points", coordinates(side), persistent=False)
         layers: list[nn.Module] = []
         width = normalizer.config.outputs
@@ -139,6 +153,11 @@ class Drawn(nn.Module):
             width = made
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         self.head = Head([width * (side // 4) ** 2, 128, outputs])
+
+    def use(self, normalizer: Normalizer) -> None:
+        """Draw networks that were normalized by this one from now on."""
+        self.normalizer = normalizer
+        self.siren = (Siren(normalizer.config),)  # in a tuple: its parameters are not ours
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Classify."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -37,24 +38,57 @@ class Budget(Protocol):
 
 
 class Normalizer:
-    """Canonical parameters, minus mean and over standard deviation per tensor of a training set."""
+    """Canonical parameters, minus mean and over standard deviation per tensor of a training set.
 
-    def __init__(self, train: InrSet) -> None:
+    Args:
+        train: The training set, of SIRENs.
+        power: Of the fan-in by which weights are multiplied first, as a multiple of that in the
+            training set, and of the width by which slopes of neurons are. At 1 a network says the
+            same when every neuron is there twice and its outgoing weights are halved.
+
+    Raises ValueError for INRs that are no SIRENs.
+    """
+
+    def __init__(self, train: InrSet, power: float = 0.0) -> None:
         if not isinstance(train.config, SirenConfig):
             raise ValueError(f"This experiment reads SIRENs, received {train.config}.")
-        self.config = train.config
+        self.config, self.power = train.config, power
+        self.widths = train.config.widths
         known = canonical(train.params, self.config)
         self.mean = {n: p.mean() for n, p in known.items()}
         self.std = {n: p.std().clamp_min(1e-8) for n, p in known.items()}
 
+    def at(self, config: SirenConfig) -> Normalizer:
+        """The same for networks of other widths."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    @property
+    def gains(self) -> list[float]:
+        """What slopes of each layer's neurons are multiplied by."""
+        pairs = zip(self.config.widths, self.widths, strict=True)
+        return [*((now / then) ** self.power for now, then in pairs), 1.0]
+
     def __call__(self, params: Mapping[str, Tensor]) -> Params:
         """``{name: [N, *shape]}`` as the competitors read them."""
         known = canonical(params, self.config)
-        return {n: (p - self.mean[n].to(p)) / self.std[n].to(p) for n, p in known.items()}
+        return {
+            n: (p * self._factor(n) - self.mean[n].to(p)) / self.std[n].to(p)
+            for n, p in known.items()
+        }
 
     def back(self, params: Mapping[str, Tensor]) -> Params:
         """Networks of the same functions as those that were normalized to ``params``."""
-        return {n: p * self.std[n].to(p) + self.mean[n].to(p) for n, p in params.items()}
+        return {
+            n: (p * self.std[n].to(p) + self.mean[n].to(p)) / self._factor(n)
+            for n, p in params.items()
+        }
+
+    def _factor(self, name: str) -> float:
+        """Of a weight, the gain of the layer that it reads."""
+        layer, _, leaf = name.removeprefix("layers.").partition(".")
+        return self.gains[int(layer) - 1] if leaf == "weight" and int(layer) else 1.0
 
 
 def epochs(

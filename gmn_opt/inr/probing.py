@@ -14,7 +14,7 @@ set of places serves networks of all widths and depths.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,16 @@ class SirenProbes(nn.Module):
         self.features = features_per_node(inr, count)
 
     def forward(
-        self, params: Mapping[str, Tensor], config: SirenConfig, graph: ParameterGraph
+        self,
+        params: Mapping[str, Tensor],
+        config: SirenConfig,
+        graph: ParameterGraph,
+        gains: Sequence[float] | None = None,
     ) -> Tensor:
-        """Features of the nodes of ``graph``, that of SIRENs of this config."""
+        """Features of the nodes of ``graph``, that of SIRENs of this config.
+
+        ``gains``, one per layer, multiply its slopes, which fall with the width of a layer.
+        """
         lead = params["layers.0.weight"].shape[:-2]
         flat = {n: p.reshape(-1, *p.shape[len(lead) :]) for n, p in params.items()}
         values, slopes = values_and_slopes(flat, self.places, config.omega)
@@ -68,7 +75,8 @@ class SirenProbes(nn.Module):
             if leaf != "weight":
                 continue
             i = int(layer)
-            known = torch.cat([values[i], _tamed(slopes[i]).flatten(1, 2)], 1)
+            slope = slopes[i] if gains is None else gains[i] * slopes[i]
+            known = torch.cat([values[i], _tamed(slope).flatten(1, 2)], 1)
             parts[block.dst.group] = known.mT
             if i == 0:
                 nothing = self.places.new_zeros(config.inputs, self.features - len(self.places))

@@ -28,6 +28,9 @@ _FREQUENCIES = 4
 NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES + 3
 BLOCK_FEATURES = len(_KINDS) + 5 + 4
 KERNEL_FEATURES = 3
+#: Of nodes and of blocks, the features that change when groups grow wider.
+NODE_SIZES = (len(_ROLES) + len(_ACTIVATIONS) + 1, NODE_FEATURES - 3)
+BLOCK_SIZES = (len(_KINDS), len(_KINDS) + 1)
 
 #: See :func:`structural`.
 Structural = tuple[Tensor, Tensor, Tensor | None]
@@ -50,6 +53,11 @@ def structural(graph: ParameterGraph, like: Tensor) -> Structural:
         )
 
     return kept(graph, ("structural", dtype, device), made)
+
+
+def without_sizes(known: Tensor, columns: tuple[int, ...]) -> Tensor:
+    """Structural features ``[n, features]`` with zeros in these columns."""
+    return known.index_fill(-1, torch.tensor(columns, device=known.device), 0.0)
 
 
 def _log_size(size: int) -> float:

@@ -18,7 +18,15 @@ from gmn_opt.metanet.checks import (
     check_options,
     check_tensors,
 )
-from gmn_opt.metanet.features import BLOCK_FEATURES, KERNEL_FEATURES, NODE_FEATURES, structural
+from gmn_opt.metanet.features import (
+    BLOCK_FEATURES,
+    BLOCK_SIZES,
+    KERNEL_FEATURES,
+    NODE_FEATURES,
+    NODE_SIZES,
+    structural,
+    without_sizes,
+)
 from gmn_opt.metanet.incidence import incidence_of
 from gmn_opt.metanet.layers.message import MessageLayer
 from gmn_opt.metanet.layers.scale import ScaledStates, ScaleEncoder, ScaleLayer
@@ -52,6 +60,9 @@ class GraphMetanet(nn.Module):
             ``"positive"`` for ReLU, ``"auto"`` for both, by each group's activation; see
             :mod:`gmn_opt.metanet.scale`. Edge features must then transform like the parameters:
             weights, not squares of them.
+        sizes: Whether the metanet knows how many neurons there are. Without, states are the same
+            when every neuron is there twice and edge features stay as they are: all aggregation is
+            by means. What was learned on narrow networks then applies to wide ones.
 
     The edge readout is zero at initialization.
     """
@@ -68,10 +79,11 @@ class GraphMetanet(nn.Module):
         node_inputs: int = 0,
         checkpoint: bool = False,
         scale: Scale | None = None,
+        sizes: bool = True,
     ) -> None:
         super().__init__()
         check_options(backend, scale, checkpoint, node_inputs)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.sizes = checkpoint, sizes
         self.backend = backend
         least = min(out_features, block_inputs, node_inputs)
         if min(in_features, hidden, edge_hidden, layers) < 1 or least < 0:
@@ -90,9 +102,10 @@ class GraphMetanet(nn.Module):
         self.node_encoder = nn.Linear(NODE_FEATURES + node_inputs, hidden)
         self.block_encoder = nn.Linear(BLOCK_FEATURES + block_inputs, hidden)
         self.graph_state = nn.Parameter(torch.zeros(hidden))
-        sizes = (hidden, edge_hidden, KERNEL_FEATURES)
+        of_layer = (hidden, edge_hidden, KERNEL_FEATURES)
         self.layers = nn.ModuleList(
-            MessageLayer(*sizes) if scale is None else ScaleLayer(*sizes) for _ in range(layers)
+            MessageLayer(*of_layer) if scale is None else ScaleLayer(*of_layer)
+            for _ in range(layers)
         )
         self.scale = scale
         if scale is not None:
@@ -157,7 +170,7 @@ class GraphMetanet(nn.Module):
         Arguments are those of :meth:`states`, and have been checked.
         """
         lead = edges.shape[:-2]
-        node_known, block_known, _ = structural(graph, edges)
+        node_known, block_known = self._known(graph, edges)
         if node_inputs is not None:
             node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
@@ -174,6 +187,13 @@ class GraphMetanet(nn.Module):
             encoder,
         )
 
+    def _known(self, graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known of nodes and of blocks before any value."""
+        nodes, blocks, _ = structural(graph, like)
+        if self.sizes:
+            return nodes, blocks
+        return without_sizes(nodes, NODE_SIZES), without_sizes(blocks, BLOCK_SIZES)
+
     def _with_scales(
         self, graphs: Sequence[ParameterGraph], states: States
     ) -> States | ScaledStates:
@@ -182,7 +202,7 @@ class GraphMetanet(nn.Module):
             return states
         like = states.edges
         scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
-        known = torch.cat([structural(g, like)[0] for g in graphs])
+        known = torch.cat([self._known(g, like)[0] for g in graphs])
         made: ScaledStates = self.scale_encoder(states, known, scales)
         return made
 

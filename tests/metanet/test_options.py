@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gmn_opt.graph import ParameterGraph
+from gmn_opt.graph import ParameterGraph, trace
 from gmn_opt.metanet import GraphMetanet, native
 from tests.metanet.test_metanet import metanet
 from tests.traced import largest_difference, random_tensors, traced
@@ -93,3 +93,55 @@ def test_same_on_a_gpu(name: str) -> None:
     net.cuda()
     found = net(graph, {n: t.cuda() for n, t in tensors.items()})
     assert largest_difference(expected, {n: t.cpu() for n, t in found.items()}) < 1e-4
+
+
+def _mlp(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 2)
+    )
+
+
+def _cnn(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2),
+    )  # fmt: skip
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
+        self.inner = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A stream that is written twice."""
+        x = self.first(x)
+        out: Tensor = self.last(x + self.inner(x))
+        return out
+
+
+@pytest.mark.parametrize("backend", ["blocked", "sparse"])
+@pytest.mark.parametrize(
+    ("build", "shape"), [(_mlp, (2, 3)), (_cnn, (2, 1, 5, 5)), (_Residual, (2, 3))]
+)
+def test_without_sizes_every_neuron_twice_is_the_same(
+    build: Callable[[int], nn.Module], shape: tuple[int, ...], backend: str
+) -> None:
+    graphs = [trace(build(width), torch.zeros(shape)) for width in (4, 8)]
+    narrow = random_tensors(graphs[0], features=2)
+    wide = {}
+    for name, tensor in narrow.items():
+        for dim, size in enumerate(graphs[1].shapes[name]):
+            if size != tensor.shape[dim]:
+                tensor = tensor.repeat_interleave(2, dim)
+        wide[name] = tensor
+    apart = []
+    for sizes in (False, True):
+        net = metanet(backend, sizes=sizes)
+        with torch.no_grad():
+            found = [net.states_from(g, t) for g, t in zip(graphs, (narrow, wide), strict=True)]
+        apart.append(float((found[0].graph - found[1].graph).abs().max()))
+        if not sizes:
+            torch.testing.assert_close(found[0].blocks, found[1].blocks, rtol=0, atol=1e-12)
+    assert apart[0] < 1e-12 < 1e-4 < apart[1]
