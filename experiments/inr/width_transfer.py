@@ -52,7 +52,7 @@ class Sizes:
     """How much is done.
 
     widths: of the networks to learn from, and of those to judge by, each with how many networks.
-    lr: of the fit at the narrow width; it falls with the root of the width.
+    lr: of the fit at the narrow width; it falls as one over the width.
     """
 
     train: int = 24
@@ -131,7 +131,7 @@ def fitted(folder: Path, split: str, count: int, width: int, sizes: Sizes) -> In
         fit_images(
             source.images, SirenConfig(2, 1, (width, width)),
             replace(
-                sizes.fit, lr=sizes.fit.lr * (sizes.train / width) ** 0.5,
+                sizes.fit, lr=sizes.fit.lr * sizes.train / width,
                 slots=max(1, min(64, 65_536 // width**2)),  # what fits into a cache
             ),
             labels=source.labels, out=out, seed=1000 * width + SPLITS.index(split), resume=True,
