@@ -126,7 +126,7 @@ CHECKS: dict[str, tuple[int, Callable[[Names, str], None]]] = {
     "index.md": (1, readme),
     "inr.md": (1, inr),
     "meta_training.md": (1, meta_training),
-    "metanet.md": (7, metanet),
+    "metanet.md": (8, metanet),
     "optimizer.md": (10, optimizer),
     "parameter_graphs.md": (10, parameter_graphs),
     "photographs.md": (4, photographs),
