@@ -43,6 +43,8 @@ CLASSES = 10
 WAYS = {"plain": (0.0, True), "mean field": (1.0, False), "root": (0.5, False)}
 READS = ("weights", "probes")
 DRAWN = "drawn"
+#: Of hidden matrices, that are read at once.
+_MOST_WEIGHTS = 2**22
 BUDGET, FIT = Budget(), FitConfig(pixels=128, check_every=50)
 CLASSIFIERS = (*(f"{reads}, {way}" for reads in READS for way in WAYS), DRAWN)
 
@@ -170,7 +172,8 @@ def judged(
     for width, test in tests.items():
         assert test.labels is not None
         here = at_width(model, test, normalizer)
-        found[str(width)] = accuracy(model, here(test.params), test.labels, batch=50)
+        batch = max(1, min(100, _MOST_WEIGHTS // width**2))
+        found[str(width)] = accuracy(model, here(test.params), test.labels, batch)
     kept = ("parameters", "seconds", "valid_accuracy")
     return {"accuracy": found, **{key: record[key] for key in kept}}
 
