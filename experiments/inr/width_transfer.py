@@ -11,7 +11,8 @@ Classifiers of MNIST's INRs learn from SIRENs 2-24-24-1 and are judged, as they 
   widths.
 
 Each with weights alone and with function access (what the network says at places of the image);
-*drawn*, a CNN on the picture, is what can be hoped for. Writes ``result.json`` and ``widths.png``;
+*drawn*, a CNN on the picture, is what can be hoped for. Budget and recipe are those of
+:mod:`experiments.inr.classification`. Writes ``result.json`` and ``widths.png``;
 a finished (classifier, seed) is not run again with --resume.
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -30,7 +31,7 @@ from torch import nn
 from experiments import frame
 from experiments.inr.classification import Budget, accuracy, train_classifier
 from experiments.inr.classifiers import Drawn, EmbeddingMetanet, ProbedMetanet
-from experiments.inr.runs import Normalizer, plain
+from experiments.inr.runs import Normalizer, Runs, plain, runs_before
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.augmentation import Moves
@@ -39,6 +40,7 @@ from gmn_opt.meta.seeding import seeded
 from tasks.inr_data import SPLITS, load_split
 
 CLASSES = 10
+INRS = Path("runs/inrs/widths")
 #: Power of the fan-in, and whether widths are known.
 WAYS = {"plain": (0.0, True), "mean field": (1.0, False), "root": (0.5, False)}
 READS = ("weights", "probes")
@@ -78,9 +80,9 @@ PRESETS = {
 
 def main(
     preset: frame.Preset = "cpu",
-    inrs: Path = Path("runs/inrs/widths"),
+    inrs: Annotated[Path, typer.Option(help="Where networks are, or will be.")] = INRS,
     out: frame.Out = Path("runs/width_transfer"),
-    classifiers: str = ";".join(CLASSIFIERS),
+    classifiers: Annotated[str, typer.Option(help="Separated by ;")] = ";".join(CLASSIFIERS),
     resume: frame.Resume = False,
     threads: frame.Threads = 1,
 ) -> None:
@@ -95,10 +97,7 @@ def main(
         sets, tests = made(inrs, sizes)
         settings = plain({"sizes": asdict(sizes), "psnr": psnr_of(tests)})
         path = out / "result.json"
-        before = frame.read_json(path) if resume and path.exists() else {}
-        if before and {n: before.get(n) for n in settings} != settings:
-            raise ValueError(f"{path} was made with other settings; choose another --out.")
-        runs: dict[str, list[dict[str, Any]]] = before.get("runs", {})
+        runs = runs_before(path, settings, resume)
         out.mkdir(parents=True, exist_ok=True)
     for seed in range(sizes.seeds):
         for name in names:
@@ -151,7 +150,7 @@ def psnr_of(tests: Mapping[int, InrSet]) -> dict[str, float]:
 def judged(
     name: str, sets: Mapping[str, InrSet], tests: Mapping[int, InrSet], sizes: Sizes, seed: int
 ) -> dict[str, Any]:
-    """Train a classifier on narrow networks; its accuracy at every width."""
+    """Train a classifier on narrow networks; its accuracy at every width after the last epoch."""
     way = name.partition(", ")[2] or "plain"
     power, knows_sizes = WAYS[way]
     normalizer = Normalizer(sets["train"], power)
@@ -189,7 +188,7 @@ def at_width(model: nn.Module, networks: InrSet, normalizer: Normalizer) -> Norm
     return there
 
 
-def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[tuple[float, float]]]:
+def summary(runs: Runs) -> dict[str, list[tuple[float, float]]]:
     """Mean and spread in %, by classifier and width."""
     found: dict[str, list[tuple[float, float]]] = {}
     for name, records in runs.items():
@@ -198,7 +197,7 @@ def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[tuple[fl
     return found
 
 
-def draw(runs: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(runs: Runs, path: Path) -> None:
     """Accuracy over width."""
     with picture(path, 6.5, 4) as figure:
         axes = figure.subplots()
