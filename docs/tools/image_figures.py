@@ -95,6 +95,17 @@ def inr_classes() -> str:
 
 
 @table
+def widths() -> str:
+    """Wide networks, read after narrow ones alone."""
+    record = read("width_transfer/result.json")
+    rows = []
+    for name, runs in record["runs"].items():
+        found = [[100 * run["accuracy"][w] for run in runs] for w in record["psnr"]]
+        rows.append([name, *(spread(row, 1) for row in found)])
+    return grid(["", *record["psnr"]], rows)
+
+
+@table
 def mlps() -> str:
     """Generated MLPs: accuracy after some steps of training, and how new they are."""
     record = read("generate_mlps/result.json")

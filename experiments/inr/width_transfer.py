@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import mean
 from typing import Annotated, Any
 
 import torch
@@ -32,6 +32,7 @@ from experiments import frame
 from experiments.inr.classification import Budget, accuracy, train_classifier
 from experiments.inr.classifiers import Drawn, EmbeddingMetanet, ProbedMetanet
 from experiments.inr.runs import Normalizer, Runs, plain, runs_before
+from experiments.spread import spread
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images, load_inr_set
 from gmn_opt.inr.augmentation import Moves
@@ -109,7 +110,7 @@ def main(
             frame.write_record(path, {**settings, "runs": runs})
     runs = {name: found for name, found in runs.items() if found}
     draw(runs, out / "widths.png")
-    rows = [(n, *(f"{a:.1f} ± {s:.1f}" for a, s in row)) for n, row in summary(runs).items()]
+    rows = [(n, *(spread(found, 1) for found in row)) for n, row in percents(runs).items()]
     title = f"Right answers in %, learned from width {sizes.train}"
     console.print(frame.table(title, ("", *(str(w) for w, _ in sizes.widths)), rows))
 
@@ -188,23 +189,22 @@ def at_width(model: nn.Module, networks: InrSet, normalizer: Normalizer) -> Norm
     return there
 
 
-def summary(runs: Runs) -> dict[str, list[tuple[float, float]]]:
-    """Mean and spread in %, by classifier and width."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for name, records in runs.items():
-        rows = [[100 * r["accuracy"][w] for r in records] for w in records[0]["accuracy"]]
-        found[name] = [(fmean(row), stdev(row) if len(row) > 1 else 0.0) for row in rows]
-    return found
+def percents(runs: Runs) -> dict[str, list[list[float]]]:
+    """Right answers in %, by classifier, width and seed."""
+    return {
+        name: [[100 * r["accuracy"][w] for r in records] for w in records[0]["accuracy"]]
+        for name, records in runs.items()
+    }
 
 
 def draw(runs: Runs, path: Path) -> None:
     """Accuracy over width."""
     with picture(path, 6.5, 4) as figure:
         axes = figure.subplots()
-        for number, (name, row) in enumerate(summary(runs).items()):
+        for number, (name, row) in enumerate(percents(runs).items()):
             widths = [int(w) for w in runs[name][0]["accuracy"]]
             style = "--" if name.startswith("weights") else "-"
-            axes.plot(widths, [mean for mean, _ in row], f"C{number}{style}", label=name)
+            axes.plot(widths, [mean(found) for found in row], f"C{number}{style}", label=name)
         axes.set_xscale("log", base=2)
         axes.set(xlabel="width", ylabel="right, %", ylim=(0, 100))
         legend_below(figure, 3)
