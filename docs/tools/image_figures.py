@@ -95,7 +95,7 @@ def inr_classes() -> str:
 
 
 @table
-def widths() -> str:
+def unseen_widths() -> str:
     """Wide networks, read after narrow ones alone."""
     record = read("width_transfer/result.json")
     rows = []
