@@ -100,8 +100,7 @@ class Generator:
         """
         if corrections is None:
             free = bool(self.conditions.size) and condition is None and not self.field.classes
-            learned = (self.about.get("flow") or {}).get("corrections", 0)
-            corrections = 0 if free or guidance != 1.0 else int(learned)
+            corrections = 0 if free or guidance != 1.0 else self._learned_corrections()
         if n < 1 or steps < 1 or batch < 1 or corrections < 0:
             raise ValueError(
                 "n, steps and batch must be at least 1, corrections at least 0, received "
@@ -130,6 +129,9 @@ class Generator:
         ]
         values = torch.cat(parts)
         return blocked(graph).unflatten(self.units.back(graph, values))
+
+    def _learned_corrections(self) -> int:
+        return int((self.about.get("flow") or {}).get("corrections", 0))
 
     def _flow(
         self, graph: ParameterGraph, x: Tensor, condition: Tensor, steps: int, method: str,
