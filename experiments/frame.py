@@ -122,9 +122,9 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     return made
 
 
-def chosen(what: str, names: str, known: Iterable[str]) -> list[str]:
+def chosen(what: str, names: str, known: Iterable[str], separator: str = ",") -> list[str]:
     """``"a,b"`` as a list; raises ValueError unless all of them are known."""
-    found = names.split(",")
+    found = names.split(separator)
     for name in found:
         choose(what, name, known)
     return found

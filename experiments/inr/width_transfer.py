@@ -34,7 +34,7 @@ from experiments.inr.classifiers import Drawn, EmbeddingMetanet, ProbedMetanet
 from experiments.inr.runs import Normalizer, Runs, plain, runs_before
 from experiments.spread import spread
 from gmn_opt.figures import legend_below, picture
-from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images, load_inr_set
+from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images
 from gmn_opt.inr.augmentation import Moves
 from gmn_opt.inr.editor import traced
 from gmn_opt.meta.seeding import seeded
@@ -91,9 +91,7 @@ def main(
     console = frame.begin(threads)
     with frame.refusing(console):
         frame.choose("preset", preset, PRESETS)
-        names = classifiers.split(";")
-        for name in names:
-            frame.choose("classifier", name, dict.fromkeys(CLASSIFIERS))
+        names = frame.chosen("classifier", classifiers, CLASSIFIERS, ";")
         sizes = PRESETS[preset]
         sets, tests = made(inrs, sizes)
         settings = plain({"sizes": asdict(sizes), "psnr": psnr_of(tests)})
@@ -124,23 +122,20 @@ def made(folder: Path, sizes: Sizes) -> tuple[dict[str, InrSet], dict[int, InrSe
 
 
 def fitted(folder: Path, split: str, count: int, width: int, sizes: Sizes) -> InrSet:
-    """SIRENs of so many images of a split."""
-    out = folder / f"{split}-{width}-{count}"
-    if not (out / "done").exists():
-        counts = [1, 1, 1]
-        counts[SPLITS.index(split)] = count
-        source = load_split("mnist", split, (counts[0], counts[1], counts[2]), 0)
-        fit_images(
-            source.images, SirenConfig(2, 1, (width, width)),
-            replace(
-                sizes.fit, lr=sizes.fit.lr * sizes.train / width,
-                slots=max(1, min(64, 65_536 // width**2)),  # what fits into a cache
-            ),
-            labels=source.labels, out=out, seed=1000 * width + SPLITS.index(split), resume=True,
-            about={"data": "mnist", "split": split, "origin": source.origin},
-        )  # fmt: skip
-        (out / "done").touch()
-    return load_inr_set(out)
+    """SIRENs of so many images of a split; what is there is read, and refused if of other fits."""
+    counts = [1, 1, 1]
+    counts[SPLITS.index(split)] = count
+    source = load_split("mnist", split, (counts[0], counts[1], counts[2]), 0)
+    return fit_images(
+        source.images, SirenConfig(2, 1, (width, width)),
+        replace(
+            sizes.fit, lr=sizes.fit.lr * sizes.train / width,
+            slots=max(1, min(64, 65_536 // width**2)),  # what fits into a cache
+        ),
+        labels=source.labels, out=folder / f"{split}-{width}-{count}", resume=True,
+        seed=1000 * width + SPLITS.index(split),
+        about={"data": "mnist", "split": split, "origin": source.origin},
+    )  # fmt: skip
 
 
 def psnr_of(tests: Mapping[int, InrSet]) -> dict[str, float]:

@@ -135,8 +135,7 @@ class Behaviour:
         some = self.values[torch.linspace(0, count - 1, min(count, _MOST)).round().long()]
         parts = self.inputs.split(_INPUTS)
         mean = torch.cat([centred("kl", self.says(some, x)).mean(0) for x in parts])
-        entropy = torch.special.entr(mean.softmax(-1)).sum(-1)
-        entropy = entropy.flatten(1).mean(1) if entropy.dim() > 1 else entropy
+        entropy = torch.special.entr(mean.softmax(-1)).sum(-1).reshape(len(mean), -1).mean(1)
         if not bool(entropy.isfinite().all()):
             raise ValueError(
                 "What networks say at some inputs is infinite, so that inputs cannot be drawn by "

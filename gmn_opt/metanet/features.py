@@ -29,35 +29,35 @@ NODE_FEATURES = len(_ROLES) + len(_ACTIVATIONS) + 3 + 2 * _FREQUENCIES + 3
 BLOCK_FEATURES = len(_KINDS) + 5 + 4
 KERNEL_FEATURES = 3
 #: Of nodes and of blocks, the features that change when groups grow wider.
-NODE_SIZES = (len(_ROLES) + len(_ACTIVATIONS) + 1, NODE_FEATURES - 3)
-BLOCK_SIZES = (len(_KINDS), len(_KINDS) + 1)
+_NODE_SIZES = [len(_ROLES) + len(_ACTIVATIONS) + 1, NODE_FEATURES - 3]
+_BLOCK_SIZES = [len(_KINDS), len(_KINDS) + 1]
 
 #: See :func:`structural`.
 Structural = tuple[Tensor, Tensor, Tensor | None]
 
 
-def structural(graph: ParameterGraph, like: Tensor) -> Structural:
+def structural(graph: ParameterGraph, like: Tensor, sizes: bool = True) -> Structural:
     """Structural features of ``graph`` in the dtype and device of ``like``, kept on the graph.
 
     Of nodes ``[N, NODE_FEATURES]``, blocks ``[blocks, BLOCK_FEATURES]`` and kernel positions
-    ``[KERNEL_FEATURES, sum of E]`` (None where no block has any).
+    ``[KERNEL_FEATURES, sum of E]`` (None where no block has any). Without ``sizes``, those that
+    change when groups grow wider are zero.
     """
     dtype, device = like.dtype, like.device
 
     def made() -> Structural:
+        nodes, blocks = torch.cat(node_features(graph)), block_features(graph)
         kernels = kernel_features(blocked(graph))
+        if not sizes:
+            nodes[:, _NODE_SIZES] = 0
+            blocks[:, _BLOCK_SIZES] = 0
         return (
-            torch.cat(node_features(graph)).to(device, dtype),
-            block_features(graph).to(device, dtype),
+            nodes.to(device, dtype),
+            blocks.to(device, dtype),
             None if kernels is None else kernels.to(device, dtype),
         )
 
-    return kept(graph, ("structural", dtype, device), made)
-
-
-def without_sizes(known: Tensor, columns: tuple[int, ...]) -> Tensor:
-    """Structural features ``[n, features]`` with zeros in these columns."""
-    return known.index_fill(-1, torch.tensor(columns, device=known.device), 0.0)
+    return kept(graph, ("structural", dtype, device, sizes), made)
 
 
 def _log_size(size: int) -> float:

@@ -18,15 +18,7 @@ from gmn_opt.metanet.checks import (
     check_options,
     check_tensors,
 )
-from gmn_opt.metanet.features import (
-    BLOCK_FEATURES,
-    BLOCK_SIZES,
-    KERNEL_FEATURES,
-    NODE_FEATURES,
-    NODE_SIZES,
-    structural,
-    without_sizes,
-)
+from gmn_opt.metanet.features import BLOCK_FEATURES, KERNEL_FEATURES, NODE_FEATURES, structural
 from gmn_opt.metanet.incidence import incidence_of
 from gmn_opt.metanet.layers.message import MessageLayer
 from gmn_opt.metanet.layers.scale import ScaledStates, ScaleEncoder, ScaleLayer
@@ -170,7 +162,7 @@ class GraphMetanet(nn.Module):
         Arguments are those of :meth:`states`, and have been checked.
         """
         lead = edges.shape[:-2]
-        node_known, block_known = self._known(graph, edges)
+        node_known, block_known, _ = structural(graph, edges, self.sizes)
         if node_inputs is not None:
             node_known = _beside(node_known, node_inputs)
         if block_inputs is not None:
@@ -187,13 +179,6 @@ class GraphMetanet(nn.Module):
             encoder,
         )
 
-    def _known(self, graph: ParameterGraph, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known of nodes and of blocks before any value."""
-        nodes, blocks, _ = structural(graph, like)
-        if self.sizes:
-            return nodes, blocks
-        return without_sizes(nodes, NODE_SIZES), without_sizes(blocks, BLOCK_SIZES)
-
     def _with_scales(
         self, graphs: Sequence[ParameterGraph], states: States
     ) -> States | ScaledStates:
@@ -202,7 +187,7 @@ class GraphMetanet(nn.Module):
             return states
         like = states.edges
         scales = NodeScales.union([NodeScales.of(g, self.scale, like) for g in graphs])
-        known = torch.cat([self._known(g, like)[0] for g in graphs])
+        known = torch.cat([structural(g, like, self.sizes)[0] for g in graphs])
         made: ScaledStates = self.scale_encoder(states, known, scales)
         return made
 
