@@ -76,7 +76,7 @@ TRAINING, AVERAGES = "training networks", "averages of aligned pairs"
 
 FIELD = FieldConfig(hidden=64, edge_hidden=4, layers=1, probes=48, carried=32, anchors=128)
 FLOW = FlowConfig(
-    steps=10_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
+    steps=16_000, batch=16, optimizer="gmn", neurons=True, balance=0.5, function="kl",
     function_weight=16.0, corrections=16, unsure=0.5, check_every=250,
 )  # fmt: skip
 
