@@ -12,7 +12,7 @@ On a zoo of `experiments.model_zoo`, after Lim et al. 2023 (arXiv 2312.04501, se
 Beside graph metanets and what they are compared to stand *settings*, trees on how a network was
 trained and built, which never see a weight, and two that have function access, which weights alone
 do not have, what the network says of unlabelled images: *answers*, trees on it and on statistics of
-weights, and *graph_answers*, graph metanets with it.
+weights, *process_answers* and *graph_answers*, Gaussian processes and graph metanets with it.
 ``result.json`` is written after every fit.
 """
 
@@ -21,8 +21,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from experiments import frame
 from experiments.spread import spread
-from experiments.zoo.answers import answers_of, features
+from experiments.zoo.answers import Answers, features
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
 from gmn_opt.predict.fitting import KINDS
 from gmn_opt.predict.networks import stacked
@@ -83,62 +84,72 @@ def _boosted(x: np.ndarray, y: Tensor, x_test: np.ndarray, seed: int) -> Tensor:
     return torch.tensor(trees.predict(x_test))
 
 
-def by_settings(train: NetworkDataset, test: NetworkDataset, seed: int, _: Recipe) -> Tensor:
+class Fit(NamedTuple):
+    """What is learned from, judged by, and how."""
+
+    train: NetworkDataset
+    test: NetworkDataset
+    seed: int
+    recipe: Recipe
+    answers: Answers
+
+
+def by_settings(fit: Fit) -> Tensor:
     """Predictions of trees that never see a weight."""
-    x, x_test = (settings_matrix(part, train) for part in (train, test))
-    return _boosted(x, train.column(TARGET), x_test, seed)
+    x, x_test = (settings_matrix(part, fit.train) for part in (fit.train, fit.test))
+    return _boosted(x, fit.train.column(TARGET), x_test, fit.seed)
 
 
-def _said(train: NetworkDataset, test: NetworkDataset) -> tuple[Tensor, Tensor]:
-    """What the networks of both say, as numbers, see `experiments.zoo.answers`."""
-    known, asked = answers_of(train), answers_of(test)
-    return features(known, train, known, train), features(asked, test, known, train)
+def _said(fit: Fit) -> tuple[Tensor, Tensor]:
+    """What the networks of both parts say, as numbers, see `experiments.zoo.answers`."""
+    known, asked = fit.answers.of(fit.train), fit.answers.of(fit.test)
+    return features(known, fit.train, known, fit.train), features(asked, fit.test, known, fit.train)
 
 
-def by_answers(train: NetworkDataset, test: NetworkDataset, seed: int, _: Recipe) -> Tensor:
+def by_answers(fit: Fit) -> Tensor:
     """Predictions of trees that also know what networks say."""
-    said, said_test = _said(train, test)
     x, x_test = (
         statistics_of(stacked(part.networks, answers)).numpy()
-        for part, answers in ((train, said), (test, said_test))
+        for part, answers in zip((fit.train, fit.test), _said(fit), strict=True)
     )
-    return _boosted(x, train.column(TARGET), x_test, seed)
+    return _boosted(x, fit.train.column(TARGET), x_test, fit.seed)
 
 
-def by_graph_answers(
-    train: NetworkDataset, test: NetworkDataset, seed: int, recipe: Recipe
-) -> Tensor:
-    """Predictions of graph metanets that also know what networks say."""
-    said, said_test = _said(train, test)
-    made = fit_predictor(train, train.column(TARGET), covariates=said, seed=seed, recipe=recipe)
-    return made.predict(test, covariates=said_test)
+def by_predictor_and_answers(kind: str, fit: Fit) -> Tensor:
+    """Predictions of a predictor of this kind that also knows what networks say."""
+    said, said_test = _said(fit)
+    made = fit_predictor(
+        fit.train, fit.train.column(TARGET), kind=kind, covariates=said, seed=fit.seed,
+        recipe=fit.recipe,
+    )  # fmt: skip
+    return made.predict(fit.test, covariates=said_test)
 
 
 #: What is no `gmn_opt.predict` predictor of weights alone.
-BESIDE: dict[str, Callable[[NetworkDataset, NetworkDataset, int, Recipe], Tensor]] = {
+BESIDE: dict[str, Callable[[Fit], Tensor]] = {
     "settings": by_settings,
     "answers": by_answers,
-    "graph_answers": by_graph_answers,
+    "process_answers": partial(by_predictor_and_answers, "process"),
+    "graph_answers": partial(by_predictor_and_answers, "graph"),
 }
 
 
-def judge(
-    train: NetworkDataset, test: NetworkDataset, kind: str, seed: int, recipe: Recipe
-) -> dict[str, float]:
+def judge(fit: Fit, kind: str) -> dict[str, float]:
     """R², tau and seconds of one fit."""
     began = time.perf_counter()
     if kind in BESIDE:
-        predicted = BESIDE[kind](train, test, seed, recipe)
+        predicted = BESIDE[kind](fit)
     else:
-        made = fit_predictor(train, train.column(TARGET), kind=kind, seed=seed, recipe=recipe)
-        predicted = made.predict(test)
-    true = test.column(TARGET)
+        targets = fit.train.column(TARGET)
+        made = fit_predictor(fit.train, targets, kind=kind, seed=fit.seed, recipe=fit.recipe)
+        predicted = made.predict(fit.test)
+    true = fit.test.column(TARGET)
     return {
         "r2": r2_score(predicted, true),
         "tau": kendall_tau(predicted, true),
         "seconds": time.perf_counter() - began,
-        "train": len(train),
-        "test": len(test),
+        "train": len(fit.train),
+        "test": len(fit.test),
     }
 
 
@@ -172,13 +183,14 @@ def main(
             )
 
         recipes = dict.fromkeys(("graph", "graph_answers"), Recipe(members, epochs))
-        other = Recipe(members, rival_epochs)
+        other, answers = Recipe(members, rival_epochs), Answers(data)
         for kind in chosen:
             for regime in every:
                 rows = facts["fits"].setdefault(regime, {}).setdefault(kind, [])
                 for seed in range(len(rows), count):
-                    train, test = parts(data, regime, seed)
-                    rows.append(judge(train, test, kind, seed, recipes.get(kind, other)))
+                    recipe = recipes.get(kind, other)
+                    fit = Fit(*parts(data, regime, seed), seed, recipe, answers)
+                    rows.append(judge(fit, kind))
                     say(regime, kind, seed, rows[-1])
                     frame.write_record(out / "result.json", facts)
     show(console.print, facts)

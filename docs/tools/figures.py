@@ -263,7 +263,7 @@ _REGIMES = {
 }
 _PREDICTORS = (
     "settings", "trees", "forest", "statnn", "deepsets", "dmc", "process", "graph", "answers",
-    "graph_answers",
+    "process_answers", "graph_answers",
 )  # fmt: skip
 
 

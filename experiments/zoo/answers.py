@@ -44,6 +44,21 @@ def answers_of(data: NetworkDataset, asked: int = ASKED) -> Tensor:
     return torch.stack([found[i] for i in range(len(data))])
 
 
+class Answers:
+    """What the networks of a zoo say, each asked once, when it is first wanted."""
+
+    def __init__(self, zoo: NetworkDataset) -> None:
+        self.zoo = zoo
+        self.said: Tensor | None = None
+        self.places = {(row["network"], row["at"]): i for i, row in enumerate(zoo.table)}
+
+    def of(self, part: NetworkDataset) -> Tensor:
+        """Those of a part of the zoo, ``[n, asked, classes]``."""
+        if self.said is None:
+            self.said = answers_of(self.zoo)
+        return self.said[[self.places[row["network"], row["at"]] for row in part.table]]
+
+
 def features(said: Tensor, data: NetworkDataset, others: Tensor, known: NetworkDataset) -> Tensor:
     """``[n, .]`` of probabilities ``[n, asked, classes]``.
 

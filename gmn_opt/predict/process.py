@@ -2,10 +2,11 @@
 
 Where few networks are at hand, comparing a network to every one that is known beats whatever has
 to be trained. The estimate is the mean of a Gaussian process (Rasmussen and Williams 2006, chapters
-2 and 5): networks count as alike that are close in statistics of their weights, in the coherence of
-their layers, in what they do from end to end (`gmn_opt.predict.paths`), and in covariates, where
-there are some. Lengths, an amplitude and a share of noise are chosen by the marginal likelihood,
-under wide priors.
+2, 4 and 5): networks count as alike that are close in statistics of their weights, in the coherence
+of their layers, in what they do from end to end (`gmn_opt.predict.paths`), and in covariates, where
+there are some; how alike is told by the Matern function of smoothness 5/2. Every input has a length
+of its own, near to one that its kind shares; lengths, an amplitude and a share of noise are the
+most probable ones, given the data and the priors below.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from gmn_opt.predict.networks import Stack
 
 #: Networks that are kept to compare others with, and those that the lengths are chosen on.
-_KEPT, _CHOSEN_ON = 3000, 600
+_KEPT, _CHOSEN_ON = 8000, 1000
 _STEPS, _NUGGET = 60, 1e-4
 #: Networks whose features are made at once; bounds of the logs of what is chosen.
 _CHUNK, _BOUND = 256, 8.0
-#: Priors of the logs: lengths about 1.5, amplitude about 1, noise free.
-_LENGTH, _SPREAD = math.log(1.5), 1.5
+#: Added to squares of distances, in lengths, before their root is taken.
+_SMOOTH = 1e-12
+#: Priors of the logs, normal: shared lengths about 1.5, amplitudes about 1, and how far an input's
+#: own length is from the shared one (free ones lose where there are 160 networks and win from 640
+#: on; so near, they lose nowhere). Noise is free.
+_LENGTH, _SPREAD, _OWN = math.log(1.5), 1.5, 0.5
 
 
 class _Read(NamedTuple):
@@ -44,7 +49,8 @@ class Process(nn.Module):
 
     Args:
         config: As plain values: ``ends`` of the through maps that count, ``outputs``, the number
-            of networks ``kept``, and of ``covariates`` (none where it is missing).
+            of networks ``kept``, of ``covariates`` (none where it is missing), and what tells how
+            ``alike`` two networks are, ``"matern"`` or ``"gaussian"`` (where it is missing).
     """
 
     lengths: Tensor
@@ -77,7 +83,7 @@ class Process(nn.Module):
         covariates = stacks[0].covariates.shape[1]
         config = {
             "ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT),
-            "covariates": covariates,
+            "covariates": covariates, "alike": "matern",
         }  # fmt: skip
         made = Process(config)
         made.double()
@@ -101,7 +107,7 @@ class Process(nn.Module):
         groups = [covariates, GRAPH_STATISTICS + coherence, through]
         lengths, amplitude, noise = _chosen(x[order[:_CHOSEN_ON]], y[order[:_CHOSEN_ON]], groups)
         scaled = x[order] / lengths
-        kernel = amplitude * _alike(scaled, scaled)
+        kernel = amplitude * made._alike(scaled, scaled)
         kernel.diagonal().add_(noise)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
         weights = inverse @ y[order]
@@ -132,45 +138,64 @@ class Process(nn.Module):
 
     def answer(self, z: Tensor) -> Tensor:
         """From :meth:`read` to ``[n, outputs]``."""
-        return _alike(z, self.inputs) @ self.weights
+        return self._alike(z, self.inputs) @ self.weights
+
+    def _alike(self, a: Tensor, b: Tensor) -> Tensor:
+        """``[n, m]``: 1 for equal rows, falling with their distance."""
+        apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        if self.config.get("alike", "gaussian") == "gaussian":
+            return (-apart.square() / 2).exp()
+        return _matern(apart)
 
 
-def _alike(a: Tensor, b: Tensor) -> Tensor:
-    """``[n, m]``: 1 for equal rows, falling with their distance."""
-    apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return (-apart.square() / 2).exp()
+def _matern(apart: Tensor) -> Tensor:
+    """The Matern function of smoothness 5/2 of distances (Rasmussen and Williams 2006, (4.17))."""
+    r = math.sqrt(5) * apart
+    return (1 + r + r.square() / 3) * (-r).exp()
 
 
 def _chosen(x: Tensor, y: Tensor, groups: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths ``[.]`` of all inputs, one per group of them, amplitude and noise."""
-    parts = [p for p in x.split(groups, 1) if p.shape[1]]
-    apart = torch.stack([torch.cdist(p, p).square() / p.shape[1] for p in parts])
-    logs = torch.tensor([_LENGTH] * len(parts) + [0.0, -2.0], dtype=torch.float64)
-    centre, wide = logs.clone(), torch.tensor([1.0] * (len(parts) + 1) + [0.0])
-    logs.requires_grad_()
+    """Lengths ``[.]`` of all inputs, of which ``groups`` share a kind; amplitude and noise."""
+    groups = [g for g in groups if g]
+    sizes = torch.tensor(groups)
+    kind = torch.arange(len(groups)).repeat_interleave(sizes)
+    # distances grow with the root of how many inputs are of a kind
+    unit = sizes.double().sqrt()[kind]
+    begun = ([_LENGTH] * len(groups), [0.0] * x.shape[1], [0.0], [-2.0])
+    parts = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in begun]
     eye = torch.eye(len(x), dtype=torch.float64)
-    optimizer = torch.optim.LBFGS([logs], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(parts, max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def chosen() -> tuple[Tensor, Tensor, Tensor]:
+        shared, own, amplitude, noise = parts
+        lengths = (shared[kind] + _OWN * own).clamp(-_BOUND, _BOUND).exp() * unit
+        held = [p.clamp(-_BOUND, _BOUND).exp() for p in (amplitude, noise)]
+        return lengths, held[0], held[1] + _NUGGET
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        held = logs.clamp(-_BOUND, _BOUND)
-        distance = (apart / (2 * held[:-2]).exp().view(-1, 1, 1)).sum(0)
-        kernel = held[-2].exp() * (-distance / 2).exp() + (held[-1].exp() + _NUGGET) * eye
+        shared, own, amplitude, _ = parts
+        lengths, size, rest = chosen()
+        kernel = size * _matern(_distances(x / lengths)) + rest * eye
         root = torch.linalg.cholesky(kernel)
         fit = (y * torch.cholesky_solve(y, root)).sum() / 2
-        size = y.shape[1] * root.diagonal().log().sum()
-        prior = (((logs - centre) / _SPREAD).square() * wide).sum() / 2
-        loss: Tensor = fit + size + prior
+        volume = y.shape[1] * root.diagonal().log().sum()
+        wide = torch.cat([shared - _LENGTH, amplitude]) / _SPREAD
+        loss: Tensor = fit + volume + (wide.square().sum() + own.square().sum()) / 2
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    found = logs.detach().clamp(-_BOUND, _BOUND)
-    widths = [p.shape[1] for p in parts]
-    each = found[:-2].exp() * torch.tensor(widths, dtype=torch.float64).sqrt()
-    lengths = each.repeat_interleave(torch.tensor(widths))
-    return lengths, found[-2].exp(), found[-1].exp() + _NUGGET
+    lengths, size, rest = (part.detach() for part in chosen())
+    return lengths, size, rest
+
+
+def _distances(x: Tensor) -> Tensor:
+    """``[n, n]`` between rows, with slopes that are finite where rows are equal."""
+    squares = x.square().sum(1)
+    apart = squares + squares.unsqueeze(1) - 2 * x @ x.mT
+    return (apart.clamp_min(0) + _SMOOTH).sqrt()
 
 
 def share_of(members: Tensor, process: Tensor, encoded: Tensor) -> float:
