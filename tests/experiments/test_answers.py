@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.zoo.answers import answers_of, features
+from experiments.zoo.answers import Answers, answers_of, features
 from experiments.zoo.images import images
 from experiments.zoo.networks import build
 from gmn_opt.graph import trace
@@ -46,6 +46,23 @@ def test_answers_are_those_of_the_module() -> None:
         # without dropout, this is evaluation with the statistics of the batch
         wanted = model.train()(images(row["data"], row["size"]).train[:12]).softmax(-1)
         torch.testing.assert_close(found[i], wanted.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = zoo()
+    for number, row in enumerate(data.table):
+        row |= {"network": number, "at": 1.0}
+    asked = []
+
+    def ask(of: NetworkDataset) -> Tensor:
+        asked.append(len(of))
+        return answers_of(of, asked=12)
+
+    monkeypatch.setattr("experiments.zoo.answers.answers_of", ask)
+    answers, part = Answers(data), data.where(lambda row: row["data"] == "mnist")
+    for some in (part, data, part):
+        torch.testing.assert_close(answers.of(some), answers_of(some, asked=12))
+    assert asked == [6]
 
 
 def table(*names: str) -> NetworkDataset:
