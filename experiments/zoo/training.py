@@ -83,33 +83,36 @@ def _padded(parts: list[Tensor], length: int) -> Tensor:
 
 
 class _Update:
-    """Four optimizers at once on a matrix of parameters, row by row."""
+    """Four optimizers at once on a matrix of parameters, row by row, in few passes over it."""
 
     def __init__(self, settings: list[Setting], like: Tensor) -> None:
         def column(read: Callable[[Setting], float]) -> Tensor:
             return torch.tensor([read(s) for s in settings]).unsqueeze(1)
 
-        self.rate, self.decay = column(lambda s: s.rate), column(lambda s: s.weight_decay)
-        self.beta = column(lambda s: _BETA if s.optimizer in ("adam", "momentum") else 0.0)
-        self.second = column(lambda s: _SECOND.get(s.optimizer, 0.0))
-        self.adam = column(lambda s: s.optimizer == "adam")
-        self.adaptive = column(lambda s: s.optimizer in _SECOND)
+        self.decay = column(lambda s: s.weight_decay)
+        beta = column(lambda s: _BETA if s.optimizer in ("adam", "momentum") else 0.0)
+        second = column(lambda s: _SECOND.get(s.optimizer, 0.0))
+        adam = column(lambda s: s.optimizer == "adam") > 0
+        adaptive = column(lambda s: s.optimizer in _SECOND) > 0
+        self.into_first, self.into_second = 1 - beta, 1 - second
+        steps = torch.arange(1, settings[0].steps + 1).view(-1, 1, 1)
+        # Adam's moments are means over the steps so far; momentum sums up
+        first = torch.where(adam, 1 - beta**steps, self.into_first)
+        root = torch.where(adam, 1 - second**steps, 1.0).sqrt()
+        self.rate = -column(lambda s: s.rate) / first
+        self.by_root = torch.where(adaptive, 1 / root, 0.0)
+        self.floor = torch.where(adaptive, _EPSILON, 1.0)
         self.first_moment, self.second_moment = torch.zeros_like(like), torch.zeros_like(like)
 
     def __call__(self, flat: Tensor, grad: Tensor, step: int) -> None:
-        """Move ``flat`` [n, P], the first n rows, in place; ``step`` counts from 1."""
+        """Move ``flat`` [n, P], the first n rows, in place; ``step`` counts from 0."""
         n = len(flat)
-        beta, second = self.beta[:n], self.second[:n]
-        grad = grad.addcmul(self.decay[:n], flat)
+        grad = grad.addcmul_(self.decay[:n], flat)
         m, v = self.first_moment[:n], self.second_moment[:n]
-        adam, adaptive = self.adam[:n], self.adaptive[:n]
-        m.mul_(beta).addcmul_(grad, torch.where(adam > 0, 1 - beta, torch.ones_like(beta)))
-        v.mul_(second).addcmul_((1 - second) * grad, grad)
-        one = torch.ones_like(beta)
-        by_first = torch.where(adam > 0, 1 / (1 - beta**step), one)
-        by_second = torch.where(adam > 0, 1 / (1 - second**step).sqrt(), one)
-        below = torch.where(adaptive > 0, v.sqrt() * by_second + _EPSILON, one)
-        flat.addcdiv_(-self.rate[:n] * by_first * m, below)
+        m.lerp_(grad, self.into_first[:n])
+        v.lerp_(grad.square_(), self.into_second[:n])
+        below = torch.addcmul(self.floor[:n], v.sqrt(), self.by_root[step, :n])
+        flat.addcdiv_(m * self.rate[step, :n], below)
 
 
 def train_batch(plan: BatchPlan, images: Images) -> Trained:
@@ -134,10 +137,11 @@ def train_batch(plan: BatchPlan, images: Images) -> Trained:
         half_way.setdefault((s.steps + 1) // 2, []).append(row)
     n = len(settings)
 
-    def loss_of(params: Stacked, state: Stacked, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(functional_call(template, {**params, **state}, (x,)), y)
+    def said_by(params: Stacked, state: Stacked, x: Tensor) -> Tensor:
+        out: Tensor = functional_call(template, {**params, **state}, (x,))
+        return out
 
-    losses = vmap(loss_of, randomness="different")
+    together = vmap(said_by, randomness="different")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.settings[0].seed)
         for step in range(longest):
@@ -145,11 +149,11 @@ def train_batch(plan: BatchPlan, images: Images) -> Trained:
                 n -= 1
             rows = flat[:n].detach().requires_grad_()
             state = {name: b[:n] for name, b in buffers.items()}
-            some = places[step, :n]
-            loss = losses(_views(rows, shapes), state, images.train[some], labels[step, :n])
+            some = images.train[places[step, :n]]
+            loss = _losses(together(_views(rows, shapes), state, some), labels[step, :n])
             (grad,) = torch.autograd.grad(loss.sum(), rows)
             with torch.no_grad():
-                update(flat[:n], grad, step + 1)
+                update(flat[:n], grad, step)
                 for row in half_way.get(step + 1, []):
                     half[row] = flat[row]
     back = torch.tensor(order).argsort()
@@ -160,6 +164,12 @@ def train_batch(plan: BatchPlan, images: Images) -> Trained:
     metrics = _measure(template, params, buffers, images)
     finite = flat.isfinite().all(1) & metrics["test_loss"].isfinite()
     return Trained(template, params, _views(half, shapes), buffers, metrics, finite)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of every network: ``[n, B, classes]`` and ``[n, B]`` to ``[n]``."""
+    # cross_entropy wants classes on the second axis, which is slow
+    return -logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).mean((1, 2))
 
 
 def _views(flat: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Stacked:
@@ -181,9 +191,7 @@ def _measure(model: nn.Module, params: Stacked, buffers: Stacked, images: Images
         parts = [every(params, buffers, some) for some in x.split(250)]
         out = torch.cat(parts, 1)
         right = (out.argmax(-1) == y).float().mean(1)
-        # cross_entropy wants classes on the second axis, which is slow
-        chosen = y.expand(len(out), -1).unsqueeze(-1)
-        return right, -out.log_softmax(-1).gather(-1, chosen).mean((1, 2))
+        return right, _losses(out, y.expand(len(out), -1))
 
     return _on_both(judged, images)
 
