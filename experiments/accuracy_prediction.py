@@ -10,9 +10,11 @@ On a zoo of `experiments.model_zoo`, after Lim et al. 2023 (arXiv 2312.04501, se
 - *half*: as *all*, but from the weights half way through training: will this run be good?
 
 Beside graph metanets and what they are compared to stand *settings*, trees on how a network was
-trained and built, which never see a weight, and two that have function access, which weights alone
-do not have, what the network says of unlabelled images: *answers*, trees on it and on statistics of
-weights, *process_answers* and *graph_answers*, Gaussian processes and graph metanets with it.
+trained and built, which never see a weight; *process_scaled* and *graph_scaled*, for which neurons
+of ReLU are brought to one scale (`experiments.zoo.scales`); and three that have function access,
+which weights alone do not have, what the network says of unlabelled images: *answers*, trees on it
+and on statistics of weights, *process_answers* and *graph_answers*, Gaussian processes and graph
+metanets with it.
 ``result.json`` is written after every fit.
 """
 
@@ -33,6 +35,7 @@ from torch import Tensor
 from experiments import frame
 from experiments.spread import spread
 from experiments.zoo.answers import Answers, features
+from experiments.zoo.scales import in_one_scale
 from gmn_opt.predict import NetworkDataset, Recipe, fit_predictor, kendall_tau, r2_score
 from gmn_opt.predict.fitting import KINDS
 from gmn_opt.predict.networks import stacked
@@ -125,9 +128,19 @@ def by_predictor_and_answers(kind: str, fit: Fit) -> Tensor:
     return made.predict(fit.test, covariates=said_test)
 
 
-#: What is no `gmn_opt.predict` predictor of weights alone.
+def by_predictor_in_one_scale(kind: str, fit: Fit) -> Tensor:
+    """Predictions of a predictor of this kind that reads networks in one scale."""
+    train, test = (in_one_scale(part) for part in (fit.train, fit.test))
+    targets = train.column(TARGET)
+    made = fit_predictor(train, targets, kind=kind, seed=fit.seed, recipe=fit.recipe)
+    return made.predict(test)
+
+
+#: What is no `gmn_opt.predict` predictor of the weights as they are.
 BESIDE: dict[str, Callable[[Fit], Tensor]] = {
     "settings": by_settings,
+    "process_scaled": partial(by_predictor_in_one_scale, "process"),
+    "graph_scaled": partial(by_predictor_in_one_scale, "graph"),
     "answers": by_answers,
     "process_answers": partial(by_predictor_and_answers, "process"),
     "graph_answers": partial(by_predictor_and_answers, "graph"),
@@ -182,7 +195,7 @@ def main(
                 f"{found['seconds']:.0f} s"
             )
 
-        recipes = dict.fromkeys(("graph", "graph_answers"), Recipe(members, epochs))
+        recipes = dict.fromkeys(("graph", "graph_scaled", "graph_answers"), Recipe(members, epochs))
         other, answers = Recipe(members, rival_epochs), Answers(data)
         for kind in chosen:
             for regime in every:

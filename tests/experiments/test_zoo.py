@@ -122,10 +122,12 @@ def test_predictions_are_judged(
     with pytest.raises(typer.Exit):
         accuracy_prediction.main(**given, kinds="trees")
     assert "Pass --resume" in capsys.readouterr().out
-    accuracy_prediction.main(**given, kinds="trees,answers,process_answers", resume=True)
+    accuracy_prediction.main(
+        **given, kinds="trees,answers,process_answers,process_scaled", resume=True
+    )
     fits = frame.read_json(out / "result.json")["fits"]
     assert {regime: list(kinds) for regime, kinds in fits.items()} == {
-        regime: ["settings", "graph", "trees", "answers", "process_answers"]
+        regime: ["settings", "graph", "trees", "answers", "process_answers", "process_scaled"]
         for regime in ("all", "half")
     }
     assert all(fit[0]["r2"] <= 1 for kinds in fits.values() for fit in kinds.values())
