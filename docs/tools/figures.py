@@ -262,8 +262,8 @@ _REGIMES = {
     "half": "half way through training",
 }
 _PREDICTORS = (
-    "settings", "trees", "forest", "statnn", "deepsets", "dmc", "process", "process_scaled", "graph",
-    "graph_scaled", "answers", "process_answers", "graph_answers",
+    "settings", "trees", "forest", "statnn", "deepsets", "dmc", "process", "process_scaled",
+    "graph", "graph_scaled", "answers", "process_answers", "graph_answers",
 )  # fmt: skip
 
 
