@@ -151,16 +151,21 @@ def compare(
     console: Console,
 ) -> None:
     """The runs that ``runs`` lacks, by seed and name; the record is written after each."""
+    for name, seed in lacking(names, seeds, runs):
+        record = run(name, seed)
+        runs.setdefault(name, []).append({"seed": seed, **record})
+        console.print(
+            f"{name}, seed {seed}: {measure} {record[measure]:.4g} in {record['seconds']:.0f} s"
+        )
+        write_runs(path, settings, runs, measure)
+
+
+def lacking(names: Sequence[str], seeds: range, runs: Runs) -> Iterator[tuple[str, int]]:
+    """Names and seeds that ``runs`` has no run of, one seed after the other."""
     for seed in seeds:
         for name in names:
-            if seed in {r["seed"] for r in runs.get(name, [])}:
-                continue
-            record = run(name, seed)
-            runs.setdefault(name, []).append({"seed": seed, **record})
-            console.print(
-                f"{name}, seed {seed}: {measure} {record[measure]:.4g} in {record['seconds']:.0f} s"
-            )
-            write_runs(path, settings, runs, measure)
+            if seed not in {r["seed"] for r in runs.get(name, [])}:
+                yield name, seed
 
 
 def summary(runs: Runs, measure: str) -> dict[str, dict[str, float]]:

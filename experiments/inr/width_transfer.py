@@ -31,7 +31,7 @@ from torch import nn
 from experiments import frame
 from experiments.inr.classification import Budget, accuracy, train_classifier
 from experiments.inr.classifiers import Drawn, EmbeddingMetanet, ProbedMetanet
-from experiments.inr.runs import Normalizer, Runs, plain, runs_before
+from experiments.inr.runs import Normalizer, Runs, lacking, plain, runs_before
 from experiments.spread import spread
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images
@@ -98,15 +98,11 @@ def main(
         path = out / "result.json"
         runs = runs_before(path, settings, resume)
         out.mkdir(parents=True, exist_ok=True)
-    for seed in range(sizes.seeds):
-        for name in names:
-            done = runs.setdefault(name, [])
-            if seed in {run["seed"] for run in done}:
-                continue
-            done.append({"seed": seed, **judged(name, sets, tests, sizes, seed)})
-            console.print(name, seed, done[-1]["accuracy"])
-            frame.write_record(path, {**settings, "runs": runs})
-    runs = {name: found for name, found in runs.items() if found}
+    for name, seed in lacking(names, range(sizes.seeds), runs):
+        record = judged(name, sets, tests, sizes, seed)
+        runs.setdefault(name, []).append({"seed": seed, **record})
+        console.print(name, seed, record["accuracy"])
+        frame.write_record(path, {**settings, "runs": runs})
     draw(runs, out / "widths.png")
     rows = [(n, *(spread(found, 1) for found in row)) for n, row in percents(runs).items()]
     title = f"Right answers in %, learned from width {sizes.train}"
