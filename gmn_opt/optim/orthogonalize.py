@@ -4,10 +4,11 @@ The nearest (semi-)orthogonal matrix of X is ``U V^T`` of its singular value dec
 quintic Newton-Schulz iteration of Muon (Jordan et al. 2024, with its coefficients) gets near it by
 matrix products alone: ``X <- a X + b (X X^T) X + c (X X^T)^2 X``.
 
-Every iterate is a polynomial in ``G = X X^T`` times the first X, so in float32 and float64 we
-iterate on the small square matrix and multiply by X once at the end (Gram form), which saves most
-of the work for a wide matrix. In bfloat16 that squares the condition number away; there the plain
-iteration runs, on large matrices and where the hardware multiplies bfloat16 fast.
+Every iterate is a polynomial in ``G = X X^T`` times the first X, so for a wide matrix we iterate on
+the small square matrix and multiply by X once at the end (Gram form), which saves most of the work.
+A matrix that is nearly square is iterated on itself: that is a fifth cheaper there. In bfloat16 the
+Gram form squares the condition number away, so the plain iteration runs for all, on large matrices
+and where the hardware multiplies bfloat16 fast.
 
 An orthogonal matrix as a step goes as far along the one direction in which all gradients agree as
 along those that are mostly noise. In the first the loss is steepest and curves most: at a step size
@@ -31,6 +32,8 @@ STEPS = 5
 #: share of the Frobenius norm: little from one below 0.05, half from one above 0.45. At least 0.09
 #: is left where five iterations made 0.7, so no step turns against the gradients.
 DAMPED, RAISED = 1.3, 0.8
+#: Longer side by shorter side from which on the Gram form is cheaper.
+WIDE = 1.4
 #: Matrices whose smaller side has at least this many rows may be iterated on in bfloat16.
 BFLOAT16_ROWS = 128
 
@@ -61,8 +64,13 @@ def orthogonalize_all(
     found: list[Tensor] = [torch.empty(0)] * len(wide)
     for indices in by_shape.values():
         x = torch.stack([wide[i] for i in indices])
-        half = fast and _is_served_in_bfloat16(x)
-        made = (_plain if half else _gram)(x, steps, damped)
+        m, n = x.shape[-2:]
+        if fast and _is_served_in_bfloat16(x):
+            made = _plain(x, steps, damped, torch.bfloat16)
+        elif n < WIDE * m:
+            made = _plain(x, steps, damped, x.dtype)
+        else:
+            made = _gram(x, steps, damped)
         for i, y in zip(indices, made.unbind(0), strict=True):
             found[i] = y if wide[i] is matrices[i] else y.mT
     return found
@@ -91,11 +99,10 @@ def _gram(x: Tensor, steps: int, damped: bool) -> Tensor:
     return torch.matmul(product, flat).view(x.shape)
 
 
-def _plain(x: Tensor, steps: int, damped: bool) -> Tensor:
-    """The iteration as it is written, in bfloat16."""
+def _plain(x: Tensor, steps: int, damped: bool, dtype: torch.dtype) -> Tensor:
+    """The iteration as it is written, in ``dtype``."""
     m, n = x.shape[-2:]
-    size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_(min=_EPS)
-    first = flat = x.bfloat16().div_(size.bfloat16()).reshape(-1, m, n)
+    first = flat = _normalized(x).to(dtype).reshape(-1, m, n)
     first_gram = gram = torch.bmm(first, first.mT)
     for step in range(steps):
         if step:
@@ -103,9 +110,8 @@ def _plain(x: Tensor, steps: int, damped: bool) -> Tensor:
         p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         flat = torch.baddbmm(flat, p, flat, beta=_A)
     if damped:
-        less = first_gram.mul_(RAISED)
-        less.diagonal(dim1=-2, dim2=-1).sub_(DAMPED)
-        flat = torch.baddbmm(flat, less, first)
+        eye = torch.eye(m, dtype=dtype, device=x.device)
+        flat = torch.baddbmm(flat, torch.add(RAISED * first_gram, eye, alpha=-DAMPED), first)
     return flat.to(x.dtype).view(x.shape)
 
 

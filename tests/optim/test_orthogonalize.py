@@ -46,11 +46,21 @@ def test_zero_stays_zero() -> None:
         assert not orthogonalize_all([torch.zeros(3, 4)], damped=damped)[0].any()
 
 
-def test_it_equals_plain_newton_schulz() -> None:
+@pytest.mark.parametrize("columns", [4, 5, 6, 7, 40])
+def test_it_equals_plain_newton_schulz(columns: int) -> None:
+    """Nearly square or wide, which are iterated on in two ways."""
     torch.manual_seed(0)
-    x = torch.randn(4, 7, dtype=torch.float64)
+    x = torch.randn(4, columns, dtype=torch.float64)
     assert torch.allclose(orthogonalize(x), plain(x), rtol=1e-9, atol=1e-12)
     assert torch.allclose(orthogonalize(x.T), plain(x).T, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [3, 6])
+@pytest.mark.parametrize("damped", [False, True])
+def test_slopes(columns: int, damped: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, columns, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: orthogonalize_all([y], damped=damped)[0], (x,))
 
 
 def test_many_matrices_at_once_equal_one_by_one() -> None:
