@@ -255,6 +255,17 @@ def predictors() -> str:
     return grid(["", "R²", "τ"], rows)
 
 
+@table
+def zoos() -> str:
+    """How fast zoos are made, together and one by one."""
+    rows = []
+    for population in ("mlps", "cnns", "diverse"):
+        found = read(f"model_zoo/{population}.json")
+        speeds = [f"{found[name]:,.0f}" for name in ("per_minute", "per_minute_alone")]
+        rows.append([population, str(found["batch"]), *speeds, f"{found['ratio']:.1f}"])
+    return grid(["", "At once", "Networks a minute", "One by one", "Ratio"], rows)
+
+
 _REGIMES = {
     "all": "all",
     "tenth": "a tenth",

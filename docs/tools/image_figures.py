@@ -108,7 +108,17 @@ def unseen_widths() -> str:
 @table
 def mlps() -> str:
     """Generated MLPs: accuracy after some steps of training, and how new they are."""
-    record = read("generate_mlps/result.json")
+    return _mlps("generate_mlps/result.json")
+
+
+@table
+def mlps_wide() -> str:
+    """The same of MLPs twice as wide."""
+    return _mlps("generate_mlps/wide.json")
+
+
+def _mlps(path: str) -> str:
+    record = read(path)
     steps = record["sizes"]["fine_steps"]
     rows = [
         [

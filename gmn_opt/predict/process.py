@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: Networks that are kept to compare others with, and those that the lengths are chosen on.
 _KEPT, _CHOSEN_ON = 8000, 1000
 _STEPS, _NUGGET = 60, 1e-4
+_GAUSSIAN, _MATERN = "gaussian", "matern"
 #: Networks whose features are made at once; bounds of the logs of what is chosen.
 _CHUNK, _BOUND = 256, 8.0
 #: Added to squares of distances, in lengths, before their root is taken.
@@ -50,7 +51,8 @@ class Process(nn.Module):
     Args:
         config: As plain values: ``ends`` of the through maps that count, ``outputs``, the number
             of networks ``kept``, of ``covariates`` (none where it is missing), and what tells how
-            ``alike`` two networks are, ``"matern"`` or ``"gaussian"`` (where it is missing).
+            ``alike`` two networks are, ``"matern"`` or ``"gaussian"`` (where it is missing);
+            ValueError for another.
     """
 
     lengths: Tensor
@@ -59,6 +61,11 @@ class Process(nn.Module):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
+        if (alike := config.get("alike", _GAUSSIAN)) not in (_GAUSSIAN, _MATERN):
+            raise ValueError(
+                f"A process compares by {_GAUSSIAN!r} or {_MATERN!r}, received {alike!r}; was the "
+                "file written by a later version?"
+            )
         self.config = config
         whole = GRAPH_STATISTICS + config.get("covariates", 0)
         self.whole_scale = Standardize(whole)
@@ -83,7 +90,7 @@ class Process(nn.Module):
         covariates = stacks[0].covariates.shape[1]
         config = {
             "ends": ends, "outputs": encoded.shape[1], "kept": min(count, _KEPT),
-            "covariates": covariates, "alike": "matern",
+            "covariates": covariates, "alike": _MATERN,
         }  # fmt: skip
         made = Process(config)
         made.double()
@@ -143,7 +150,7 @@ class Process(nn.Module):
     def _alike(self, a: Tensor, b: Tensor) -> Tensor:
         """``[n, m]``: 1 for equal rows, falling with their distance."""
         apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-        if self.config.get("alike", "gaussian") == "gaussian":
+        if self.config.get("alike", _GAUSSIAN) == _GAUSSIAN:
             return (-apart.square() / 2).exp()
         return _matern(apart)
 

@@ -38,6 +38,18 @@ def test_saved_and_loaded(fitted: Predictor, tmp_path: Path) -> None:
     assert len(fitted.embed(models)) == 12
 
 
+def test_files_that_do_not_say_how_alike_are_gaussian(fitted: Predictor) -> None:
+    assert fitted.process is not None
+    config = {k: v for k, v in fitted.process.config.items() if k != "alike"}
+    before = Process(config).double()
+    before.load_state_dict(fitted.process.state_dict())
+    z = torch.randn(3, before.inputs.shape[1], dtype=torch.float64)
+    wanted = (-torch.cdist(z, before.inputs).square() / 2).exp() @ before.weights
+    torch.testing.assert_close(before.answer(z), wanted)
+    with pytest.raises(ValueError, match="written by a later version"):
+        Process({**config, "alike": "cosine"})
+
+
 def test_permutations(fitted: Predictor) -> None:
     (network,) = as_networks(population(1, seed=3)[0], INPUTS)
     tensors = {n: t.double() for n, t in network.tensors.items()}
