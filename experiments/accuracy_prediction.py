@@ -11,10 +11,10 @@ On a zoo of `experiments.model_zoo`, after Lim et al. 2023 (arXiv 2312.04501, se
 
 Beside graph metanets and what they are compared to stand *settings*, trees on how a network was
 trained and built, which never see a weight; *process_scaled* and *graph_scaled*, for which neurons
-of ReLU are brought to one scale (`experiments.zoo.scales`); and three that have function access,
-which weights alone do not have, what the network says of unlabelled images: *answers*, trees on it
-and on statistics of weights, *process_answers* and *graph_answers*, Gaussian processes and graph
-metanets with it.
+of ReLU are brought to one scale (`experiments.zoo.scales`); *process_settings*, which sees weights
+and settings; and three that have function access, which weights alone do not have, what the
+network says of unlabelled images: *answers*, trees on it and on statistics of weights,
+*process_answers* and *graph_answers*, Gaussian processes and graph metanets with it.
 ``result.json`` is written after every fit.
 """
 
@@ -120,12 +120,22 @@ def by_answers(fit: Fit) -> Tensor:
 
 def by_predictor_and_answers(kind: str, fit: Fit) -> Tensor:
     """Predictions of a predictor of this kind that also knows what networks say."""
-    said, said_test = _said(fit)
+    return _beside(kind, fit, *_said(fit))
+
+
+def by_predictor_and_settings(kind: str, fit: Fit) -> Tensor:
+    """Predictions of a predictor of this kind that also knows how networks were made."""
+    known = [settings_matrix(part, fit.train) for part in (fit.train, fit.test)]
+    return _beside(kind, fit, *map(torch.from_numpy, known))
+
+
+def _beside(kind: str, fit: Fit, train: Tensor, test: Tensor) -> Tensor:
+    """Predictions from weights and from rows of numbers beside them."""
     made = fit_predictor(
-        fit.train, fit.train.column(TARGET), kind=kind, covariates=said, seed=fit.seed,
+        fit.train, fit.train.column(TARGET), kind=kind, covariates=train, seed=fit.seed,
         recipe=fit.recipe,
     )  # fmt: skip
-    return made.predict(fit.test, covariates=said_test)
+    return made.predict(fit.test, covariates=test)
 
 
 def by_predictor_in_one_scale(kind: str, fit: Fit) -> Tensor:
@@ -141,6 +151,7 @@ BESIDE: dict[str, Callable[[Fit], Tensor]] = {
     "settings": by_settings,
     "process_scaled": partial(by_predictor_in_one_scale, "process"),
     "graph_scaled": partial(by_predictor_in_one_scale, "graph"),
+    "process_settings": partial(by_predictor_and_settings, "process"),
     "answers": by_answers,
     "process_answers": partial(by_predictor_and_answers, "process"),
     "graph_answers": partial(by_predictor_and_answers, "graph"),

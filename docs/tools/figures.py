@@ -274,7 +274,7 @@ _REGIMES = {
 }
 _PREDICTORS = (
     "settings", "trees", "forest", "statnn", "deepsets", "dmc", "process", "process_scaled",
-    "graph", "graph_scaled", "answers", "process_answers", "graph_answers",
+    "graph", "graph_scaled", "process_settings", "answers", "process_answers", "graph_answers",
 )  # fmt: skip
 
 

@@ -113,6 +113,9 @@ def test_regimes(zoo: Path) -> None:
     assert sizes["wider"] == (22, 24)
 
 
+KINDS_BESIDE = "trees,answers,process_answers,process_scaled,process_settings"
+
+
 def test_predictions_are_judged(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,13 +125,10 @@ def test_predictions_are_judged(
     with pytest.raises(typer.Exit):
         accuracy_prediction.main(**given, kinds="trees")
     assert "Pass --resume" in capsys.readouterr().out
-    accuracy_prediction.main(
-        **given, kinds="trees,answers,process_answers,process_scaled", resume=True
-    )
+    accuracy_prediction.main(**given, kinds=KINDS_BESIDE, resume=True)
     fits = frame.read_json(out / "result.json")["fits"]
     assert {regime: list(kinds) for regime, kinds in fits.items()} == {
-        regime: ["settings", "graph", "trees", "answers", "process_answers", "process_scaled"]
-        for regime in ("all", "half")
+        regime: ["settings", "graph", *KINDS_BESIDE.split(",")] for regime in ("all", "half")
     }
     assert all(fit[0]["r2"] <= 1 for kinds in fits.values() for fit in kinds.values())
 
