@@ -110,9 +110,12 @@ def _pieces(
     for name, tensor in tensors.items():
         deltas[name] = torch.zeros_like(tensor.grad)
         for i in layout.blocks_of[name]:
-            where = layout.blocks[i].where(tensor.grad.device)
-            moments = [m[where] for m in tensor.moments]
-            views = tensor.value[where], tensor.grad[where], moments, deltas[name][where]
+            if layout.blocks[i].is_whole:
+                views = tensor.value, tensor.grad, list(tensor.moments), deltas[name]
+            else:
+                where = layout.blocks[i].where(tensor.grad.device)
+                moments = [m[where] for m in tensor.moments]
+                views = tensor.value[where], tensor.grad[where], moments, deltas[name][where]
             pieces.append(_Piece(i, *views))
     return pieces, deltas
 
@@ -132,15 +135,16 @@ def _advance_native(
     pieces: Sequence[_Piece], rows: Sequence[Sequence[float]], bias: Sequence[float]
 ) -> list[Tensor | None]:
     """The look-ahead of every piece that native code serves, after its pass; None for others."""
-    native = kernel()
-    ahead: list[Tensor | None] = []
-    for piece, row in zip(pieces, rows, strict=True):
+    ahead: list[Tensor | None] = [None] * len(pieces)
+    if (native := kernel()) is None:
+        return ahead
+    served = []
+    for i, (piece, row) in enumerate(zip(pieces, rows, strict=True)):
         arrays = [piece.value, piece.grad, *piece.moments, piece.delta]
-        look = None
-        if native is not None and native.step.serves(arrays):
-            look = torch.empty_like(piece.grad)
-            native.step.advance([*arrays[:-1], look, piece.delta], _factors(row, bias))
-        ahead.append(look)
+        if native.step.serves(arrays):
+            look = ahead[i] = torch.empty_like(piece.grad)
+            served.append(([*arrays[:-1], look, piece.delta], _factors(row, bias)))
+    native.step.advance(served)
     return ahead
 
 

@@ -100,10 +100,11 @@ def _largest_entries(grads: Mapping[int, Tensor]) -> dict[int, float]:
     for kind, keys in kinds.items():
         listed = [grads[key] for key in keys]
         if kind[0].type == "cpu":  # ten times faster there than the norm
-            ends = [torch.stack(torch.aminmax(grad)).abs().amax() for grad in listed]
+            ends = torch.stack([end for grad in listed for end in torch.aminmax(grad)])
+            largest = ends.view(-1, 2).abs().amax(1)
         else:
-            ends = list(torch._foreach_norm(listed, math.inf))
-        found.update(zip(keys, torch.stack(ends).tolist(), strict=True))
+            largest = torch.stack(torch._foreach_norm(listed, math.inf))
+        found.update(zip(keys, largest.tolist(), strict=True))
     return found
 
 

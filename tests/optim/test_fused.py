@@ -129,7 +129,7 @@ def test_the_native_pass_is_torchs(
     ahead, delta = torch.empty_like(grad), torch.empty_like(grad)
     arrays = [value, grad, *moments, ahead, delta]
     assert native.step.serves(arrays)
-    native.step.advance(arrays, fused._factors(row, bias))
+    native.step.advance([(arrays, fused._factors(row, bias))])
     pairs = zip([*moments, ahead, delta], [*before, look, piece.delta], strict=True)
     for made, expected in pairs:
         torch.testing.assert_close(made, expected)
@@ -160,12 +160,35 @@ def test_pieces_side_by_side_are_those_one_by_one() -> None:
 
 
 @pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
+def test_native_pieces_side_by_side_are_those_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two dtypes, small ones and one that is worth two threads."""
+    native = kernel()
+    assert native is not None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    generator = torch.Generator().manual_seed(3)
+    together, alone = [], []
+    for number, size in enumerate((5, 2 * PART + 1, 0, 64, 1)):
+        dtype = (torch.float32, torch.float64)[number % 2]
+        arrays = list(torch.rand(7, size, generator=generator, dtype=dtype).unbind(0))
+        factors = torch.rand(11, generator=generator).tolist()
+        together.append((arrays, factors))
+        alone.append(([a.clone() for a in arrays], factors))
+    native.step.advance(together)
+    for (made, _), (expected, factors) in zip(together, alone, strict=True):
+        native.step.advance([(expected, factors)])
+        for a, b in zip(made, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+    native.step.advance([])
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
 def test_weights_that_play_no_part_may_be_infinite() -> None:
     native = kernel()
     assert native is not None
     value = torch.full((5,), float("inf"))
     arrays = [value, *(torch.ones(5) for _ in range(6))]
-    native.step.advance(arrays, fused._factors([0.0, 0.1, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0]))
+    factors = fused._factors([0.0, 0.1, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    native.step.advance([(arrays, factors)])
     assert arrays[-1].isfinite().all()
 
 

@@ -44,21 +44,27 @@ void run(const T* __restrict value, const T* __restrict grad, T* __restrict fast
     }
 }
 
-}  // namespace
-
-// All arrays have `count` elements and none of them is another; `factors` are those of Factors.
-EXPORT void gmn_opt_step_float32(const float* value, const float* grad, float* fast, float* slow,
-                                 float* second, float* ahead, float* delta, const double* factors,
-                                 std::int64_t count) {
-    Factors f;
-    std::memcpy(&f, factors, sizeof f);
-    run(value, grad, fast, slow, second, ahead, delta, f, count);
+template <class T>
+void run_all(void* const* arrays, const double* factors, const std::int64_t* counts,
+             std::int64_t pieces) {
+    for (std::int64_t i = 0; i < pieces; ++i, arrays += 7, factors += sizeof(Factors) / 8) {
+        Factors f;
+        std::memcpy(&f, factors, sizeof f);
+        const auto at = [&](int k) { return static_cast<T*>(arrays[k]); };
+        run<T>(at(0), at(1), at(2), at(3), at(4), at(5), at(6), f, counts[i]);
+    }
 }
 
-EXPORT void gmn_opt_step_float64(const double* value, const double* grad, double* fast,
-                                 double* slow, double* second, double* ahead, double* delta,
-                                 const double* factors, std::int64_t count) {
-    Factors f;
-    std::memcpy(&f, factors, sizeof f);
-    run(value, grad, fast, slow, second, ahead, delta, f, count);
+}  // namespace
+
+// Pieces one after the other. Of each, seven arrays of its count of elements, none of which is
+// another: value, grad, fast, slow, second, ahead, delta; and the numbers of Factors.
+EXPORT void gmn_opt_step_float32(void* const* arrays, const double* factors,
+                                 const std::int64_t* counts, std::int64_t pieces) {
+    run_all<float>(arrays, factors, counts, pieces);
+}
+
+EXPORT void gmn_opt_step_float64(void* const* arrays, const double* factors,
+                                 const std::int64_t* counts, std::int64_t pieces) {
+    run_all<double>(arrays, factors, counts, pieces);
 }

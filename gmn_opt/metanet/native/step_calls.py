@@ -1,9 +1,10 @@
-"""The native pass over a tensor for a step of the optimizer."""
+"""The native pass over tensors for a step of the optimizer."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from gmn_opt.metanet.native.parts import DTYPES, PART, in_parts, is_served
 
-_FACTORS = 11
+_ARRAYS, _FACTORS = 7, 11
+#: Of a piece: its tensors, and what they are multiplied by.
+Piece = tuple[Sequence[Tensor], Sequence[float]]
 
 
 class NativeStep:
@@ -21,7 +24,7 @@ class NativeStep:
         self._functions: dict[torch.dtype, Any] = {}
         for dtype, name in DTYPES.items():
             function = getattr(library, f"gmn_opt_step_{name}")
-            function.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64]
+            function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
             self._functions[dtype] = function
 
     @staticmethod
@@ -30,21 +33,51 @@ class NativeStep:
         first = tensors[0]
         return all(is_served(t) and t.is_contiguous() and t.dtype == first.dtype for t in tensors)
 
-    def advance(self, tensors: Sequence[Tensor], factors: Sequence[float]) -> None:
+    def advance(self, pieces: Sequence[Piece]) -> None:
         """Moments one gradient on, and what follows from them.
 
         Args:
-            tensors: weights, gradient, the three moments (updated in place), look-ahead and
-                direction (written).
-            factors: the fields of ``Factors`` in step.cpp.
+            pieces: each with its tensors, weights, gradient, the three moments (updated in place),
+                look-ahead and direction (written); and the fields of ``Factors`` in step.cpp. Small
+                ones take one call together, large ones as many threads as there are.
         """
-        function, count = self._functions[tensors[0].dtype], tensors[0].numel()
-        given = (ctypes.c_double * _FACTORS)(*factors)
-        parts = max(1, min(torch.get_num_threads(), count // PART))
-        arrays, size = [t.data_ptr() for t in tensors], tensors[0].element_size()
+        threads = torch.get_num_threads()
+        small: dict[torch.dtype, list[Piece]] = {}
+        for piece in pieces:
+            tensors, factors = piece
+            parts = min(threads, tensors[0].numel() // PART)
+            if parts > 1:
+                self._advance_parts(tensors, factors, parts)
+            else:
+                small.setdefault(tensors[0].dtype, []).append(piece)
+        for dtype, some in small.items():
+            arrays = [t.data_ptr() for tensors, _ in some for t in tensors]
+            counts = [tensors[0].numel() for tensors, _ in some]
+            self._call(dtype, arrays, list(chain(*(factors for _, factors in some))), counts)
+
+    def _advance_parts(
+        self, tensors: Sequence[Tensor], factors: Sequence[float], parts: int
+    ) -> None:
+        dtype, count, size = tensors[0].dtype, tensors[0].numel(), tensors[0].element_size()
+        arrays = [t.data_ptr() for t in tensors]
 
         def part(i: int) -> None:
             first, end = count * i // parts, count * (i + 1) // parts
-            function(*(a + size * first for a in arrays), given, end - first)
+            self._call(dtype, [a + size * first for a in arrays], factors, [end - first])
 
         in_parts(parts, part)
+
+    def _call(
+        self,
+        dtype: torch.dtype,
+        arrays: Sequence[int],
+        factors: Sequence[float],
+        counts: Sequence[int],
+    ) -> None:
+        pieces = len(counts)
+        self._functions[dtype](
+            (ctypes.c_void_p * (_ARRAYS * pieces))(*arrays),
+            (ctypes.c_double * (_FACTORS * pieces))(*factors),
+            (ctypes.c_int64 * pieces)(*counts),
+            pieces,
+        )
