@@ -282,13 +282,13 @@ def _by_regime(population: str) -> str:
     fits = read(f"accuracy_prediction_{population}/result.json")["fits"]
     rows = []
     for kind in _PREDICTORS:
-        if not all(kind in fits[regime] for regime in _REGIMES):
+        if not any(kind in found for found in fits.values()):
             continue
         cells = []
         for regime in _REGIMES:
-            runs = fits[regime][kind]
-            r2, tau = ([run[name] for run in runs] for name in ("r2", "tau"))
-            cells.append(f"{spread(r2)} / {mean(tau):.3f}")
+            runs = fits[regime].get(kind)
+            r2, tau = ([run[name] for run in runs or []] for name in ("r2", "tau"))
+            cells.append(f"{spread(r2)} / {mean(tau):.3f}" if runs else "")
         rows.append([kind.replace("_", ", "), *cells])
     counts = {regime: fits[regime]["settings"][0]["train"] for regime in _REGIMES}
     titles = [f"{title} ({counts[regime]})" for regime, title in _REGIMES.items()]
