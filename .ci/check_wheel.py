@@ -15,7 +15,6 @@ REQUIRED = {
     "gmn_opt/metanet/native/edge_pass.cpp",
     "gmn_opt/metanet/native/edge_tiles.h",
     "gmn_opt/metanet/native/incidence.cpp",
-    "gmn_opt/metanet/native/orthogonal.cpp",
     "gmn_opt/metanet/native/sine.cpp",
     "gmn_opt/metanet/native/step.cpp",
     "gmn_opt/metanet/native/vectors.h",

@@ -24,8 +24,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gmn_opt.metanet.native import kernel
-
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _EPS = 1e-12
 #: Iterations, as in Muon.
@@ -57,8 +55,7 @@ def orthogonalize_all(
     With ``damped`` the largest singular values are damped.
 
     With ``fast`` large float32 matrices are iterated on in bfloat16 where the hardware is made for
-    it, as ``torch.optim.Muon`` does everywhere, and small ones by native code where there is some.
-    Nothing can be differentiated through that.
+    it, as ``torch.optim.Muon`` does everywhere. Nothing can be differentiated through that.
     """
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     wide = [m if m.shape[-2] <= m.shape[-1] else m.mT for m in matrices]
@@ -68,21 +65,13 @@ def orthogonalize_all(
     for indices in by_shape.values():
         x = torch.stack([wide[i] for i in indices])
         m, n = x.shape[-2:]
-        native = kernel() if fast else None
-        if native is not None and native.orthogonal.serves(x):
-            made = native.orthogonal(x, steps, (_A, _B, _C, *_back(damped), _EPS))
-        elif fast and _is_served_in_bfloat16(x):
+        if fast and _is_served_in_bfloat16(x):
             made = _plain(_halved(x), steps, damped).to(x.dtype)
         else:
             made = (_plain if n < WIDE * m else _gram)(_normalized(x), steps, damped)
         for i, y in zip(indices, made.unbind(0), strict=True):
             found[i] = y if wide[i] is matrices[i] else y.mT
     return found
-
-
-def _back(damped: bool) -> tuple[float, float]:
-    """What damping takes back of the matrix, and gives back of its cube."""
-    return (DAMPED, RAISED) if damped else (0.0, 0.0)
 
 
 def _normalized(x: Tensor) -> Tensor:

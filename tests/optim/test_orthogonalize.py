@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmn_opt.metanet.native import kernel
 from gmn_opt.optim import orthogonalize as module
 from gmn_opt.optim.orthogonalize import DAMPED, RAISED, orthogonalize, orthogonalize_all
 
@@ -118,31 +117,6 @@ def test_it_commutes_with_permutations(damped: bool) -> None:
     assert torch.allclose(moved, still[rows][:, columns], atol=1e-12)
 
 
-@pytest.mark.skipif(kernel() is None, reason="needs the native kernel")
-@pytest.mark.parametrize("damped", [False, True])
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
-def test_native_code_serves_small_matrices(damped: bool, dtype: torch.dtype, atol: float) -> None:
-    torch.manual_seed(0)
-    shapes = [(1, 1), (1, 7), (9, 16), (16, 9), (9, 16), (3, 2, 5, 8), (32, 144), (31, 33)]
-    given = [1e3 * torch.randn(shape, dtype=dtype) for shape in shapes]
-    given += [torch.zeros(4, 6, dtype=dtype), torch.ones(5, 5, dtype=dtype)]
-    native = kernel()
-    assert native is not None
-    assert all(native.orthogonal.serves(x if x.shape[-2] <= x.shape[-1] else x.mT) for x in given)
-    fast, slow = (orthogonalize_all(given, fast=fast, damped=damped) for fast in (True, False))
-    for x, made, expected in zip(given, fast, slow, strict=True):
-        assert made.shape == x.shape
-        assert made.dtype == dtype
-        torch.testing.assert_close(made, expected, rtol=0, atol=atol)
-    large = [
-        torch.randn(64, 64),
-        torch.randn(8, 2 * 10**5),
-        torch.randn(9, 32, 32),
-        torch.ones(4, 0),
-    ]
-    assert not any(native.orthogonal.serves(x) for x in large)
-
-
 @pytest.mark.parametrize("damped", [False, True])
 def test_bfloat16_serves_large_matrices_where_the_hardware_is_made_for_it(
     monkeypatch: pytest.MonkeyPatch, damped: bool
@@ -154,7 +128,7 @@ def test_bfloat16_serves_large_matrices_where_the_hardware_is_made_for_it(
         orthogonalize_all([large, small], fast=fast, damped=damped) for fast in (True, False)
     )
     assert not torch.equal(fast[0], slow[0])
-    torch.testing.assert_close(fast[1], slow[1], rtol=0, atol=1e-4)
+    assert torch.equal(fast[1], slow[1])
     assert float((fast[0] - slow[0]).norm() / slow[0].norm()) < 0.05
     assert torch.equal(
         orthogonalize_all([large.double()], fast=True)[0], orthogonalize(large.double())

@@ -20,10 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = (
-    "edge_pass.cpp", "incidence.cpp", "orthogonal.cpp", "sine.cpp", "step.cpp", "edge_tiles.h",
-    "vectors.h",
-)  # fmt: skip
+SOURCES = ("edge_pass.cpp", "incidence.cpp", "sine.cpp", "step.cpp", "edge_tiles.h", "vectors.h")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 #: What a built library carries in its name, before the variant.
 PREFIX = "_edge_pass_"

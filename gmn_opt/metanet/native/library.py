@@ -12,7 +12,6 @@ import torch
 from gmn_opt.metanet.native.compiling import digest, kept_reason, library_path
 from gmn_opt.metanet.native.edge_calls import NativeEdges
 from gmn_opt.metanet.native.incidence_calls import NativeIncidence
-from gmn_opt.metanet.native.orthogonal_calls import NativeOrthogonal
 from gmn_opt.metanet.native.sine_calls import NativeSine
 from gmn_opt.metanet.native.step_calls import NativeStep
 
@@ -23,7 +22,6 @@ class NativeKernel:
     def __init__(self, library: ctypes.CDLL) -> None:
         self.edges, self.incidence = NativeEdges(library), NativeIncidence(library)
         self.sine, self.step = NativeSine(library), NativeStep(library)
-        self.orthogonal = NativeOrthogonal(library)
 
 
 def _variants() -> list[str]:
