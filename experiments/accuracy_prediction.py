@@ -120,30 +120,30 @@ def by_answers(fit: Fit) -> Tensor:
 
 def by_predictor_and_answers(kind: str, fit: Fit) -> Tensor:
     """Predictions of a predictor of this kind that also knows what networks say."""
-    return _beside(kind, fit, *_said(fit))
+    return by_predictor(kind, fit, *_said(fit))
 
 
 def by_predictor_and_settings(kind: str, fit: Fit) -> Tensor:
     """Predictions of a predictor of this kind that also knows how networks were made."""
     known = [settings_matrix(part, fit.train) for part in (fit.train, fit.test)]
-    return _beside(kind, fit, *map(torch.from_numpy, known))
-
-
-def _beside(kind: str, fit: Fit, train: Tensor, test: Tensor) -> Tensor:
-    """Predictions from weights and from rows of numbers beside them."""
-    made = fit_predictor(
-        fit.train, fit.train.column(TARGET), kind=kind, covariates=train, seed=fit.seed,
-        recipe=fit.recipe,
-    )  # fmt: skip
-    return made.predict(fit.test, covariates=test)
+    return by_predictor(kind, fit, *map(torch.from_numpy, known))
 
 
 def by_predictor_in_one_scale(kind: str, fit: Fit) -> Tensor:
     """Predictions of a predictor of this kind that reads networks in one scale."""
     train, test = (in_one_scale(part) for part in (fit.train, fit.test))
-    targets = train.column(TARGET)
-    made = fit_predictor(train, targets, kind=kind, seed=fit.seed, recipe=fit.recipe)
-    return made.predict(test)
+    return by_predictor(kind, fit._replace(train=train, test=test))
+
+
+def by_predictor(
+    kind: str, fit: Fit, train: Tensor | None = None, test: Tensor | None = None
+) -> Tensor:
+    """Predictions from weights, and from rows of numbers beside them, of both parts."""
+    made = fit_predictor(
+        fit.train, fit.train.column(TARGET), kind=kind, covariates=train, seed=fit.seed,
+        recipe=fit.recipe,
+    )  # fmt: skip
+    return made.predict(fit.test, covariates=test)
 
 
 #: What is no `gmn_opt.predict` predictor of the weights as they are.
@@ -161,12 +161,7 @@ BESIDE: dict[str, Callable[[Fit], Tensor]] = {
 def judge(fit: Fit, kind: str) -> dict[str, float]:
     """R², tau and seconds of one fit."""
     began = time.perf_counter()
-    if kind in BESIDE:
-        predicted = BESIDE[kind](fit)
-    else:
-        targets = fit.train.column(TARGET)
-        made = fit_predictor(fit.train, targets, kind=kind, seed=fit.seed, recipe=fit.recipe)
-        predicted = made.predict(fit.test)
+    predicted = BESIDE[kind](fit) if kind in BESIDE else by_predictor(kind, fit)
     true = fit.test.column(TARGET)
     return {
         "r2": r2_score(predicted, true),
