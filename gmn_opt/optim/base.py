@@ -13,6 +13,10 @@ All else (biases, norms, embeddings, positions, the output layer, blocks with a 
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
+Weights decay (Loshchilov and Hutter 2019), where they are orthogonalized by 0.03 of the size of the
+step, in an output layer by 0.1 of it; before a sine, and all else, not at all. On small data the
+orthogonalized direction fits everything within a few hundred steps, and what it does from there on
+makes the network sure of itself, not right.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
 then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
@@ -54,6 +58,8 @@ ADAM_STEP = 0.009
 WIDE_OUTPUT = 128.0
 #: But no further than to this share: flattened maps are wide without being many features.
 WIDEST_OUTPUT = 1 / 3
+#: Weight decay as a share of the size of a step: of orthogonalized blocks, of an output layer.
+MATRIX_DECAY, OUTPUT_DECAY = 0.03, 0.1
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
@@ -76,8 +82,8 @@ class BaseConstants:
     the same as ``[blocks]`` of bool; sizes: factor on the direction of every block at the peak of
     the schedule, ``[blocks]``; reaches: of orthogonalized blocks, the longest step for weights of
     root mean square 1, ``[blocks]``; shortest: but at least this share of the size, ``[blocks]``;
-    is_kernel: of blocks that are orthogonalized kernels, ``[blocks]`` of bool; roles: ``[blocks,
-    len(ROLES)]`` of zeros and ones.
+    is_kernel: of blocks that are orthogonalized kernels, ``[blocks]`` of bool; decays: of the
+    weights, as shares of the size, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
     """
 
     orthogonal: tuple[int, ...]
@@ -86,6 +92,7 @@ class BaseConstants:
     reaches: Tensor
     shortest: Tensor
     is_kernel: Tensor
+    decays: Tensor
     roles: Tensor
 
     def trusted(self, weights: Tensor) -> Tensor:
@@ -98,7 +105,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
     roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
     sines = {group.id for group in layout.graph.groups if group.activation in _SINES}
-    flags, sizes, reaches, shortest = [], [], [], []
+    flags, sizes, reaches, shortest, decays = [], [], [], [], []
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
@@ -108,6 +115,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         # all entries alike, so all singular values
         reaches.append((SINE_REACH if before_sine else reach) * math.sqrt(max(m, n)))
         shortest.append(SINE_SHORTEST if before_sine else SHORTEST)
+        decays.append(0.0 if before_sine else _decay(own, flags[-1], m, n))
     is_orthogonal = torch.tensor(flags, dtype=torch.bool, device=like.device)
     kernels = [Role.CONVOLUTION in own for own in roles]
     return BaseConstants(
@@ -117,6 +125,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         like.new_tensor(reaches),
         like.new_tensor(shortest),
         is_orthogonal & torch.tensor(kernels, dtype=torch.bool, device=like.device),
+        like.new_tensor(decays),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 
@@ -132,6 +141,13 @@ def _matrix_step(roles: frozenset[Role], rows: int, columns: int) -> float:
 def _adam_step(roles: frozenset[Role], fan_in: int) -> float:
     share = min(1.0, WIDE_OUTPUT / fan_in) if Role.OUTPUT in roles else 1.0
     return ADAM_STEP * max(WIDEST_OUTPUT, share)
+
+
+def _decay(roles: frozenset[Role], is_orthogonal: bool, rows: int, columns: int) -> float:
+    if is_orthogonal:
+        return MATRIX_DECAY
+    only = Role.OUTPUT in roles and not roles & (_CAREFUL - {Role.OUTPUT})
+    return OUTPUT_DECAY if only and min(rows, columns) > 1 else 0.0
 
 
 def _roles_of(piece: Block, known: list[tuple[Block, frozenset[Role]]]) -> frozenset[Role]:

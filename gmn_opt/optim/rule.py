@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
-from gmn_opt.optim.base import ROLES, base_constants, schedule
+from gmn_opt.optim.base import ROLES, BaseConstants, base_constants, schedule
 from gmn_opt.optim.block_reader import BlockReader
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
@@ -199,18 +199,18 @@ class LearnedRule(nn.Module):
         out = ramp * self.block_head(blocks)
         log_size = _bounded(out[..., 0], MAX_LOG_SIZE).masked_fill(base.is_kernel, 0.0)
         size = base.trusted(seen.rms[..., 0]) * torch.exp(log_size)
-        mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base.is_orthogonal, ratios)
+        mixed = self._mixed(_bounded(out[..., 1:], MAX_WEIGHT), base, ratios)
         gains = None
         if self.node_head is not None and nodes is not None:
             gains = torch.exp(_bounded(ramp * self.node_head(nodes), MAX_LOG_GAIN))
         return Thought(size.unsqueeze(-1) * torch.stack(mixed, -1), gains)
 
-    def _mixed(self, weights: Tensor, is_orthogonal: Tensor, ratios: Tensor) -> list[Tensor]:
+    def _mixed(self, weights: Tensor, base: BaseConstants, ratios: Tensor) -> list[Tensor]:
         """Coefficient of every channel, ``[..., blocks]`` each, before the size of the step.
 
         ``ratios`` [..., blocks, channels]: of the size of the base's direction to that of others.
         """
-        orthogonal = is_orthogonal.to(weights.dtype)
+        orthogonal = base.is_orthogonal.to(weights.dtype)
         plain = 1 - orthogonal
         if self.config.mixture == "none":
             mixed = [torch.zeros_like(weights[..., 0]) for _ in CHANNELS]
@@ -220,7 +220,7 @@ class LearnedRule(nn.Module):
             mixed = list((weights * ratios).unbind(-1))
             mixed[FAST] = mixed[FAST] * plain
             mixed[ORTHOGONAL] = weights[..., ORTHOGONAL] * orthogonal
-        mixed[0] = DECAY * weights[..., 0] * orthogonal
+        mixed[0] = DECAY * weights[..., 0] * orthogonal + base.decays
         mixed[FAST] = mixed[FAST] + plain
         mixed[ORTHOGONAL] = mixed[ORTHOGONAL] + orthogonal
         return mixed

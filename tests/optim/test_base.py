@@ -15,8 +15,10 @@ from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.base import (
     ADAM_STEP,
+    MATRIX_DECAY,
     MATRIX_REACH,
     MATRIX_STEP,
+    OUTPUT_DECAY,
     SHORTEST,
     SINE_REACH,
     SINE_SHORTEST,
@@ -108,8 +110,11 @@ def test_it_equals_muon_and_adam_written_out() -> None:
                 expected = MATRIX_STEP * math.sqrt(taller) * plain_damped(ahead)
                 reach = MATRIX_REACH * params[name].norm() / math.sqrt(min(rows, columns))
                 assert reach > MATRIX_STEP * math.sqrt(taller), "the trust ratio is another test's"
+                expected += MATRIX_DECAY * MATRIX_STEP * math.sqrt(taller) * params[name]
             else:
                 expected = ADAM_STEP * ahead / (v / (1 - SECOND ** (step + 1))).sqrt()
+                if name == last:
+                    expected += OUTPUT_DECAY * ADAM_STEP * params[name]
             assert torch.allclose(-delta[name], factor * expected, rtol=1e-7, atol=1e-10)
 
 
@@ -177,6 +182,43 @@ def test_before_a_sine_steps_are_shorter(model: nn.Module, sines: set[str]) -> N
             least = SINE_SHORTEST if is_sine else SHORTEST
             longest = reach * size * math.sqrt(max(block.dst.size, block.fan_in))
             assert found[i] == pytest.approx(min(full, max(least * full, longest)))
+
+
+class Joined(nn.Module):
+    """A kernel, norms, a hidden layer and an output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.norm = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)
+        self.hidden, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.hidden(torch.relu(self.norm(self.kernel(x))).flatten(1))))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        (
+            Joined().eval(),
+            torch.randn(2, 3, 4),
+            {"kernel.weight": MATRIX_DECAY, "hidden.weight": MATRIX_DECAY,
+             "last.weight": OUTPUT_DECAY},
+        ),
+        (Tied(), torch.randint(11, (2, 5)), {"hidden.weight": MATRIX_DECAY}),
+        (Waves(), torch.randn(5, 2), {"third.weight": MATRIX_DECAY}),
+        (nn.Linear(1, 1), torch.randn(5, 1), {}),
+        (nn.Linear(4, 3), torch.randn(5, 4), {"weight": OUTPUT_DECAY}),
+    ],
+    ids=["conv", "tied", "waves", "number", "logistic"],
+)  # fmt: skip
+def test_matrices_decay_and_nothing_else(
+    model: nn.Module, given: Tensor, expected: dict[str, float]
+) -> None:
+    layout = blocked(trace(model, given, verify=False).contract())
+    decays = base_constants(layout, torch.zeros(1, dtype=torch.float64)).decays.tolist()
+    found = {b.block.tensor: d for b, d in zip(layout.blocks, decays, strict=True) if d}
+    assert found == expected
 
 
 @pytest.mark.parametrize(("width", "share"), [(64, 1.0), (128, 1.0), (256, 0.5), (4096, 1 / 3)])
