@@ -13,8 +13,8 @@ All else (biases, norms, embeddings, positions, the output layer, blocks with a 
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
-Weights decay (Loshchilov and Hutter 2019), where they are orthogonalized by 0.03 of the size of the
-step, in an output layer by 0.1 of it; before a sine, and all else, not at all. On small data the
+Weights decay (Loshchilov and Hutter 2019), where they are orthogonalized by 0.02 of the size of the
+step, in an output layer by 0.03 of it; before a sine, and all else, not at all. On small data the
 orthogonalized direction fits everything within a few hundred steps, and what it does from there on
 makes the network sure of itself, not right.
 
@@ -59,7 +59,7 @@ WIDE_OUTPUT = 128.0
 #: But no further than to this share: flattened maps are wide without being many features.
 WIDEST_OUTPUT = 1 / 3
 #: Weight decay as a share of the size of a step: of orthogonalized blocks, of an output layer.
-MATRIX_DECAY, OUTPUT_DECAY = 0.03, 0.1
+MATRIX_DECAY, OUTPUT_DECAY = 0.02, 0.03
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
