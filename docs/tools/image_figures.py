@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.tools.registry import RESULTS, grid, read, table
+from experiments.inr.width_transfer import percents
 from experiments.spread import plus_minus, spread
 
 
@@ -98,10 +99,10 @@ def inr_classes() -> str:
 def unseen_widths() -> str:
     """Wide networks, read after narrow ones alone."""
     record = read("width_transfer/result.json")
-    rows = []
-    for name, runs in record["runs"].items():
-        found = [[100 * run["accuracy"][w] for run in runs] for w in record["psnr"]]
-        rows.append([name, *(spread(row, 1) for row in found)])
+    rows = [
+        [name, *(spread(found, 1) for found in row)]
+        for name, row in percents(record["runs"]).items()
+    ]
     return grid(["", *record["psnr"]], rows)
 
 

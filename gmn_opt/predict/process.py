@@ -67,6 +67,7 @@ class Process(nn.Module):
                 "file written by a later version?"
             )
         self.config = config
+        self._is_gaussian = alike == _GAUSSIAN
         whole = GRAPH_STATISTICS + config.get("covariates", 0)
         self.whole_scale = Standardize(whole)
         self.reader = PathReader(config["ends"])
@@ -150,7 +151,7 @@ class Process(nn.Module):
     def _alike(self, a: Tensor, b: Tensor) -> Tensor:
         """``[n, m]``: 1 for equal rows, falling with their distance."""
         apart = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-        if self.config.get("alike", _GAUSSIAN) == _GAUSSIAN:
+        if self._is_gaussian:
             return (-apart.square() / 2).exp()
         return _matern(apart)
 
