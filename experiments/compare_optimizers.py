@@ -13,7 +13,7 @@ import fnmatch
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,11 +26,12 @@ from rich.markdown import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import frame
-from experiments.comparison import pictures, report, summary
+from experiments.comparison import pictures, records, report, summary
 from experiments.comparison.cells import Cell, Plan, Results, ordered
 from experiments.comparison.pool import Work, work_here, work_in_pool
 from experiments.comparison.running import Settings
 from experiments.comparison.store import Store, read_baselines
+from experiments.comparison.summary import Table
 from experiments.comparison.titles import title_of
 from experiments.comparison.view import LiveView
 from experiments.held_out import SUITES
@@ -148,13 +149,20 @@ def protocol_of(suite: str, settings: Settings) -> dict[str, Any]:
     return {"format": _FORMAT, "suite": suite, **asdict(settings), "weights": content}
 
 
-def write_results(out: Path, work: Work, tasks: dict[str, DataTask], facts: dict[str, Any]) -> str:
-    """All files made from the cells; the text of the report."""
-    plan, results = work.plan, work.store.results
+def write_results(
+    out: Path,
+    work: Work,
+    plan: Plan,
+    known: Table,
+    tasks: dict[str, DataTask],
+    facts: dict[str, Any],
+    notes: list[str],
+) -> str:
+    """All files made from the cells, and from what was ``known``; the text of the report."""
     titles = {name: title_of(task) for name, task in tasks.items()}
-    table = summary.table_of(plan, results)
+    table = records.joined(plan, summary.table_of(work.plan, work.store.results), known)
     found, profiles = summary.comparisons(table), summary.profiles(table)
-    notes = report.notes_on(table, work.failed)
+    notes = [*notes, *report.notes_on(table, work.failed)]
     record = {
         **facts,
         "complete": len(table),
@@ -199,7 +207,8 @@ def main(
     seeds: Annotated[int, typer.Option(help="Rates are tuned on the first.")] = 3,
     weights: frame.Weights = "default",
     baselines: Annotated[
-        Path | None, typer.Option(help="Take all but the learned rule's runs from there.")
+        Path | None,
+        typer.Option(help="Folder of a comparison: all but the learned rule is taken from there."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes, one per core by default; 0: this one.")
@@ -242,15 +251,16 @@ def compare(
             raise ValueError("--probes is at least 1, --workers at least 0.")
         plan, by_name = plan_of(request)
         protocol = protocol_of(request.suite, settings)
-        earlier = read_baselines(baselines, protocol) if baselines is not None else {}
+        earlier, known = _known(baselines, protocol, plan)
         store = Store(out, protocol, resume)
-        for cell in plan_cells(plan, earlier):
+        todo = records.left(plan, known)
+        for cell in plan_cells(todo, earlier):
             if cell not in store.results:
                 store.add(dict(earlier[cell]))
     specs = {name: task.spec() for name, task in by_name.items()}
     with LiveView(console) as view:
         deadline = None if minutes is None else began + 60 * minutes
-        work = Work(plan, specs, settings, store, view, deadline)
+        work = Work(todo, specs, settings, store, view, deadline)
         stopped = _run(work, workers)
     facts = {
         "command": frame.command_line(),
@@ -262,10 +272,22 @@ def compare(
         "seconds": round(time.time() - began, 1),
         "environment": frame.environment(),
     }
-    text = write_results(out, work, by_name, facts)
+    notes = [records.origin(baselines)] if baselines is not None else []
+    text = write_results(out, work, plan, known, by_name, facts, notes)
     _tell(console, work, text, out, stopped)
     if stopped or work.failed:
         raise typer.Exit(1)
+
+
+def _known(
+    baselines: Path | None, protocol: Mapping[str, Any], plan: Plan
+) -> tuple[Results, Table]:
+    """Earlier runs of the baselines, or what the record of such runs says of them."""
+    if baselines is None:
+        return {}, {}
+    if records.is_record(baselines):
+        return {}, records.read_standings(baselines, protocol, plan)
+    return read_baselines(baselines, protocol), {}
 
 
 def plan_cells(plan: Plan, results: Results) -> list[Cell]:

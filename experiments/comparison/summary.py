@@ -223,6 +223,33 @@ def to_json(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
+def from_json(rows: list[dict[str, Any]]) -> Table:
+    """The inverse of :func:`to_json`, but that a step took as long as any other of its run."""
+
+    def numbers(values: list[float | None]) -> list[float]:
+        return [math.inf if x is None else x for x in values]
+
+    table: Table = {}
+    for row in rows:
+        standings = table[Workload(row["task"], row["steps"])] = {}
+        for name, s in row["contestants"].items():
+            steps, step_ms = s["curve"]["steps"], s["step_ms"]
+            standings[name] = Standing(
+                rate=s["rate"],
+                at_edge=s["rate_at_edge"],
+                train_loss=numbers(s["train_loss"]),
+                test_loss=numbers(s["test_loss"]),
+                accuracy=s["accuracy"],
+                diverged=s["diverged"],
+                steps=steps,
+                curve=numbers(s["curve"]["loss"]),
+                seconds=[step * step_ms / 1000 for step in steps],
+                optimizer_ms=s["optimizer_ms"],
+                step_ms=step_ms,
+            )
+    return table
+
+
 def finite(value: Any) -> Any:
     """The same with None for every number that is not finite, and for numpy's floats Python's."""
     if isinstance(value, Mapping):

@@ -25,18 +25,16 @@ from experiments.comparison.running import Settings, run_cell
 from gmn_opt.cli.bench import contestants
 from gmn_opt.cli.bench.contestants import CONTESTANTS
 from gmn_opt.meta.seeding import seeded
-from tasks.base import DataTask
-from tasks.classification import ImageClassification
 from tasks.language import SourceCode
 from tasks.suites import held_out
-from tasks.tabular import Tabular
-
-TASKS: list[DataTask] = [
-    ImageClassification("mnist", 8, (5,), batch_size=8),
-    Tabular("iris", (4,), batch_size=8),
-]
-OPTIMIZERS = "gmn_total_steps,gmn_initial_total_steps,adamw_default,adamw,adamw_cosine,muon_cosine"
-GRIDS = ["adamw=0.001,0.01", "adamw_cosine=0.003,0.03", "muon_cosine=0.02,0.05"]
+from tests.experiments.comparison.tiny import (
+    GRIDS,
+    OPTIMIZERS,
+    TASKS,
+    cells_of,
+    compare,
+    refused,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,24 +47,6 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def compare(out: Path, **options: Any) -> dict[str, Any]:
-    """The record of a tiny comparison."""
-    given: dict[str, Any] = {
-        "optimizers": OPTIMIZERS, "rates": GRIDS, "lengths": "5,8", "long": "", "seeds": 2,
-        "workers": 0, "probes": 4, "long_tasks": "mnist", **options,
-    }  # fmt: skip
-    compare_optimizers.main(out, **given)
-    found: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return found
-
-
-def cells_of(out: Path) -> dict[Cell, dict[str, Any]]:
-    lines = (out / "cells.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert len({Cell.of(r) for r in records}) == len(records)  # nothing twice
-    return {Cell.of(r): r for r in records}
 
 
 def timeless(value: Any) -> Any:
@@ -329,13 +309,6 @@ def test_refusals(
 ) -> None:
     assert message in refused(tmp_path / "out", capsys, **options)
     assert not (tmp_path / "out").exists()
-
-
-def refused(out: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> str:
-    with pytest.raises(typer.Exit) as caught:
-        compare(out, **options)
-    assert caught.value.exit_code == 2
-    return capsys.readouterr().out
 
 
 def test_the_folder_of_another_run_is_refused(
