@@ -13,9 +13,10 @@ All else (biases, norms, embeddings, positions, the output layer, blocks with a 
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
-The weights of an output layer decay by 0.2 of the size of their step (Loshchilov and Hutter 2019),
-but not behind a sine. A small data set is fitted completely within a few hundred such steps, and what
-a classifier does from there on is to enlarge its logits: it gets surer of itself, not better.
+Hidden matrices and kernels decay by 0.01 of the size of their step, the matrix of an output layer by
+0.03 of it (Loshchilov and Hutter 2019), but neither before nor behind a sine. A small data set is
+fitted completely within a few hundred such steps, and what a classifier does from there on makes it
+surer of itself, not better.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
 then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
@@ -57,8 +58,8 @@ ADAM_STEP = 0.009
 WIDE_OUTPUT = 128.0
 #: But no further than to this share: flattened maps are wide without being many features.
 WIDEST_OUTPUT = 1 / 3
-#: Weight decay of an output layer as a share of the size of its step.
-OUTPUT_DECAY = 0.2
+#: Weight decay as a share of the size of a step: of orthogonalized blocks, of an output layer.
+MATRIX_DECAY, OUTPUT_DECAY = 0.01, 0.03
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
 OPEN_WARMUP = 20
@@ -114,8 +115,8 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         # all entries alike, so all singular values
         reaches.append((SINE_REACH if before_sine else reach) * math.sqrt(max(m, n)))
         shortest.append(SINE_SHORTEST if before_sine else SHORTEST)
-        behind_sine = block.block.src in sines
-        decays.append(OUTPUT_DECAY if _decays(own, m, n) and not behind_sine else 0.0)
+        at_sine = before_sine or block.block.src in sines
+        decays.append(0.0 if at_sine else _decay(own, flags[-1], m, n))
     is_orthogonal = torch.tensor(flags, dtype=torch.bool, device=like.device)
     kernels = [Role.CONVOLUTION in own for own in roles]
     return BaseConstants(
@@ -143,9 +144,11 @@ def _adam_step(roles: frozenset[Role], fan_in: int) -> float:
     return ADAM_STEP * max(WIDEST_OUTPUT, share)
 
 
-def _decays(roles: frozenset[Role], rows: int, columns: int) -> bool:
-    """Whether this is the matrix of an output layer and of nothing else."""
-    return Role.OUTPUT in roles and len(roles & _CAREFUL) == 1 and min(rows, columns) > 1
+def _decay(roles: frozenset[Role], is_orthogonal: bool, rows: int, columns: int) -> float:
+    if is_orthogonal:
+        return MATRIX_DECAY
+    only = Role.OUTPUT in roles and not roles & (_CAREFUL - {Role.OUTPUT})
+    return OUTPUT_DECAY if only and min(rows, columns) > 1 else 0.0
 
 
 def _roles_of(piece: Block, known: list[tuple[Block, frozenset[Role]]]) -> frozenset[Role]:

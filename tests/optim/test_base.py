@@ -15,6 +15,7 @@ from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.base import (
     ADAM_STEP,
+    MATRIX_DECAY,
     MATRIX_REACH,
     MATRIX_STEP,
     OUTPUT_DECAY,
@@ -109,6 +110,7 @@ def test_it_equals_muon_and_adam_written_out() -> None:
                 expected = MATRIX_STEP * math.sqrt(taller) * plain_damped(ahead)
                 reach = MATRIX_REACH * params[name].norm() / math.sqrt(min(rows, columns))
                 assert reach > MATRIX_STEP * math.sqrt(taller), "the trust ratio is another test's"
+                expected += MATRIX_DECAY * MATRIX_STEP * math.sqrt(taller) * params[name]
             else:
                 expected = ADAM_STEP * ahead / (v / (1 - SECOND ** (step + 1))).sqrt()
                 if name == last:
@@ -197,22 +199,27 @@ class Joined(nn.Module):
 @pytest.mark.parametrize(
     ("model", "given", "expected"),
     [
-        (Joined().eval(), torch.randn(2, 3, 4), {"last.weight"}),
-        (Tied(), torch.randint(11, (2, 5)), set()),
-        (Waves(), torch.randn(5, 2), set()),
-        (Siren(SirenConfig(2, 3, (6, 6))), torch.randn(5, 2), set()),
-        (nn.Linear(1, 1), torch.randn(5, 1), set()),
-        (nn.Linear(4, 3), torch.randn(5, 4), {"weight"}),
+        (
+            Joined().eval(),
+            torch.randn(2, 3, 4),
+            {"kernel.weight": MATRIX_DECAY, "hidden.weight": MATRIX_DECAY,
+             "last.weight": OUTPUT_DECAY},
+        ),
+        (Tied(), torch.randint(11, (2, 5)), {"hidden.weight": MATRIX_DECAY}),
+        (Waves(), torch.randn(5, 2), {}),
+        (Siren(SirenConfig(2, 3, (6, 6))), torch.randn(5, 2), {}),
+        (nn.Linear(1, 1), torch.randn(5, 1), {}),
+        (nn.Linear(4, 3), torch.randn(5, 4), {"weight": OUTPUT_DECAY}),
     ],
     ids=["conv", "tied", "waves", "siren", "number", "logistic"],
-)
-def test_output_layers_decay_and_nothing_else(
-    model: nn.Module, given: Tensor, expected: set[str]
+)  # fmt: skip
+def test_matrices_decay_and_nothing_else(
+    model: nn.Module, given: Tensor, expected: dict[str, float]
 ) -> None:
     layout = blocked(trace(model, given, verify=False).contract())
-    decays = base_constants(layout, torch.zeros(1)).decays.tolist()
-    assert {b.block.tensor for b, d in zip(layout.blocks, decays, strict=True) if d} == expected
-    assert max(decays) == pytest.approx(OUTPUT_DECAY if expected else 0.0)
+    decays = base_constants(layout, torch.zeros(1, dtype=torch.float64)).decays.tolist()
+    found = {b.block.tensor: d for b, d in zip(layout.blocks, decays, strict=True) if d}
+    assert found == expected
 
 
 @pytest.mark.parametrize(("width", "share"), [(64, 1.0), (128, 1.0), (256, 0.5), (4096, 1 / 3)])

@@ -178,7 +178,7 @@ def test_what_is_learned_is_bounded(name: str) -> None:
     wild, tame = (r.flat_update(given).delta.split(layout.edge_counts) for r in (rule, base))
     sizes = base_constants(layout, theta).sizes
     for i, (a, b) in enumerate(zip(wild, tame, strict=True)):
-        decay = float(0.35 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
+        decay = float(0.25 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
         # size e^1.4, gains e^2, four directions of weight 1.5 beside the base's own
         assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
 
@@ -219,7 +219,8 @@ def test_directions_are_mixed_where_they_may_be(name: str, mixture: MixtureName)
     assert not orthogonal.all()
     weight, gradient, fast, slow, along = (CHANNELS.index(n) for n in
         ("weight", "gradient", "fast", "slow", "orthogonal"))  # fmt: skip
-    assert torch.equal(used[:, weight], orthogonal | (base.decays > 0))
+    assert torch.equal(used[:, weight], base.decays > 0)
+    assert (used[:, weight] | ~orthogonal).all()
     assert torch.equal(used[:, along], orthogonal)
     assert torch.equal(used[:, fast], ~orthogonal)
     for channel in (gradient, slow):
