@@ -13,10 +13,10 @@ All else (biases, norms, embeddings, positions, the output layer, blocks with a 
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
-Hidden matrices and kernels decay by 0.01 of the size of their step, the matrix of an output layer by
-0.03 of it (Loshchilov and Hutter 2019), but neither before nor behind a sine. A small data set is
-fitted completely within a few hundred such steps, and what a classifier does from there on makes it
-surer of itself, not better.
+Hidden matrices and kernels decay by 0.01 of the size of their step, the matrix of an output layer
+by 0.03 of it (Loshchilov and Hutter 2019), but neither before nor behind a sine. A small data set
+is fitted completely within a few hundred such steps, and what a classifier does from there on makes
+it surer of itself, not better.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
 then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
