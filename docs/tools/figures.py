@@ -84,6 +84,20 @@ def _ratios(folder: str) -> str:
 
 
 @table
+def accuracies() -> str:
+    """Right answers on test examples, means over the tasks that have classes."""
+    rows = []
+    for folder in ("comparison_default", "comparison_seeds"):
+        record = read(f"{folder}/result.json")
+        titles, seeds = _titles(record), record["request"]["seeds"]
+        ran = [w["contestants"] for w in record["workloads"]]
+        graded = [c for c in ran if all(c[name]["accuracy"] for name in titles)]
+        means = (100 * mean(mean(c[name]["accuracy"]) for c in graded) for name in titles)
+        rows.append([f"{len(graded)} cases, seeds: {seeds}", *(f"{m:.1f}" for m in means)])
+    return grid(["", *titles.values()], rows)
+
+
+@table
 def held_out() -> str:
     """Final training losses, task by task."""
     from experiments.comparison.titles import title_of
@@ -104,20 +118,6 @@ def held_out() -> str:
             cells.append(f"{text} ({rate:g})" if tuned else text)
         rows.append([f"{names[workload['task']]}", str(workload["steps"]), *cells])
     return grid(["Task", "Steps", *(_titles(record)[n] for n in order)], rows)
-
-
-@table
-def cost() -> str:
-    """Milliseconds of a step, smallest and largest over the tasks."""
-    record = read("comparison_default/result.json")
-    rows = []
-    for name, title in _titles(record).items():
-        ran = [w["contestants"][name] for w in record["workloads"]]
-        own, whole = ([r[key] for r in ran] for key in ("optimizer_ms", "step_ms"))
-        rows.append(
-            [title, *(f"{mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (own, whole))]
-        )
-    return grid(["", "Optimizer, ms", "Whole training step, ms"], rows)
 
 
 @table
