@@ -74,7 +74,8 @@ def origin(folder: Path) -> str:
     if not (folder / RECORD).exists():
         return f"All but the learned rule was run earlier ({folder})."
     made = frame.read_json(folder / RECORD)["environment"]
+    commit = (made["commit"] or "unknown")[:7]  # none where there was no repository
     return (
-        f"All but the learned rule was run earlier, at commit {made['commit'][:7]} on "
-        f"{made['processor']}, torch {made['torch']}: losses compare, times do not."
+        f"All but the learned rule was run earlier, at commit {commit} on {made['processor']}, "
+        f"torch {made['torch']}: losses compare, times do not."
     )
