@@ -151,18 +151,15 @@ def protocol_of(suite: str, settings: Settings) -> dict[str, Any]:
 
 def write_results(
     out: Path,
-    work: Work,
     plan: Plan,
-    known: Table,
+    table: Table,
     tasks: dict[str, DataTask],
     facts: dict[str, Any],
     notes: list[str],
 ) -> str:
-    """All files made from the cells, and from what was ``known``; the text of the report."""
+    """All files made from the table; the text of the report."""
     titles = {name: title_of(task) for name, task in tasks.items()}
-    table = records.joined(plan, summary.table_of(work.plan, work.store.results), known)
     found, profiles = summary.comparisons(table), summary.profiles(table)
-    notes = [*notes, *report.notes_on(table, work.failed)]
     record = {
         **facts,
         "complete": len(table),
@@ -272,8 +269,11 @@ def compare(
         "seconds": round(time.time() - began, 1),
         "environment": frame.environment(),
     }
-    notes = [records.origin(baselines)] if baselines is not None else []
-    text = write_results(out, work, plan, known, by_name, facts, notes)
+    table = records.joined(plan, summary.table_of(todo, store.results), known)
+    notes = report.notes_on(table, work.failed)
+    if baselines is not None:
+        notes.insert(0, records.origin(baselines))
+    text = write_results(out, plan, table, by_name, facts, notes)
     _tell(console, work, text, out, stopped)
     if stopped or work.failed:
         raise typer.Exit(1)

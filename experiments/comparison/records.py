@@ -11,7 +11,7 @@ from typing import Any
 from experiments import frame
 from experiments.comparison import summary
 from experiments.comparison.cells import Plan
-from experiments.comparison.store import CELLS, check_same
+from experiments.comparison.store import CELLS, check_baselines
 from experiments.comparison.summary import Table
 
 RECORD = "result.json"
@@ -29,9 +29,8 @@ def read_standings(folder: Path, protocol: Mapping[str, Any], plan: Plan) -> Tab
     """
     record = frame.read_json(folder / RECORD)
     theirs = {"format": protocol["format"], "suite": record["suite"], **record["settings"]}
-    wanted = {k: v for k, v in protocol.items() if k != "weights"}
-    check_same(folder, {k: v for k, v in theirs.items() if k != "weights"}, wanted)
-    wanted_ones = [c for c in plan.contestants if not c.method.startswith("gmn")]
+    check_baselines(folder, theirs, protocol)
+    wanted_ones = [c for c in plan.contestants if not c.learned]
     known = {c["name"]: c for c in record["optimizers"]}
     others = [c.name for c in wanted_ones if known.get(c.name) != json.loads(json.dumps(asdict(c)))]
     if others:
@@ -62,11 +61,9 @@ def left(plan: Plan, known: Table) -> Plan:
 
 def joined(plan: Plan, table: Table, known: Table) -> Table:
     """Workloads of ``table`` with who is ``known`` on them as well, in the order of the plan."""
+    names = [c.name for c in plan.contestants]
     whole = {on: {**standings, **known.get(on, {})} for on, standings in table.items()}
-    return {
-        on: {c.name: found[c.name] for c in plan.contestants if c.name in found}
-        for on, found in whole.items()
-    }
+    return {on: {name: found[name] for name in names} for on, found in whole.items()}
 
 
 def origin(folder: Path) -> str:

@@ -37,7 +37,7 @@ class Store:
             )
         self.results: dict[Cell, dict[str, Any]] = {}
         if self.path.exists() and known.exists():
-            check_same(folder, frame.read_json(known), protocol)
+            _compare(folder, frame.read_json(known), protocol)
             self._load()
         else:
             frame.write_json(known, protocol)
@@ -82,15 +82,18 @@ def read_baselines(folder: Path, protocol: Mapping[str, Any]) -> Results:
     known = folder / PROTOCOL
     if not known.exists() or not (folder / CELLS).exists():
         raise ValueError(f"{folder} holds no comparison; --baselines takes the --out of one.")
-    common = {k: v for k, v in protocol.items() if k != "weights"}
-    theirs = frame.read_json(known)
-    check_same(folder, {k: v for k, v in theirs.items() if k != "weights"}, common)
+    check_baselines(folder, frame.read_json(known), protocol)
     found = read_cells(folder / CELLS)
     return {cell: r for cell, r in found.items() if not cell.method.startswith("gmn")}
 
 
-def check_same(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a run in ``folder`` has the settings of this one."""
+def check_baselines(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raise ValueError unless two protocols are the same but for the learned rule's weights."""
+    without = [{k: v for k, v in p.items() if k != "weights"} for p in (theirs, mine)]
+    _compare(folder, *without)
+
+
+def _compare(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     # a value that JSON has no word for is compared as JSON writes it
     wanted = json.loads(json.dumps(mine))
     differing = sorted(k for k in {*theirs, *wanted} if theirs.get(k) != wanted.get(k))

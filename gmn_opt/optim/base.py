@@ -147,8 +147,8 @@ def _adam_step(roles: frozenset[Role], fan_in: int) -> float:
 def _decay(roles: frozenset[Role], is_orthogonal: bool, rows: int, columns: int) -> float:
     if is_orthogonal:
         return MATRIX_DECAY
-    only = Role.OUTPUT in roles and not roles & (_CAREFUL - {Role.OUTPUT})
-    return OUTPUT_DECAY if only and min(rows, columns) > 1 else 0.0
+    is_output_alone = roles & _CAREFUL == {Role.OUTPUT}
+    return OUTPUT_DECAY if is_output_alone and min(rows, columns) > 1 else 0.0
 
 
 def _roles_of(piece: Block, known: list[tuple[Block, frozenset[Role]]]) -> frozenset[Role]:

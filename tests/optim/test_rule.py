@@ -176,9 +176,10 @@ def test_what_is_learned_is_bounded(name: str) -> None:
     base = LearnedRule().double().requires_grad_(False)
     given = StepInputs(graph, theta, grad, flat, 50)
     wild, tame = (r.flat_update(given).delta.split(layout.edge_counts) for r in (rule, base))
-    sizes = base_constants(layout, theta).sizes
+    constants = base_constants(layout, theta)
     for i, (a, b) in enumerate(zip(wild, tame, strict=True)):
-        decay = float(0.25 * sizes[i] * theta.split(layout.edge_counts)[i].norm())
+        share = 0.15 + constants.decays[i]
+        decay = float(share * constants.sizes[i] * theta.split(layout.edge_counts)[i].norm())
         # size e^1.4, gains e^2, four directions of weight 1.5 beside the base's own
         assert float(a.norm()) < math.exp(3.4) * (7 * float(b.norm()) + decay)
 
