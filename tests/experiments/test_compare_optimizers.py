@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,7 @@ from tests.experiments.comparison.tiny import (
     refused,
 )
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compare_optimizers.SUITES, "held_out", lambda: list(TASKS))
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("tiny_suite")
 
 
 def timeless(value: Any) -> Any:
@@ -58,19 +48,9 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a comparison that ran through."""
-    folder = tmp_path_factory.mktemp("compare") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compare_optimizers.SUITES, "held_out", lambda: list(TASKS))
-        compare(folder)
-    return folder
-
-
-def test_a_comparison_from_cells_to_tables(whole: Path) -> None:
-    record = json.loads((whole / "result.json").read_text())
-    cells = cells_of(whole)
+def test_a_comparison_from_cells_to_tables(compared: Path) -> None:
+    record = json.loads((compared / "result.json").read_text())
+    cells = cells_of(compared)
     # per workload: 2 learned with 2 seeds; three grids of 2, and the best with the other seed;
     # the default rate is in AdamW's grid, and has another seed of its own unless it is the best
     per_workload = [sum((c.task, c.length) == (t.name, n) for c in cells)
@@ -107,10 +87,10 @@ def test_a_comparison_from_cells_to_tables(whole: Path) -> None:
     for workload in record["workloads"]:  # who sets the target reaches it, at the latest at the end
         steps = workload["contestants"]["adamw_cosine"]["steps_to_target"]
         assert 0 < steps <= workload["steps"]
-    text = (whole / "report.md").read_text()
+    text = (compared / "report.md").read_text()
     assert "| MLP 5, 8 px | 8 |" in text
     assert {p["unit"] for p in record["profiles"]} == {"steps", "seconds"}
-    assert all((whole / name).stat().st_size > 5000 for name in ("curves.png", "profile.png"))
+    assert all((compared / name).stat().st_size > 5000 for name in ("curves.png", "profile.png"))
 
 
 def test_a_cell_is_the_loop_that_a_user_would_write() -> None:
@@ -178,7 +158,7 @@ def interrupted(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stopped_comparison_goes_on(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, compared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -194,7 +174,7 @@ def test_a_stopped_comparison_goes_on(
         file.write(b'{"task": "mnist8-mlp-5')  # a line that a kill cut short
     record = compare(out, resume=True)
     assert (out / "cells.jsonl").read_bytes().startswith(first)
-    expected = json.loads((whole / "result.json").read_text())
+    expected = json.loads((compared / "result.json").read_text())
     assert timeless(record) == timeless(expected)
 
 
@@ -261,10 +241,10 @@ def test_time_that_is_over_stops_cleanly(
     assert run_cell(task.spec(), cell, Settings(), time.time() - 1) is None
 
 
-def test_baselines_serve_other_weights(tmp_path: Path, whole: Path) -> None:
+def test_baselines_serve_other_weights(tmp_path: Path, compared: Path) -> None:
     out = tmp_path / "out"
-    compare(out, weights="initial", baselines=whole)
-    before, after = cells_of(whole), cells_of(out)
+    compare(out, weights="initial", baselines=compared)
+    before, after = cells_of(compared), cells_of(out)
     assert before.keys() == after.keys()
     for cell, record in after.items():
         assert (record == before[cell]) == (not cell.method.startswith("gmn"))
@@ -312,18 +292,18 @@ def test_refusals(
 
 
 def test_the_folder_of_another_run_is_refused(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (whole / "cells.jsonl").read_bytes()
-    assert "holds a comparison already. Go on with it by --resume" in refused(whole, capsys)
-    said = refused(whole, capsys, resume=True, seed=7)
+    before = (compared / "cells.jsonl").read_bytes()
+    assert "holds a comparison already. Go on with it by --resume" in refused(compared, capsys)
+    said = refused(compared, capsys, resume=True, seed=7)
     assert "was run otherwise (seed: 2024 there, 7 here)" in said
-    said = refused(whole, capsys, resume=True, weights="initial")
+    said = refused(compared, capsys, resume=True, weights="initial")
     assert "weights:" in said
-    assert (whole / "cells.jsonl").read_bytes() == before
+    assert (compared / "cells.jsonl").read_bytes() == before
     torn = tmp_path / "torn"
     torn.mkdir()
-    (torn / "protocol.json").write_bytes((whole / "protocol.json").read_bytes())
+    (torn / "protocol.json").write_bytes((compared / "protocol.json").read_bytes())
     (torn / "cells.jsonl").write_text("nonsense\n{}\n")
     assert "Line 1 of" in refused(torn, capsys, resume=True)
 

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from experiments import compare_optimizers
-from tests.experiments.comparison.tiny import TASKS, cells_of, compare, refused
+from tests.experiments.comparison.tiny import cells_of, compare, refused
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compare_optimizers.SUITES, "held_out", lambda: list(TASKS))
-        yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a comparison that ran through."""
-    folder = tmp_path_factory.mktemp("compare") / "whole"
-    compare(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("tiny_suite")
 
 
 def record_of(whole: Path, folder: Path, **changes: Any) -> Path:
@@ -39,10 +21,10 @@ def record_of(whole: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_baselines_may_be_a_record_alone(tmp_path: Path, whole: Path) -> None:
-    folder = record_of(whole, tmp_path / "record")
+def test_baselines_may_be_a_record_alone(tmp_path: Path, compared: Path) -> None:
+    folder = record_of(compared, tmp_path / "record")
     found = compare(tmp_path / "a", weights="initial", baselines=folder)
-    expected = compare(tmp_path / "b", weights="initial", baselines=whole)
+    expected = compare(tmp_path / "b", weights="initial", baselines=compared)
     assert all(cell.method.startswith("gmn") for cell in cells_of(tmp_path / "a"))
     assert len(found["workloads"]) == len(expected["workloads"]) > 0
     for one, other in zip(found["workloads"], expected["workloads"], strict=True):
@@ -55,19 +37,19 @@ def test_baselines_may_be_a_record_alone(tmp_path: Path, whole: Path) -> None:
 
 
 def test_a_record_that_does_not_serve_is_refused(
-    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, compared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = json.loads((whole / "result.json").read_text())
+    record = json.loads((compared / "result.json").read_text())
     other = {"settings": record["settings"] | {"seed": 7}}
     assert "(seed: 7 there, 2024 here)" in refused(
-        tmp_path / "out", capsys, baselines=record_of(whole, tmp_path / "a", **other)
+        tmp_path / "out", capsys, baselines=record_of(compared, tmp_path / "a", **other)
     )
     fewer = {"optimizers": [o for o in record["optimizers"] if o["name"] != "adamw_cosine"]}
     assert "has no adamw_cosine with these rates" in refused(
-        tmp_path / "out", capsys, baselines=record_of(whole, tmp_path / "b", **fewer)
+        tmp_path / "out", capsys, baselines=record_of(compared, tmp_path / "b", **fewer)
     )
     short = {"workloads": record["workloads"][1:]}
     assert f"lacks 1 of {len(record['workloads'])} workloads" in refused(
-        tmp_path / "out", capsys, baselines=record_of(whole, tmp_path / "c", **short)
+        tmp_path / "out", capsys, baselines=record_of(compared, tmp_path / "c", **short)
     )
     assert not (tmp_path / "out").exists()
