@@ -4,12 +4,13 @@ The same weights train networks far narrower, wider and deeper than those of met
 nets on Fashion-MNIST (28 pixels), two hidden layers of each width, and each depth of hidden layers
 of 64 with layer norm. GMNOptimizer with ``total_steps`` beside Muon at 0.02 and AdamW at 3e-3 with
 warmup and cosine, from the same weights on the same batches. Writes ``result.json`` and
-``curves.png``.
+``curves.png``. With ``--baselines`` losses of Muon and AdamW are those of an earlier record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -29,6 +30,8 @@ CONTESTANTS = {
     "muon_cosine": (0.02, "Muon 0.02, cosine"),
     "adamw_cosine": (0.003, "AdamW 0.003, cosine"),
 }
+LEARNED = "gmn_total_steps"
+LOSSES = ("train_loss", "test_loss")
 NARROW = 64
 WIDTHS, DEPTHS = "16,32,64,128,256,512,1024", "2,4,8,16"
 
@@ -63,41 +66,84 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         legend_below(figure)
 
 
+def losses_of(
+    task: ImageClassification, method: str, steps: int, seeds: int, settings: Settings
+) -> Iterator[dict[str, float]]:
+    """Of one run after the other; infinite where a run broke."""
+    for number in range(seeds):
+        cell = Cell(task.name, steps, method, CONTESTANTS[method][0], number)
+        run = run_cell(task.spec(), cell, settings) or {}
+        yield {name: math.inf if run[name] is None else run[name] for name in LOSSES}
+
+
+def earlier(
+    folder: Path, given: Sequence[tuple[str, int, Any]], about: Mapping[str, Any]
+) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """Rows of all but the learned rule, from a record, by what varies, value and optimizer.
+
+    Raises ValueError for a record of other steps or seeds, or one that lacks a row.
+    """
+    record = frame.read_json(folder / "result.json")
+    theirs = {name: record.get(name) for name in about}
+    if theirs != about:
+        raise ValueError(f"{folder} was run with {theirs}, now {about}. Use the same.")
+    rows = {(r["what"], r["value"], r["optimizer"]): r for r in record["rows"]}
+    wanted = [
+        (what, value, title)
+        for what, value, _ in given
+        for method, (_, title) in CONTESTANTS.items()
+        if method != LEARNED
+    ]
+    lacking = [key for key in wanted if key not in rows]
+    if lacking:
+        what, value, title = lacking[0]
+        raise ValueError(
+            f"The record in {folder} lacks {len(lacking)} of {len(wanted)} rows, {title} at "
+            f"{what} {value} among them. Give its widths and depths, or leave --baselines out."
+        )
+    return {key: rows[key] for key in wanted}
+
+
 def main(
     out: frame.Out = Path("runs/scaling"),
-    widths: Annotated[
-        str, typer.Option(help="Of two hidden layers.")
-    ] = "16,32,64,128,256,512,1024",
-    depths: Annotated[str, typer.Option(help="Hidden layers of 64, with layer norm.")] = "2,4,8,16",
+    widths: Annotated[str, typer.Option(help="Of two hidden layers.")] = WIDTHS,
+    depths: Annotated[str, typer.Option(help="Hidden layers of 64, with layer norm.")] = DEPTHS,
     steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 1,
     seed: frame.Seed = 2024,
     weights: frame.Weights = "default",
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder with a record: Muon and AdamW are from there.")
+    ] = None,
     threads: frame.Threads = 1,
 ) -> None:
     """Train all networks with all optimizers."""
     console = frame.begin(threads)
+    about = {"steps": steps, "seeds": seeds, "seed": seed}
     with frame.refusing(console):
         given = tasks_of(frame.numbers(widths, "--widths"), frame.numbers(depths, "--depths"))
+        known = {} if baselines is None else earlier(baselines, given, about)
     settings = Settings(weights=weights, probes=1, seed=seed)
     rows: list[dict[str, Any]] = []
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("Networks", total=len(given) * len(CONTESTANTS) * seeds)
+        bar = progress.add_task(
+            "Networks", total=(len(given) * len(CONTESTANTS) - len(known)) * seeds
+        )
         for what, value, task in given:
-            for method, (rate, title) in CONTESTANTS.items():
-                runs = []
-                for number in range(seeds):
-                    cell = Cell(task.name, steps, method, rate, number)
-                    found = run_cell(task.spec(), cell, settings)
-                    runs.append(found or {})
-                    progress.advance(bar)
-                losses = {
-                    key: fmean(run[key] if run[key] is not None else float("inf") for run in runs)
-                    for key in ("train_loss", "test_loss")
-                }
-                rows.append({"what": what, "value": value, "optimizer": title, **losses})
-    about = {"steps": steps, "seeds": seeds, "seed": seed, "weights": weights}
-    frame.write_record(out / "result.json", {**about, "rows": rows})
+            for method, (_, title) in CONTESTANTS.items():
+                row = known.get((what, value, title))
+                if row is None:
+                    runs = []
+                    for run in losses_of(task, method, steps, seeds, settings):
+                        runs.append(run)
+                        progress.advance(bar)
+                    losses = {name: fmean(run[name] for run in runs) for name in LOSSES}
+                    row = {"what": what, "value": value, "optimizer": title, **losses}
+                rows.append(row)
+    facts = {**about, "weights": weights, "rows": rows}
+    if baselines is not None:
+        facts["baselines"] = frame.read_json(baselines / "result.json")["environment"]
+    frame.write_record(out / "result.json", facts)
     plot(rows, out / "curves.png")
     cells = [[r["what"], str(r["value"]), r["optimizer"], f"{r['train_loss']:.2e}",
               f"{r['test_loss']:.3f}"] for r in rows]  # fmt: skip

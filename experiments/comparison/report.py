@@ -17,6 +17,7 @@ from experiments.comparison.summary import (
     target_of,
     title,
 )
+from gmn_opt.cli.bench.contestants import CONTESTANTS
 
 Rows = list[list[str]]
 
@@ -58,7 +59,7 @@ def worst_rows(found: Mapping[str, Mapping[str, Against]]) -> tuple[list[str], R
     rows = [
         [title(one), title(other), f"{a.below:.0%}", figure(a.worst), a.worst_on]
         for one, row in found.items()
-        if one.startswith("gmn")
+        if CONTESTANTS[one].learned
         for other, a in row.items()
     ]
     return ["", "against", "not above on", "largest ratio", "on"], rows
@@ -147,7 +148,7 @@ def report(
         summary_rows(found, "train"),
     )
     add("Test loss", "The same of test losses.", summary_rows(found, "test"))
-    if any(name.startswith("gmn") for name in found):
+    if any(CONTESTANTS[name].learned for name in found):
         add("Worst cases", "Training loss.", worst_rows(found), 2)
     if profiles:
         add(

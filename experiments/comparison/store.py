@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments import frame
 from experiments.comparison.cells import Cell, Results
+from gmn_opt.cli.bench.contestants import CONTESTANTS
 from gmn_opt.weights.atomic import write_atomically
 
 CELLS, PROTOCOL = "cells.jsonl", "protocol.json"
@@ -84,7 +85,8 @@ def read_baselines(folder: Path, protocol: Mapping[str, Any]) -> Results:
         raise ValueError(f"{folder} holds no comparison; --baselines takes the --out of one.")
     check_baselines(folder, frame.read_json(known), protocol)
     found = read_cells(folder / CELLS)
-    return {cell: r for cell, r in found.items() if not cell.method.startswith("gmn")}
+    learned = {contestant.method for contestant in CONTESTANTS.values() if contestant.learned}
+    return {cell: r for cell, r in found.items() if cell.method not in learned}
 
 
 def check_baselines(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from torch import nn
 
 from experiments import fine_tuning, scaling
@@ -23,6 +24,31 @@ def test_every_size_is_trained_by_all(tmp_path: Path) -> None:
     assert len(record["rows"]) == 3 * len(scaling.CONTESTANTS)
     assert all(0 < r["train_loss"] < 5 for r in record["rows"])
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_baselines_of_sizes_may_be_a_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"widths": "4", "depths": "2", "steps": 4}
+    scaling.main(tmp_path / "a", weights="initial", **few)
+    before = json.loads((tmp_path / "a" / "result.json").read_text())
+    for row in before["rows"]:
+        row["train_loss"] += 100
+    (tmp_path / "a" / "result.json").write_text(json.dumps(before))
+    scaling.main(tmp_path / "b", baselines=tmp_path / "a", **few)
+    after = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert [r["optimizer"] for r in after["rows"]] == [r["optimizer"] for r in before["rows"]]
+    for one, other in zip(before["rows"], after["rows"], strict=True):
+        assert (one == other) == (one["optimizer"] != "GMN, total_steps")
+    assert after["baselines"] == before["environment"]
+    for change, message in (
+        ({"steps": 5}, "was run with {'steps': 4, 'seeds': 1, 'seed': 2024}, now {'steps': 5"),
+        ({"widths": "4,6"}, "lacks 2 of 6 rows, Muon 0.02, cosine at width 6 among them"),
+    ):
+        with pytest.raises(typer.Exit):
+            scaling.main(tmp_path / "c", baselines=tmp_path / "a", **(few | change))
+        assert message in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "c").exists()
 
 
 def test_low_rank_changes_start_at_zero_and_train_alone() -> None:
