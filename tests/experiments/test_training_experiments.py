@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_every_size_is_trained_by_all(tmp_path: Path) -> None:
 def test_baselines_of_sizes_may_be_a_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = {"widths": "4", "depths": "2", "steps": 4}
+    few: dict[str, Any] = {"widths": "4", "depths": "2", "steps": 4}
     scaling.main(tmp_path / "a", weights="initial", **few)
     before = json.loads((tmp_path / "a" / "result.json").read_text())
     for row in before["rows"]:
