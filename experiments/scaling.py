@@ -9,8 +9,7 @@ warmup and cosine, from the same weights on the same batches. Writes ``result.js
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -21,6 +20,8 @@ from rich.progress import Progress
 from experiments import frame
 from experiments.comparison.cells import Cell
 from experiments.comparison.running import Settings, run_cell
+from experiments.comparison.summary import numbers
+from gmn_opt.cli.bench import contestants
 from gmn_opt.figures import legend_below, log_numbers, picture
 from tasks.classification import ImageClassification
 
@@ -30,7 +31,6 @@ CONTESTANTS = {
     "muon_cosine": (0.02, "Muon 0.02, cosine"),
     "adamw_cosine": (0.003, "AdamW 0.003, cosine"),
 }
-LEARNED = "gmn_total_steps"
 LOSSES = ("train_loss", "test_loss")
 NARROW = 64
 WIDTHS, DEPTHS = "16,32,64,128,256,512,1024", "2,4,8,16"
@@ -66,24 +66,33 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         legend_below(figure)
 
 
-def losses_of(
-    task: ImageClassification, method: str, steps: int, seeds: int, settings: Settings
-) -> Iterator[dict[str, float]]:
-    """Of one run after the other; infinite where a run broke."""
+def mean_losses(
+    task: ImageClassification,
+    method: str,
+    steps: int,
+    seeds: int,
+    settings: Settings,
+    advance: Callable[[], None],
+) -> dict[str, float]:
+    """Over all runs, infinite where one broke; ``advance`` is called after each."""
+    runs: list[dict[str, Any]] = []
     for number in range(seeds):
         cell = Cell(task.name, steps, method, CONTESTANTS[method][0], number)
-        run = run_cell(task.spec(), cell, settings) or {}
-        yield {name: math.inf if run[name] is None else run[name] for name in LOSSES}
+        runs.append(run_cell(task.spec(), cell, settings) or {})
+        advance()
+    return {name: fmean(numbers([run[name] for run in runs])) for name in LOSSES}
 
 
 def earlier(
-    folder: Path, given: Sequence[tuple[str, int, Any]], about: Mapping[str, Any]
+    record: Mapping[str, Any],
+    folder: Path,
+    given: Sequence[tuple[str, int, Any]],
+    about: Mapping[str, Any],
 ) -> dict[tuple[str, int, str], dict[str, Any]]:
     """Rows of all but the learned rule, from a record, by what varies, value and optimizer.
 
-    Raises ValueError for a record of other steps or seeds, or one that lacks a row.
+    Raises ValueError for the record in ``folder`` if it has other steps or seeds, or lacks a row.
     """
-    record = frame.read_json(folder / "result.json")
     theirs = {name: record.get(name) for name in about}
     if theirs != about:
         raise ValueError(f"{folder} was run with {theirs}, now {about}. Use the same.")
@@ -92,7 +101,7 @@ def earlier(
         (what, value, title)
         for what, value, _ in given
         for method, (_, title) in CONTESTANTS.items()
-        if method != LEARNED
+        if not contestants.CONTESTANTS[method].learned
     ]
     lacking = [key for key in wanted if key not in rows]
     if lacking:
@@ -122,7 +131,11 @@ def main(
     about = {"steps": steps, "seeds": seeds, "seed": seed}
     with frame.refusing(console):
         given = tasks_of(frame.numbers(widths, "--widths"), frame.numbers(depths, "--depths"))
-        known = {} if baselines is None else earlier(baselines, given, about)
+        known, origin = {}, {}
+        if baselines is not None:
+            record = frame.read_json(baselines / "result.json")
+            known = earlier(record, baselines, given, about)
+            origin = {"baselines": record["environment"]}
     settings = Settings(weights=weights, probes=1, seed=seed)
     rows: list[dict[str, Any]] = []
     with Progress(console=console, transient=True) as progress:
@@ -133,16 +146,12 @@ def main(
             for method, (_, title) in CONTESTANTS.items():
                 row = known.get((what, value, title))
                 if row is None:
-                    runs = []
-                    for run in losses_of(task, method, steps, seeds, settings):
-                        runs.append(run)
-                        progress.advance(bar)
-                    losses = {name: fmean(run[name] for run in runs) for name in LOSSES}
+                    losses = mean_losses(
+                        task, method, steps, seeds, settings, lambda: progress.advance(bar)
+                    )
                     row = {"what": what, "value": value, "optimizer": title, **losses}
                 rows.append(row)
-    facts = {**about, "weights": weights, "rows": rows}
-    if baselines is not None:
-        facts["baselines"] = frame.read_json(baselines / "result.json")["environment"]
+    facts = {**about, "weights": weights, "rows": rows, **origin}
     frame.write_record(out / "result.json", facts)
     plot(rows, out / "curves.png")
     cells = [[r["what"], str(r["value"]), r["optimizer"], f"{r['train_loss']:.2e}",

@@ -87,7 +87,7 @@ def standing(plan: Plan, on: Workload, contestant: Contestant, results: Results)
     size = len(longest["steps"])
 
     def mean(name: str) -> list[float]:
-        rows = [_numbers(c[name]) for c in curves]
+        rows = [numbers(c[name]) for c in curves]
         padded = [row + [math.inf] * (size - len(row)) for row in rows]
         return [float(x) for x in np.mean(padded, 0)]
 
@@ -233,12 +233,12 @@ def from_json(rows: list[dict[str, Any]]) -> Table:
             standings[name] = Standing(
                 rate=s["rate"],
                 at_edge=s["rate_at_edge"],
-                train_loss=_numbers(s["train_loss"]),
-                test_loss=_numbers(s["test_loss"]),
+                train_loss=numbers(s["train_loss"]),
+                test_loss=numbers(s["test_loss"]),
                 accuracy=s["accuracy"],
                 diverged=s["diverged"],
                 steps=steps,
-                curve=_numbers(s["curve"]["loss"]),
+                curve=numbers(s["curve"]["loss"]),
                 seconds=[step * step_ms / 1000 for step in steps],
                 optimizer_ms=s["optimizer_ms"],
                 step_ms=step_ms,
@@ -246,7 +246,7 @@ def from_json(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _numbers(values: list[float | None]) -> list[float]:
+def numbers(values: list[float | None]) -> list[float]:
     """Infinite for None, as :func:`finite` writes it."""
     return [math.inf if x is None else x for x in values]
 
