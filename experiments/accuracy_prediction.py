@@ -224,9 +224,7 @@ def begin(out: Path, resume: bool, wanted: dict[str, Any]) -> dict[str, Any]:
     if not resume:
         raise ValueError(f"{out} holds a result. Pass --resume to go on with it.")
     found = frame.read_json(path)
-    begun = {name: found.get(name) for name in wanted}
-    if begun != wanted:
-        raise ValueError(f"{out} was begun with {begun}, now {wanted}. Use the same.")
+    frame.check_settings(f"What is in {out}", {name: found.get(name) for name in wanted}, wanted)
     return {**wanted, "fits": found["fits"]}
 
 

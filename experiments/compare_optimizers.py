@@ -34,13 +34,14 @@ from experiments.comparison.store import Store, read_baselines
 from experiments.comparison.summary import Table
 from experiments.comparison.titles import title_of
 from experiments.comparison.view import LiveView
-from experiments.held_out import SUITES
 from gmn_opt.cli.bench.contestants import CONTESTANTS, Contestant, choose
 from gmn_opt.cli.workers import usable_cores
 from gmn_opt.optim import load_rule
 from gmn_opt.weights.shipped import path_of
 from tasks.base import DataTask
+from tasks.suites import held_out, validation
 
+SUITES = {"held_out": held_out, "validation": validation}
 #: Tasks that the long runs are of: a dense net, a convolutional one, a transformer.
 LONG_TASKS = (
     "fashion_mnist28-mlp-128-128-*,fashion_mnist28-strided-*,stdlib_held_out-reduced-gpt-*,"

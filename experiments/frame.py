@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,6 +98,22 @@ def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file holds."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def check_settings(holder: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raise ValueError unless two runs have the same settings; ``holder`` has ``theirs``.
+
+    Settings are compared as JSON writes them: a tuple is a list, and one that is absent is None.
+    """
+    wanted = json.loads(json.dumps(mine))
+    differing = sorted(k for k in {*theirs, *wanted} if theirs.get(k) != wanted.get(k))
+    if differing:
+        which = "; ".join(
+            f"{k}: {theirs.get(k)!r} there, {wanted.get(k)!r} here" for k in differing
+        )
+        raise ValueError(
+            f"{holder} was run otherwise ({which}). Give the same settings, or another folder."
+        )
 
 
 def write_record(path: Path, facts: dict[str, Any], indent: int = 1) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Copies the weights of a meta-training run (those of its best validation, or its last), writes the
 model card from the run's record and from what is given of evaluations of these very weights: a
-comparison (:mod:`experiments.compare_optimizers`), a held-out evaluation, a record of
-:mod:`experiments.stability`. Keeps all records under ``experiments/results/``.
+comparison (:mod:`experiments.compare_optimizers`), a record of :mod:`experiments.stability`. Keeps
+all records under ``experiments/results/``.
 """
 
 from __future__ import annotations
@@ -37,36 +37,6 @@ class Checkpoint(StrEnum):
     def file(self) -> str:
         """In the folder of the run."""
         return "best.safetensors" if self is Checkpoint.BEST else "weights.safetensors"
-
-
-def _held_out(record: dict[str, Any]) -> dict[str, Any]:
-    """The card's part of a held-out record: losses and ratios per task.
-
-    Only of the tasks that all contestants have run: the record may be of a run that was stopped.
-    """
-    tasks: dict[str, Any] = {}
-    for name, facts in record["tasks"].items():
-        if "summary" not in facts:
-            continue
-        summary = facts["summary"]
-        accuracy = {
-            who: round(sum(o["test_accuracy"]) / len(o["test_accuracy"]), 4)
-            for who, o in facts["outcomes"].items()
-            if "test_accuracy" in o  # not where there are no classes
-            and (
-                not who.startswith("adamw")
-                or who in ("adamw 0.001", f"adamw {summary['best_rate']:g}")
-            )
-        }
-        tasks[name] = {
-            "final_train_loss": {k: round(v, 4) for k, v in summary["final_train_loss"].items()},
-            "best_adamw_rate": summary["best_rate"],
-            "ratio_to_adamw_best": {
-                k: [round(r, 3) for r in v] for k, v in summary["ratio_to_adamw_best"].items()
-            },
-            **({"test_accuracy": accuracy} if accuracy else {}),
-        }
-    return {"steps": record["steps"], "seeds": record["seeds"], "tasks": tasks}
 
 
 def _stability(record: dict[str, Any]) -> dict[str, Any]:
@@ -181,12 +151,7 @@ def _card(name: str, rule: LearnedRule, record: dict[str, Any], content: bytes) 
 
 def main(
     run: Annotated[Path, typer.Option(help="Folder of a meta-training run.")],
-    comparison: Annotated[
-        Path | None, typer.Option(help="Folder of a comparison with other optimizers.")
-    ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(help="Folder of its held-out evaluation.")
-    ] = None,
+    comparison: Annotated[Path, typer.Option(help="Folder of a comparison with other optimizers.")],
     stability: Annotated[Path | None, typer.Option(help="Folder of its stability record.")] = None,
     name: Annotated[str, typer.Option()] = "default",
     checkpoint: Annotated[Checkpoint, typer.Option()] = Checkpoint.BEST,
@@ -203,19 +168,12 @@ def main(
     with frame.refusing(console):
         rule = load_rule(weights)  # refuses a damaged or foreign file
         record = frame.read_json(run / "result.json")
-        if comparison is None and held_out is None:
-            raise ValueError("Weights are released with --comparison or --held-out, or both.")
         results: dict[str, Any] = {}
-        for label, source, part in (
-            ("held_out", held_out, _held_out),
-            ("stability", stability, _stability),
-        ):
-            if source is not None:
-                found = frame.read_json(source / "result.json")
-                _same(found, weights, source)
-                results[label] = part(found)
-        if comparison is not None:
-            results["comparison"] = _comparison(frame.read_json(comparison / "result.json"))
+        if stability is not None:
+            found = frame.read_json(stability / "result.json")
+            _same(found, weights, stability)
+            results["stability"] = _stability(found)
+        results["comparison"] = _comparison(frame.read_json(comparison / "result.json"))
         compared: dict[str, Any] = {}
         if validated is not None:
             compared = {"compared": _compared(frame.read_json(validated / "result.json"))}
@@ -233,7 +191,7 @@ def main(
     for file in ("result.json", "curve.png"):
         if (run / file).exists():
             shutil.copy(run / file, kept / file)
-    sources = {"held_out": held_out, "stability": stability, "comparison": comparison}
+    sources = {"stability": stability, "comparison": comparison}
     for label, source in sources.items():
         folder = RESULTS / f"{label}_{name}"
         for file in ("result.json", "cells.jsonl", "report.md", "curves.png", "profile.png"):

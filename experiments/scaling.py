@@ -93,9 +93,7 @@ def earlier(
 
     Raises ValueError for the record in ``folder`` if it has other steps or seeds, or lacks a row.
     """
-    theirs = {name: record.get(name) for name in about}
-    if theirs != about:
-        raise ValueError(f"{folder} was run with {theirs}, now {about}. Use the same.")
+    frame.check_settings(f"What is in {folder}", {k: record.get(k) for k in about}, about)
     rows = {(r["what"], r["value"], r["optimizer"]): r for r in record["rows"]}
     wanted = [
         (what, value, title)

@@ -38,7 +38,7 @@ class Store:
             )
         self.results: dict[Cell, dict[str, Any]] = {}
         if self.path.exists() and known.exists():
-            _compare(folder, frame.read_json(known), protocol)
+            frame.check_settings(f"The comparison in {folder}", frame.read_json(known), protocol)
             self._load()
         else:
             frame.write_json(known, protocol)
@@ -92,18 +92,4 @@ def read_baselines(folder: Path, protocol: Mapping[str, Any]) -> Results:
 def check_baselines(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Raise ValueError unless two protocols are the same but for the learned rule's weights."""
     without = [{k: v for k, v in p.items() if k != "weights"} for p in (theirs, mine)]
-    _compare(folder, *without)
-
-
-def _compare(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    # a value that JSON has no word for is compared as JSON writes it
-    wanted = json.loads(json.dumps(mine))
-    differing = sorted(k for k in {*theirs, *wanted} if theirs.get(k) != wanted.get(k))
-    if differing:
-        which = "; ".join(
-            f"{k}: {theirs.get(k)!r} there, {wanted.get(k)!r} here" for k in differing
-        )
-        raise ValueError(
-            f"{folder} holds a comparison that was run otherwise ({which}). Give the same "
-            "settings, or another folder."
-        )
+    frame.check_settings(f"The comparison in {folder}", *without)

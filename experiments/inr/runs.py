@@ -208,8 +208,8 @@ def runs_before(path: Path, settings: Mapping[str, Any], resume: bool) -> Runs:
     if not resume or not path.exists():
         return {}
     before = frame.read_json(path)
-    if {k: before.get(k) for k in settings} != dict(settings):
-        raise ValueError(f"{path} was made with other settings; choose another --out.")
+    theirs = {name: before.get(name) for name in settings}
+    frame.check_settings(f"What is in {path.parent}", theirs, settings)
     found: Runs = before["runs"]
     return found
 

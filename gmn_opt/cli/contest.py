@@ -1,6 +1,6 @@
 """Learned rules against AdamW: who takes part, AdamW's grid of rates, and how losses compare.
 
-The demo and ``experiments/held_out.py`` both judge by this.
+The demo judges by this.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from experiments import held_out
+from experiments import compare_optimizers
 from experiments.benchmarks import inr_fitting
 from experiments.frame import numbers, refusing
 from experiments.inr import classification as inr_classification
@@ -54,9 +54,9 @@ def no_folder(tmp_path: Path) -> Path:
         (make_inrs.main, {"preset": "huge"}, "Unknown preset 'huge'"),
         (make_inrs.main, {"data": "cifar"}, "No images 'cifar'"),
         (make_inrs.main, {"count": "1,1,1", "out": None}, "Not a directory"),
-        (held_out.main, {"weights": "none"}, "No weights named 'none'"),
-        (held_out.main, {"suite": "none"}, "Unknown suite 'none'"),
-        (held_out.main, {"out": None}, "Not a directory"),
+        (compare_optimizers.main, {"weights": "none"}, "No weights named 'none'"),
+        (compare_optimizers.main, {"suite": "none"}, "Unknown suite 'none'"),
+        (compare_optimizers.main, {"out": None}, "Not a directory"),
         (inr_fitters.main, {"data": "cifar"}, "no bundled data set 'cifar'"),
         (inr_fitters.main, {"rates": "0.1,fast"}, "--rates takes positive numbers"),
         (inr_fitters.main, {"rates": "-0.1"}, "--rates takes positive numbers"),

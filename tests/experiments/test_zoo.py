@@ -86,7 +86,7 @@ def test_a_zoo_is_resumed_exactly(
             model_zoo.main(**given | change)
     said = capsys.readouterr().out
     assert "Pass --resume" in said
-    assert "was begun with" in said
+    assert "was run otherwise" in said
     model_zoo.main(**given, resume=True, alone_count=1)
     a, b = NetworkDataset.load(zoo), NetworkDataset.load(part)
     assert a.table == b.table
