@@ -13,14 +13,15 @@ All else (biases, norms, embeddings, positions, the output layer, blocks with a 
 column) moves along the Adam direction (Kingma and Ba 2015) at 0.009, the output layer of a wide
 network at 0.009 * 128 / fan-in (Yang et al. 2022), not below 0.003. A tensor with several uses, an
 embedding that is the output layer as well, takes the Adam step: the more careful of the two.
-Hidden matrices and kernels decay by 0.01 of the size of their step, the matrix of an output layer
-by 0.03 of it (Loshchilov and Hutter 2019), but neither before nor behind a sine. A small data set
-is fitted completely within a few hundred such steps, and what a classifier does from there on makes
-it surer of itself, not better.
+Hidden matrices decay by 0.01 of the size of their step, kernels by 0.02, the matrix of an output
+layer by 0.03 (Loshchilov and Hutter 2019), but none of them before or behind a sine. A small data
+set is fitted completely within a few hundred such steps, and what a classifier does from there on
+makes it surer of itself, not better.
 
 Both are multiplied by a schedule. Where the length of the training is known: 5 % linear warmup,
-then a straight line to zero (Bergsma et al. 2025). Where it is not: 20 steps of warmup, then a fall
-with the square root of the steps, which never needs an end.
+then a straight line to zero (Bergsma et al. 2025), for all but hidden matrices and dense input
+layers only over the last 70 % of what is left (a trapezoid, as in Hu et al. 2024). Where it is not:
+20 steps of warmup, then a fall with the square root of the steps, which never needs an end.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ ADAM_STEP = 0.009
 WIDE_OUTPUT = 128.0
 #: But no further than to this share: flattened maps are wide without being many features.
 WIDEST_OUTPUT = 1 / 3
-#: Weight decay as a share of the size of a step: of orthogonalized blocks, of an output layer.
-MATRIX_DECAY, OUTPUT_DECAY = 0.01, 0.03
+#: Weight decay as a share of the size of a step: of orthogonalized matrices, of kernels, of an
+#: output layer.
+MATRIX_DECAY, KERNEL_DECAY, OUTPUT_DECAY = 0.01, 0.02, 0.03
 #: Share of the run, and steps where its length is unknown, of linear warmup.
 WARMUP_SHARE = 0.05
+#: Share of what follows the warmup in which steps fall to zero: of orthogonalized matrices; of
+#: kernels and of all that moves along the Adam direction.
+FALL, LATE_FALL = 1.0, 0.7
 OPEN_WARMUP = 20
 #: The open schedule falls as 1 / sqrt(1 + step / OPEN_TIME).
 OPEN_TIME = 100.0
@@ -83,7 +88,8 @@ class BaseConstants:
     the schedule, ``[blocks]``; reaches: of orthogonalized blocks, the longest step for weights of
     root mean square 1, ``[blocks]``; shortest: but at least this share of the size, ``[blocks]``;
     is_kernel: of blocks that are orthogonalized kernels, ``[blocks]`` of bool; decays: of the
-    weights, as shares of the size, ``[blocks]``; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
+    weights, as shares of the size, ``[blocks]``; falls: the share of the run in which the steps of
+    every block fall; roles: ``[blocks, len(ROLES)]`` of zeros and ones.
     """
 
     orthogonal: tuple[int, ...]
@@ -93,7 +99,13 @@ class BaseConstants:
     shortest: Tensor
     is_kernel: Tensor
     decays: Tensor
+    falls: tuple[float, ...]
     roles: Tensor
+
+    def schedules(self, step: int, horizon: int | None) -> list[float]:
+        """The :func:`schedule` of every block."""
+        by_fall = {fall: schedule(step, horizon, fall) for fall in set(self.falls)}
+        return [by_fall[fall] for fall in self.falls]
 
     def trusted(self, weights: Tensor) -> Tensor:
         """Sizes for blocks whose weights have the root mean squares ``weights`` [..., blocks]."""
@@ -119,6 +131,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         decays.append(0.0 if at_sine else _decay(own, flags[-1], m, n))
     is_orthogonal = torch.tensor(flags, dtype=torch.bool, device=like.device)
     kernels = [Role.CONVOLUTION in own for own in roles]
+    early = [flag and not kernel for flag, kernel in zip(flags, kernels, strict=True)]
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         is_orthogonal,
@@ -127,6 +140,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         like.new_tensor(shortest),
         is_orthogonal & torch.tensor(kernels, dtype=torch.bool, device=like.device),
         like.new_tensor(decays),
+        tuple(FALL if flag else LATE_FALL for flag in early),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 
@@ -146,7 +160,7 @@ def _adam_step(roles: frozenset[Role], fan_in: int) -> float:
 
 def _decay(roles: frozenset[Role], is_orthogonal: bool, rows: int, columns: int) -> float:
     if is_orthogonal:
-        return MATRIX_DECAY
+        return KERNEL_DECAY if Role.CONVOLUTION in roles else MATRIX_DECAY
     is_output_alone = roles & _CAREFUL == {Role.OUTPUT}
     return OUTPUT_DECAY if is_output_alone and min(rows, columns) > 1 else 0.0
 
@@ -166,11 +180,15 @@ def base_constants(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     return layout_constants(layout, like, _make)
 
 
-def schedule(step: int, horizon: int | None) -> float:
-    """Factor on the step size at ``step`` (from 0) of a training of ``horizon`` steps."""
+def schedule(step: int, horizon: int | None, fall: float = FALL) -> float:
+    """Factor on the step size at ``step`` (from 0) of a training of ``horizon`` steps.
+
+    ``fall``: in which share of what follows the warmup it comes down, if the length is known.
+    """
     if horizon is None:
         return min(1.0, (step + 1) / OPEN_WARMUP) / math.sqrt(1.0 + step / OPEN_TIME)
     warmup = max(1.0, WARMUP_SHARE * horizon)
     if step < warmup:
         return (step + 1) / max(warmup, step + 1.0)
-    return max(0.0, 1.0 - (step - warmup) / max(1.0, horizon - warmup))
+    left = 1.0 - (step - warmup) / max(1.0, horizon - warmup)
+    return max(0.0, min(1.0, left / fall))

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gmn_opt.kept import kept
 from gmn_opt.metanet.native import kernel
-from gmn_opt.optim.base import base_constants, schedule
+from gmn_opt.optim.base import base_constants
 from gmn_opt.optim.directions import CHANNELS, DECAYS, EPS, FAST, ORTHOGONAL
 from gmn_opt.optim.orthogonalize import orthogonalize_all
 
@@ -80,16 +80,18 @@ def advance(
         horizon: steps of the whole training, if known.
     """
     pieces, deltas = _pieces(layout, tensors)
-    rows, factor = _coefficients(thought), -schedule(step, horizon)
+    constants = base_constants(layout, thought)
+    factors = constants.schedules(step, horizon)
     bias = [1 / (1 - d ** (step + 1)) for d in DECAYS]
-    scaled = [[factor * c for c in rows[piece.block]] for piece in pieces]
+    rows = _coefficients(thought)
+    scaled = [[-factors[piece.block] * c for c in rows[piece.block]] for piece in pieces]
     ahead = _advance_native(pieces, scaled, bias)
     left = [i for i, made in enumerate(ahead) if made is None]
     if left:
         looks = _advance_plain([pieces[i] for i in left], [scaled[i] for i in left], bias)
         for i, look in zip(left, looks, strict=True):
             ahead[i] = look
-    orthogonal = set(base_constants(layout, thought).orthogonal)
+    orthogonal = set(constants.orthogonal)
     chosen = [
         (piece, look)
         for piece, look in zip(pieces, ahead, strict=True)
@@ -99,7 +101,8 @@ def advance(
     directions = orthogonalize_all(matrices, fast=True, damped=True)
     for (piece, _), made in zip(chosen, directions, strict=True):
         direction = layout.blocks[piece.block].from_edges(made)
-        piece.delta.add_(direction, alpha=factor * rows[piece.block][ORTHOGONAL])
+        alpha = -factors[piece.block] * rows[piece.block][ORTHOGONAL]
+        piece.delta.add_(direction, alpha=alpha)
     return deltas
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gmn_opt.metanet import GraphMetanet, blocked
 from gmn_opt.metanet.execution import at_ends
-from gmn_opt.optim.base import ROLES, BaseConstants, base_constants, schedule
+from gmn_opt.optim.base import ROLES, BaseConstants, base_constants
 from gmn_opt.optim.block_reader import BlockReader
 from gmn_opt.optim.directions import (
     BLOCK_SCALARS,
@@ -240,15 +240,19 @@ class LearnedRule(nn.Module):
             thought = self.think(inputs, values)
         else:
             thought = Thought.unflatten(inputs.thought, layout)
-        delta = apply(inputs.graph, thought, values, -schedule(inputs.step, inputs.horizon))
+        schedules = base_constants(layout, values).schedules(inputs.step, inputs.horizon)
+        delta = apply(inputs.graph, thought, values, -values.new_tensor(schedules))
         return StepOutputs(delta, moments, thought.flatten())
 
 
-def apply(graph: ParameterGraph, thought: Thought, values: Tensor, factor: float) -> Tensor:
-    """The update ``[..., P]`` that a thought makes of the channels ``[..., channels, P]``."""
+def apply(graph: ParameterGraph, thought: Thought, values: Tensor, factors: Tensor) -> Tensor:
+    """The update ``[..., P]`` that a thought makes of the channels ``[..., channels, P]``.
+
+    ``factors`` [blocks]: on all coefficients of a block.
+    """
     layout = blocked(graph)
     parts = values.split(layout.edge_counts, -1)
-    rows = (factor * thought.coefficients).unsqueeze(-2).unbind(-3)
+    rows = (factors.unsqueeze(-1) * thought.coefficients).unsqueeze(-2).unbind(-3)
     mixed = [(row @ part).squeeze(-2) for row, part in zip(rows, parts, strict=True)]
     if thought.gains is not None:
         for i, (own, across) in enumerate(at_ends(graph, thought.gains)):

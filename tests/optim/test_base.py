@@ -15,6 +15,8 @@ from gmn_opt.metanet import blocked
 from gmn_opt.optim import LearnedRule
 from gmn_opt.optim.base import (
     ADAM_STEP,
+    KERNEL_DECAY,
+    LATE_FALL,
     MATRIX_DECAY,
     MATRIX_REACH,
     MATRIX_STEP,
@@ -85,7 +87,7 @@ def test_every_case_model_has_a_base(case: object) -> None:
 
 
 def test_it_equals_muon_and_adam_written_out() -> None:
-    """An MLP, twelve steps, tensor by tensor without any package code."""
+    """An MLP, thirty steps, tensor by tensor without any package code."""
     graph = traced("mlp", contracted=True)[1]
     rule = LearnedRule().double().requires_grad_(False)
     params = random_tensors(graph, seed=1)
@@ -93,18 +95,21 @@ def test_it_equals_muon_and_adam_written_out() -> None:
     first, *_, last = sorted(n for n, shape in graph.shapes.items() if len(shape) == 2)
     moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in params.items()}
     horizon = 40
-    for step in range(12):
+    for step in range(30):
         grads = random_tensors(graph, seed=2 + step)
         delta, state = named_step(rule, graph, params, grads, state, horizon)
-        factor = min((step + 1) / 2, 1.0)  # five percent of the run
+        early = late = min((step + 1) / 2, 1.0)  # five percent of the run
         if step >= 2:
-            factor = 1 - (step - 2) / (horizon - 2)
+            early = 1 - (step - 2) / (horizon - 2)
+            late = min(1.0, early / 0.7)
         for name, g in grads.items():
             m, v = moments[name]
             m, v = FAST * m + (1 - FAST) * g, SECOND * v + (1 - SECOND) * g.square()
             moments[name] = m, v
             ahead = FAST * m / (1 - FAST ** (step + 1)) + (1 - FAST) * g
+            factor = late
             if g.dim() == 2 and name != last:
+                factor = early
                 rows, columns = g.shape
                 taller = 1.0 if name == first else max(1.0, rows / columns)
                 expected = MATRIX_STEP * math.sqrt(taller) * plain_damped(ahead)
@@ -202,7 +207,7 @@ class Joined(nn.Module):
         (
             Joined().eval(),
             torch.randn(2, 3, 4),
-            {"kernel.weight": MATRIX_DECAY, "hidden.weight": MATRIX_DECAY,
+            {"kernel.weight": KERNEL_DECAY, "hidden.weight": MATRIX_DECAY,
              "last.weight": OUTPUT_DECAY},
         ),
         (Tied(), torch.randint(11, (2, 5)), {"hidden.weight": MATRIX_DECAY}),
@@ -242,6 +247,43 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert schedule(500, 200) == pytest.approx(0.0)
     assert all(a >= b for a, b in itertools.pairwise(known[10:]))
     assert schedule(0, 1) > 0
+
+
+def test_a_late_fall_stays_at_the_peak_and_ends_at_zero_as_well() -> None:
+    early, late = ([schedule(step, 200, fall) for step in range(201)] for fall in (1.0, 0.7))
+    assert late[:10] == early[:10]
+    assert late[10:67] == [1.0] * 57  # 30 % of the 190 steps after the warmup
+    assert all(a > b for a, b in itertools.pairwise(late[67:]))
+    assert late[105] == pytest.approx(early[105] / 0.7)
+    assert late[200] == early[200] == 0.0
+    assert schedule(123, None, 0.7) == schedule(123, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "early"),
+    [
+        (Joined().eval(), torch.randn(2, 3, 4), {"hidden.weight"}),
+        (Tied(), torch.randint(11, (2, 5)), {"hidden.weight"}),
+        (
+            Siren(SirenConfig(2, 3, (6, 6))),
+            torch.randn(5, 2),
+            {"layers.0.weight", "layers.1.weight"},
+        ),
+        (nn.Linear(4, 3), torch.randn(5, 4), set()),
+    ],
+    ids=["conv", "tied", "siren", "logistic"],
+)
+def test_only_dense_matrices_fall_from_the_warmup_on(
+    model: nn.Module, given: Tensor, early: set[str]
+) -> None:
+    layout = blocked(trace(model, given, verify=False).contract())
+    constants = base_constants(layout, torch.zeros(1))
+    middle = dict(
+        zip((b.block.tensor for b in layout.blocks), constants.schedules(105, 200), strict=True)
+    )
+    assert {name for name, factor in middle.items() if factor == schedule(105, 200)} == early
+    assert {middle[name] for name in middle.keys() - early} <= {schedule(105, 200, LATE_FALL)}
+    assert set(constants.schedules(105, None)) == {schedule(105, None)}
 
 
 def test_the_open_schedule_never_ends() -> None:
