@@ -150,10 +150,10 @@ def test_gradients_that_rest_for_a_while_come_back_in_peace(quiet: range) -> Non
 def test_rare_labels_in_small_batches() -> None:
     """Two of a hundred labels are rare; eight examples a step, the length known.
 
-    Of ten seeds eight end below AdamW, seeds 0 and 3 up to 5 % above.
+    Of ten seeds nine end below AdamW, and seed 0 less than half a percent above.
     """
     ratios = []
-    for seed in range(6):
+    for seed in range(10):
         found = []
         generator = torch.Generator().manual_seed(seed)
         inputs = torch.randn(3000, 20, generator=generator)
@@ -172,9 +172,9 @@ def test_rare_labels_in_small_batches() -> None:
             with torch.no_grad():
                 found.append(F.cross_entropy(model(inputs), labels).item())
         ratios.append(found[0] / found[1])
-    assert sum(ratios) / len(ratios) < 0.93
-    assert sum(ratio <= 1 for ratio in ratios) >= 4
-    assert max(ratios) < 1.1
+    assert sum(ratios) / len(ratios) < 0.88
+    assert sum(ratio < 1.01 for ratio in ratios) >= 9
+    assert max(ratios) < 1.05
 
 
 _MEMORY = """
