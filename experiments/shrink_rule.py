@@ -4,7 +4,8 @@ What a rule changes about its hand-made base is a multiple of its last layer. Me
 first order see too much use in early steps, so that less of the change may serve better. This
 measures shares of it on the validation tasks (:mod:`gmn_opt.meta.validation`), and writes the run's
 folder again to --out with the best share: ``weights.safetensors`` and ``result.json``, in which
-``shrinkage`` holds all scores. ``experiments.release_weights`` takes that folder.
+``shrinkage`` holds all scores, and those of an earlier time under ``before``: shares multiply.
+``experiments.release_weights`` takes that folder.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ def main(
         shutil.copy(run / "curve.png", out / "curve.png")
     facts = {"metric": METRIC, "steps": steps, "networks": networks, "seed": seed}
     shrinkage = {"chosen": best, "every": rule.config.every, **facts, "shares": found}
+    if "shrinkage" in record:
+        shrinkage["before"] = record["shrinkage"]
     frame.write_json(out / "result.json", {**record, "shrinkage": shrinkage})
     console.print(f"Wrote {out / 'weights.safetensors'} with share {best}")
 
