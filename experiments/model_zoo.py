@@ -139,9 +139,7 @@ def check_folder(out: Path, wanted: dict[str, Any], resume: bool) -> None:
     if path.exists():
         if not resume:
             raise ValueError(f"{out} holds a zoo. Pass --resume to go on with it.")
-        begun = frame.read_json(path)
-        if begun != wanted:
-            raise ValueError(f"{out} was begun with {begun}, now {wanted}. Use the same.")
+        frame.check_settings(f"The zoo in {out}", frame.read_json(path), wanted)
     out.mkdir(parents=True, exist_ok=True)
     frame.write_json(path, wanted)
 
