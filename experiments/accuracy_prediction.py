@@ -224,7 +224,7 @@ def begin(out: Path, resume: bool, wanted: dict[str, Any]) -> dict[str, Any]:
     if not resume:
         raise ValueError(f"{out} holds a result. Pass --resume to go on with it.")
     found = frame.read_json(path)
-    frame.check_settings(f"What is in {out}", {name: found.get(name) for name in wanted}, wanted)
+    frame.check_record(out, found, wanted)
     return {**wanted, "fits": found["fits"]}
 
 

@@ -116,6 +116,11 @@ def check_settings(holder: str, theirs: Mapping[str, Any], mine: Mapping[str, An
         )
 
 
+def check_record(folder: Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the record in ``folder``, which holds more, has these settings."""
+    check_settings(f"What is in {folder}", {k: record.get(k) for k in settings}, settings)
+
+
 def write_record(path: Path, facts: dict[str, Any], indent: int = 1) -> dict[str, Any]:
     """Write and return a record: the command, the facts, and the machine."""
     record = {"command": command_line(), **facts, "environment": environment()}

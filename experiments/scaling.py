@@ -78,7 +78,9 @@ def mean_losses(
     runs: list[dict[str, Any]] = []
     for number in range(seeds):
         cell = Cell(task.name, steps, method, CONTESTANTS[method][0], number)
-        runs.append(run_cell(task.spec(), cell, settings) or {})
+        run = run_cell(task.spec(), cell, settings)
+        assert run is not None  # that is for a deadline, and there is none
+        runs.append(run)
         advance()
     return {name: fmean(numbers([run[name] for run in runs])) for name in LOSSES}
 
@@ -93,7 +95,7 @@ def earlier(
 
     Raises ValueError for the record in ``folder`` if it has other steps or seeds, or lacks a row.
     """
-    frame.check_settings(f"What is in {folder}", {k: record.get(k) for k in about}, about)
+    frame.check_record(folder, record, about)
     rows = {(r["what"], r["value"], r["optimizer"]): r for r in record["rows"]}
     wanted = [
         (what, value, title)

@@ -31,7 +31,6 @@ from experiments.inr.runs import (
     Runs,
     compare,
     epochs,
-    plain,
     runs_before,
     summary_table,
 )
@@ -182,15 +181,13 @@ def main(
             raise ValueError(f"The INRs in {folder} have no labels; there is nothing to classify.")
         budget = replace(PRESETS[preset], moves=Moves(mirror=MIRRORED[data]))
         budget = budget if epochs is None else replace(budget, epochs=epochs)
-        settings = plain(
-            {
-                "budget": asdict(budget),
-                "inrs": sets["train"].manifest,
-                "networks": {split: len(s) for split, s in sets.items()},
-                "initialization": "independent for every INR",
-                "function access": [n for n in CLASSIFIERS if n in LISTENING],
-            }
-        )
+        settings = {
+            "budget": asdict(budget),
+            "inrs": sets["train"].manifest,
+            "networks": {split: len(s) for split, s in sets.items()},
+            "initialization": "independent for every INR",
+            "function access": [n for n in CLASSIFIERS if n in LISTENING],
+        }
         runs = runs_before(path, settings, resume)
         out.mkdir(parents=True, exist_ok=True)
     graph, classes = traced(sets["train"].template()), int(labels.max()) + 1

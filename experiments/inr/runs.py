@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,12 +193,6 @@ def summary_table(title: str, runs: Runs, measure: str, highest: bool = False) -
     return frame.table(title, ("", measure, "+-", "parameters", "seconds"), rows)
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from a JSON file."""
-    found: dict[str, Any] = json.loads(json.dumps(settings))
-    return found
-
-
 def runs_before(path: Path, settings: Mapping[str, Any], resume: bool) -> Runs:
     """The runs in a record that is gone on with; none without ``resume`` or a record.
 
@@ -208,8 +201,7 @@ def runs_before(path: Path, settings: Mapping[str, Any], resume: bool) -> Runs:
     if not resume or not path.exists():
         return {}
     before = frame.read_json(path)
-    theirs = {name: before.get(name) for name in settings}
-    frame.check_settings(f"What is in {path.parent}", theirs, settings)
+    frame.check_record(path.parent, before, settings)
     found: Runs = before["runs"]
     return found
 

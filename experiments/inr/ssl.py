@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from experiments import frame
 from experiments.inr.classifiers import EmbeddingMetanet
 from experiments.inr.data import folder_of
-from experiments.inr.runs import Normalizer, compare, epochs, plain, runs_before, summary_table
+from experiments.inr.runs import Normalizer, compare, epochs, runs_before, summary_table
 from gmn_opt import ParameterGraph
 from gmn_opt.cli.settings import with_settings
 from gmn_opt.figures import picture
@@ -251,7 +251,7 @@ def main(
         names = frame.chosen("model", models, ENCODERS)
         (budget,) = with_settings([PRESETS[preset]], settings or [])
         where = frame.choose_device(device)
-        given = plain({"budget": asdict(budget), "inr": SIREN.to_dict()})
+        given = {"budget": asdict(budget), "inr": SIREN.to_dict()}
         runs = runs_before(path, given, resume)
         out.mkdir(parents=True, exist_ok=True)
         folder = inrs or folder_of("sines", preset)

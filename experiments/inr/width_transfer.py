@@ -31,7 +31,7 @@ from torch import nn
 from experiments import frame
 from experiments.inr.classification import Budget, accuracy, train_classifier
 from experiments.inr.classifiers import Drawn, EmbeddingMetanet, ProbedMetanet
-from experiments.inr.runs import Normalizer, Runs, lacking, plain, runs_before
+from experiments.inr.runs import Normalizer, Runs, lacking, runs_before
 from experiments.spread import spread
 from gmn_opt.figures import legend_below, picture
 from gmn_opt.inr import FitConfig, InrSet, SirenConfig, fit_images
@@ -94,7 +94,7 @@ def main(
         names = frame.chosen("classifier", classifiers, CLASSIFIERS, ";")
         sizes = PRESETS[preset]
         sets, tests = made(inrs, sizes)
-        settings = plain({"sizes": asdict(sizes), "psnr": psnr_of(tests)})
+        settings = {"sizes": asdict(sizes), "psnr": psnr_of(tests)}
         path = out / "result.json"
         runs = runs_before(path, settings, resume)
         out.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
     known = list(zip(layout.graph.blocks, block_roles(layout.graph), strict=True))
     roles = [_roles_of(layout_block.block, known) for layout_block in layout.blocks]
     sines = {group.id for group in layout.graph.groups if group.activation in _SINES}
-    flags, sizes, reaches, shortest, decays = [], [], [], [], []
+    flags, sizes, reaches, shortest, decays, falls = [], [], [], [], [], []
     for block, own in zip(layout.blocks, roles, strict=True):
         m, n = block.dst.size, block.fan_in
         flags.append(bool(own & _MATRIX) and not own & _CAREFUL and min(m, n) > 1)
@@ -129,9 +129,9 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         shortest.append(SINE_SHORTEST if before_sine else SHORTEST)
         at_sine = before_sine or block.block.src in sines
         decays.append(0.0 if at_sine else _decay(own, flags[-1], m, n))
+        falls.append(FALL if flags[-1] and Role.CONVOLUTION not in own else LATE_FALL)
     is_orthogonal = torch.tensor(flags, dtype=torch.bool, device=like.device)
     kernels = [Role.CONVOLUTION in own for own in roles]
-    early = [flag and not kernel for flag, kernel in zip(flags, kernels, strict=True)]
     return BaseConstants(
         tuple(i for i, flag in enumerate(flags) if flag),
         is_orthogonal,
@@ -140,7 +140,7 @@ def _make(layout: BlockedGraph, like: Tensor) -> BaseConstants:
         like.new_tensor(shortest),
         is_orthogonal & torch.tensor(kernels, dtype=torch.bool, device=like.device),
         like.new_tensor(decays),
-        tuple(FALL if flag else LATE_FALL for flag in early),
+        tuple(falls),
         like.new_tensor([[float(role in own) for role in ROLES] for own in roles]),
     )
 
